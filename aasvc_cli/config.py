@@ -1,0 +1,431 @@
+"""The configuration: frozen dataclasses, read strictly from YAML.
+
+A configuration file only overrides defaults. Everything that is wrong with it is reported at once, each fault with the
+path of its key. PyYAML implements YAML 1.1, which reads ``8e-5`` as text; a float field therefore accepts any text that
+Python reads as a float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from aasvc_cli.errors import ConfigError
+
+T = TypeVar("T")
+
+FeatureKind = Literal["mel", "mcep"]
+DEFAULT_PRESET = "small"
+
+
+def option(default: Any, *, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A field with a default and an inclusive range."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelConfig:
+    """Log-mel analysis, as in the published recipe (librosa's Slaney filters, magnitude spectrum, reflect padding)."""
+
+    sample_rate: int = option(24000, minimum=4000, maximum=192000)
+    n_fft: int = option(1024, minimum=16, maximum=65536)
+    hop_length: int = option(256, minimum=1)
+    win_length: int | None = option(None, minimum=2)
+    """Samples of the Hann window; ``null`` means ``n_fft``."""
+    n_mels: int = option(80, minimum=4, maximum=512)
+    fmin: float = option(0.0, minimum=0.0)
+    fmax: float | None = option(None, minimum=0.0)
+    """Upper edge of the highest band in Hz; ``null`` means half the sample rate."""
+    log_base: float | None = option(10.0, minimum=1.0)
+    """10, 2, or ``null`` for the natural logarithm."""
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        found = []
+        if self.win_length is not None and self.win_length > self.n_fft:
+            found.append(f"win_length: {self.win_length} is longer than n_fft {self.n_fft}")
+        if self.hop_length > self.n_fft:
+            found.append(f"hop_length: {self.hop_length} is longer than n_fft {self.n_fft}")
+        top = self.fmax if self.fmax is not None else self.sample_rate / 2
+        if top > self.sample_rate / 2:
+            found.append(f"fmax: {top:g} Hz is above half the sample rate, {self.sample_rate / 2:g} Hz")
+        if self.fmin >= top:
+            found.append(f"fmin: {self.fmin:g} Hz is not below fmax, {top:g} Hz")
+        if self.log_base is not None and self.log_base == 1.0:
+            found.append("log_base: 1 has no logarithm; use 10, 2 or null")
+        return found
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames per second of every feature computed with these settings."""
+        return self.sample_rate / self.hop_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class McepConfig:
+    """Mel-cepstrum from the WORLD envelope, at the frame rate of :class:`MelConfig`."""
+
+    order: int = option(39, minimum=1, maximum=200)
+    f0_floor: float = option(71.0, minimum=10.0)
+    f0_ceil: float = option(800.0, minimum=20.0)
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        if self.f0_floor >= self.f0_ceil:
+            return [f"f0_floor: {self.f0_floor:g} Hz is not below f0_ceil, {self.f0_ceil:g} Hz"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig:
+    """Which feature each side of the model sees (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe)."""
+
+    source: FeatureKind = "mel"
+    target: FeatureKind = "mel"
+    duration: FeatureKind = "mel"
+    """Input of the duration predictor, computed from the source recording."""
+    mel: MelConfig = field(default_factory=MelConfig)
+    mcep: McepConfig = field(default_factory=McepConfig)
+
+    def width(self, kind: str) -> int:
+        """Channels of one feature kind."""
+        return self.mel.n_mels if kind == "mel" else self.mcep.order + 1
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        return [] if self.target == "mel" else ["target: only mel can be turned into a waveform; use mel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the AAS-VC network. The defaults are the published Hi-Fi-CAPTAIN sizes, behaviour included."""
+
+    source_dim: int | None = option(None, minimum=1)
+    """Channels of the source feature; ``null`` takes the width of ``features.source``."""
+    target_dim: int | None = option(None, minimum=1)
+    duration_dim: int | None = option(None, minimum=1)
+    width: int = option(384, minimum=2)
+    """Width of the encoder; the decoder is ``frames_per_token`` times as wide."""
+    n_heads: int = option(2, minimum=1)
+    encoder_layers: int = option(4, minimum=1)
+    decoder_layers: int = option(4, minimum=1)
+    encoder_hidden: int = option(1536, minimum=1)
+    decoder_hidden: int = option(1536, minimum=1)
+    feed_forward: Literal["linear", "conv1d", "conv1d-linear"] = "linear"
+    feed_forward_kernel: int = option(1, minimum=1)
+    encoder_kernel: int = option(15, minimum=1)
+    decoder_kernel: int = option(15, minimum=1)
+    encoder_norm_first: bool = True
+    decoder_norm_first: bool = True
+    macaron: bool = True
+    conv_module: bool = True
+    source_stack: int = option(1, minimum=1)
+    """Source frames stacked before the encoder."""
+    frames_per_token: int = option(4, minimum=1)
+    """Source frames stacked after the encoder: the reduction factor of the published recipe."""
+    target_stack: int = option(1, minimum=1)
+    """Target frames that the decoder writes in one step."""
+    encoder_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
+    encoder_positional_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
+    encoder_attention_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
+    decoder_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
+    decoder_positional_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
+    decoder_attention_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
+    postnet_layers: int = option(5, minimum=0)
+    postnet_channels: int = option(256, minimum=1)
+    postnet_kernel: int = option(5, minimum=1)
+    postnet_dropout: float = option(0.5, minimum=0.0, maximum=0.95)
+    postnet_batch_norm: bool = True
+    duration_predictor: Literal["stochastic", "deterministic"] = "stochastic"
+    duration_input: Literal["feature", "tokens"] = "feature"
+    """``feature``: a convolution branch on ``features.duration``; ``tokens``: the encoder's own output."""
+    duration_gradient: bool = False
+    """Let the stochastic predictor train its input. The published code cuts the gradient, so its input branch keeps
+    random weights for ever (and with ``tokens``, the encoder learns nothing from durations)."""
+    duration_layers: int = option(2, minimum=1)
+    duration_channels: int = option(256, minimum=1)
+    duration_kernel: int = option(3, minimum=1)
+    duration_dropout: float = option(0.1, minimum=0.0, maximum=0.95)
+    flow_count: int = option(4, minimum=2)
+    flow_layers: int = option(3, minimum=1)
+    flow_kernel: int = option(3, minimum=1)
+    flow_dropout: float = option(0.5, minimum=0.0, maximum=0.95)
+    noise_scale: float = option(0.8, minimum=0.0, maximum=5.0)
+    """Standard deviation of the noise that the stochastic predictor draws at conversion."""
+    duration_rounding: Literal["ceil", "cumulative"] = "ceil"
+    """``ceil`` lengthens every token (published); ``cumulative`` rounds the running sum, so the total is unbiased."""
+    max_duration: int | None = option(10, minimum=1)
+    """Longest duration of one token in target frames at conversion (published: 10, which shortens pauses);
+    ``null`` for no limit."""
+    mask_padding: bool = False
+    """Keep padding out of convolutions, batch norms, resampling and the decoder, so that the result of an utterance
+    does not depend on its batch. The published code lets it leak in."""
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        found = []
+        if self.width % self.n_heads:
+            found.append(f"width: {self.width} is not divisible by n_heads {self.n_heads}")
+        if self.width % 2:
+            found.append(f"width: {self.width} is odd; positional encoding needs an even width")
+        for name in ("feed_forward_kernel", "encoder_kernel", "decoder_kernel", "postnet_kernel", "duration_kernel"):
+            if getattr(self, name) % 2 == 0:
+                found.append(f"{name}: {getattr(self, name)} is even; a centred convolution needs an odd kernel")
+        if self.flow_kernel % 2 == 0:
+            found.append(f"flow_kernel: {self.flow_kernel} is even; a centred convolution needs an odd kernel")
+        return found
+
+    @property
+    def decoder_width(self) -> int:
+        """Width of tokens, aligner and decoder."""
+        return self.width * self.frames_per_token
+
+    @property
+    def source_frames_per_token(self) -> int:
+        """Source frames behind one token: the condition is ``source_frames // this <= target_frames``."""
+        return self.source_stack * self.frames_per_token
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights and variants of the training losses."""
+
+    align_weight: float = option(2.0, minimum=0.0)
+    duration_weight: float = option(1.0, minimum=0.0)
+    duration_start_step: int = option(0, minimum=0)
+    """The duration loss counts only after this many optimiser steps."""
+    binarisation_warmup_steps: int = option(0, minimum=0)
+    """Steps over which the binarisation loss grows from 0 to its full weight (published: full from the start)."""
+    prior: Literal["published", "beta-binomial", "none"] = "published"
+    """Prior on alignments: ``published`` has one trial too many, so its last frames favour a token that is not there;
+    ``beta-binomial`` is the distribution of the literature."""
+    forward_sum_gradient: Literal["published", "exact"] = "published"
+    """``published`` copies the extra gradient term of the framework's CTC on unnormalised input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation, bookkeeping and hardware."""
+
+    batch_size: int = option(2, minimum=1)
+    accum: int = option(8, minimum=1)
+    """Micro-batches per optimiser step; the effective batch is ``batch_size * accum``."""
+    max_steps: int = option(50000, minimum=1)
+    lr: float = option(8e-5, minimum=0.0)
+    schedule: Literal["inverse-sqrt", "cosine"] = "inverse-sqrt"
+    """``inverse-sqrt``: the published warm-up schedule; ``cosine``: linear warm-up, then cosine decay to 0."""
+    warmup_steps: int = option(4000, minimum=1)
+    adam_beta1: float = option(0.9, minimum=0.0, maximum=0.999999)
+    adam_beta2: float = option(0.999, minimum=0.0, maximum=0.999999)
+    adam_eps: float = option(1e-8, minimum=0.0)
+    weight_decay: float = option(0.0, minimum=0.0)
+    grad_norm: float = option(1.0, minimum=0.0)
+    """Largest global gradient norm; 0 switches clipping off."""
+    ema_decay: float = option(0.0, minimum=0.0, maximum=0.999999)
+    """Decay of the exponential moving average of the weights that is evaluated and kept as best; 0 switches it off."""
+    bucket: bool = False
+    """Batch utterances of similar length together (still shuffled)."""
+    seed: int = option(1, minimum=0)
+    device: str = "auto"
+    threads: int | None = option(None, minimum=1)
+    """CPU threads; ``null`` leaves the choice to torch."""
+    n_workers: int = option(0, minimum=0)
+    log_every: int = option(10, minimum=1)
+    eval_every: int = option(100, minimum=1)
+    """Optimiser steps between two measurements on the whole dev set."""
+    save_every: int = option(500, minimum=1)
+    preview_every: int = option(1000, minimum=0)
+    """Optimiser steps between two sets of pictures and sounds; 0 switches them off."""
+    n_previews: int = option(2, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides what a run computes."""
+
+    name: str = "custom"
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        found = []
+        for key, kind in (("source", "source"), ("target", "target"), ("duration", "duration")):
+            dim = getattr(self.model, f"{key}_dim")
+            expected = self.features.width(getattr(self.features, kind))
+            if dim is not None and dim != expected:
+                found.append(
+                    f"model.{key}_dim: {dim}, but features.{kind} is {getattr(self.features, kind)} with {expected} "
+                    "channels; leave it out or make them agree"
+                )
+        return found
+
+    def resolved(self) -> Config:
+        """The same configuration with the feature widths written into the model."""
+        model = dataclasses.replace(
+            self.model,
+            source_dim=self.features.width(self.features.source),
+            target_dim=self.features.width(self.features.target),
+            duration_dim=self.features.width(self.features.duration),
+        )
+        return dataclasses.replace(self, model=model)
+
+
+def preset_names() -> list[str]:
+    """Names of the configurations that ship with the package."""
+    folder = resources.files("aasvc_cli") / "presets"
+    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> Config:
+    """One of the configurations that ship with the package."""
+    text = (resources.files("aasvc_cli") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_config(read_yaml(text, f"preset {name}"), f"preset {name}")
+
+
+def read_yaml(text: str, origin: str) -> dict[str, Any]:
+    """A YAML mapping. Raises ConfigError if the text is not YAML or not a mapping."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(origin, ["not valid YAML: " + " ".join(str(error).split())]) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(origin, [f"expected a mapping of keys to values, found {type(tree).__name__}"])
+    return tree
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError if it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), ["is not a text file in UTF-8"]) from None
+    return read_yaml(text, str(path))
+
+
+def parse_config(tree: Mapping[str, Any], origin: str) -> Config:
+    """Check a mapping against the configuration and build it.
+
+    Raises:
+        ConfigError: lists every unknown key, wrong type and impossible value.
+    """
+    faults: list[str] = []
+    config = _parse(Config, tree, "", faults)
+    if faults:
+        raise ConfigError(origin, faults)
+    return config
+
+
+def override(config: Config, changes: Mapping[str, Any], origin: str = "command line") -> Config:
+    """A configuration with dotted keys replaced, e.g. ``{"train.batch_size": 4}``, and checked again."""
+    tree = to_tree(config)
+    for path, value in changes.items():
+        node = tree
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return parse_config(tree, origin)
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries of a configuration, ready for YAML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def dump_yaml(config: Any) -> str:
+    """A configuration as YAML text that :func:`parse_config` reads back to an equal object."""
+    import yaml
+
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def _parse(cls: type[T], tree: Any, path: str, faults: list[str]) -> T:
+    if not isinstance(tree, Mapping):
+        faults.append(f"{path or 'file'}: expected a mapping, found {_show(tree)}")
+        return cls()
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    before = len(faults)
+    for key, value in tree.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            faults.append(f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+            continue
+        kind = hints[key]
+        if is_dataclass(kind):
+            values[key] = _parse(typing.cast(type, kind), value, where, faults)
+            continue
+        ok, parsed = _coerce(kind, value)
+        if not ok:
+            faults.append(f"{where}: expected {_describe(kind)}, found {_show(value)}")
+            continue
+        limits = known[key].metadata
+        low, high = limits.get("minimum"), limits.get("maximum")
+        if parsed is not None and low is not None and parsed < low:
+            faults.append(f"{where}: {parsed} is below the smallest possible value, {low}")
+        elif parsed is not None and high is not None and parsed > high:
+            faults.append(f"{where}: {parsed} is above the largest possible value, {high}")
+        else:
+            values[key] = parsed
+    result = cls(**values)
+    if len(faults) == before and hasattr(result, "faults"):
+        faults.extend(f"{path}.{fault}" if path else fault for fault in result.faults())
+    return result
+
+
+def _coerce(kind: Any, value: Any) -> tuple[bool, Any]:
+    """Whether ``value`` fits the annotation, and the value to store."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return value in get_args(kind), value
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return type(None) in get_args(kind), None
+        return next((r for r in (_coerce(k, value) for k in get_args(kind) if k is not type(None)) if r[0]), (False, 0))
+    if kind is float:
+        if isinstance(value, bool):
+            return False, value
+        if isinstance(value, (int, float, str)):
+            try:
+                number = float(value)
+            except ValueError:
+                return False, value
+            return math.isfinite(number), number
+        return False, value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, kind), value
+
+
+def _describe(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(kind))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("null" if k is type(None) else _describe(k) for k in get_args(kind))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
+
+
+def _show(value: Any) -> str:
+    kinds: dict[type, str] = {str: "text", bool: "boolean", int: "number", float: "number", list: "list", dict: "mapping"}
+    kind = "null" if value is None else kinds.get(type(value), type(value).__name__)
+    return f"{kind} {value!r}" if value is not None else "null"

@@ -1,0 +1,78 @@
+"""Every error that a user can cause, drawn as one tree.
+
+::
+
+    AasvcError              one clear line on stderr, exit code 1
+    ├── ConfigError         the configuration has faults (all of them are listed)
+    ├── DataError           recordings, features or statistics cannot be used
+    │   └── AudioError      one audio file cannot be used
+    ├── ModelError          a model folder or a checkpoint cannot be used
+    ├── StorageError        the file system refused: no permission, no space
+    ├── TrainingError       training diverged or cannot go on
+    ├── MissingExtraError   an optional package is not installed
+    └── Interrupted         stopped by the user; exit code 130
+
+Messages say what was found, what was expected and what to do next. Library code raises these and never exits the
+process; the command line is the only place that turns them into exit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AasvcError(Exception):
+    """Base of all errors that are shown to the user as one line."""
+
+    exit_code: int = 1
+
+
+class ConfigError(AasvcError):
+    """A configuration that cannot be used.
+
+    Attributes:
+        faults: one sentence per fault, each starting with the path of the key.
+    """
+
+    def __init__(self, origin: str, faults: Sequence[str]) -> None:
+        self.origin = origin
+        self.faults = tuple(faults)
+        super().__init__(f"{origin}: " + "; ".join(self.faults))
+
+
+class DataError(AasvcError):
+    """Recordings, features or statistics that cannot be used."""
+
+
+class AudioError(DataError):
+    """One audio file that cannot be used.
+
+    Attributes:
+        code: why, for programs: ``missing``, ``unreadable``, ``empty`` or ``nan``.
+    """
+
+    def __init__(self, message: str, code: str = "unreadable") -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class ModelError(AasvcError):
+    """A model folder or a checkpoint that cannot be used."""
+
+
+class StorageError(AasvcError):
+    """The file system refused a read or a write."""
+
+
+class TrainingError(AasvcError):
+    """Training diverged or cannot go on."""
+
+
+class MissingExtraError(AasvcError):
+    """A feature needs an optional package that is not installed."""
+
+
+class Interrupted(AasvcError):
+    """The user stopped the command; whatever was finished is kept."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Readers for what the published research code writes."""

@@ -1,0 +1,315 @@
+"""The AAS-VC network: encode, align, upsample, decode (arXiv 2309.07598, figure 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from aasvc_cli.alignment import (
+    Aligner,
+    gaussian_upsampling,
+    monotonic_search,
+    path_durations,
+    round_durations,
+)
+from aasvc_cli.config import ModelConfig
+from aasvc_cli.model.conformer import Conformer
+from aasvc_cli.model.duration import (
+    MIN_DURATION_FRAMES,
+    DeterministicDurationPredictor,
+    DurationBranch,
+    StochasticDurationPredictor,
+)
+from aasvc_cli.model.layers import Postnet, padding_mask, stack_frames
+
+PUBLISHED_LOG_CLAMP = 10.0
+"""The published training clamps the deterministic predictor's log-durations at this value."""
+
+
+@dataclass(frozen=True)
+class TeacherForced:
+    """What a training pass through the network computes."""
+
+    before: Tensor
+    """(B, T, M), mel before the postnet."""
+    after: Tensor
+    """(B, T, M), mel after the postnet."""
+    target: Tensor
+    """(B, T, M), cut to a multiple of the target stacking."""
+    frame_padding: Tensor
+    """(B, T) of ``target``."""
+    log_alignment: Tensor
+    """(B, T', K) over stacked target frames."""
+    path: Tensor
+    """(B, T'), token of each stacked target frame."""
+    durations: Tensor
+    """(B, K) in stacked target frames, found by the monotonic search."""
+    token_lengths: Tensor
+    """(B,)"""
+    target_lengths: Tensor
+    """(B,) in stacked target frames."""
+    duration_nll: Tensor | None
+    """(B,) of the stochastic predictor, in nats per token of the whole batch; else None."""
+    log_durations: Tensor | None
+    """(B, K) of the deterministic predictor, as ``log(duration + 1)``; else None."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One converted utterance."""
+
+    mel: Tensor
+    """(T, M), normalised with the target's statistics."""
+    durations: Tensor
+    """(K,) in stacked target frames."""
+
+
+class Encoder(nn.Module):
+    """Input layer and conformer stack."""
+
+    def __init__(self, config: ModelConfig, n_inputs: int):
+        super().__init__()
+        self.linear = nn.Linear(n_inputs, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.encoder_dropout)
+        self.conformer = Conformer(
+            layers=config.encoder_layers,
+            width=config.width,
+            hidden=config.encoder_hidden,
+            n_heads=config.n_heads,
+            kernel=config.encoder_kernel,
+            dropout=config.encoder_dropout,
+            attention_dropout=config.encoder_attention_dropout,
+            positional_dropout=config.encoder_positional_dropout,
+            feed_forward=config.feed_forward,
+            feed_forward_kernel=config.feed_forward_kernel,
+            macaron=config.macaron,
+            conv_module=config.conv_module,
+            norm_first=config.encoder_norm_first,
+            mask_padding=config.mask_padding,
+        )
+
+    def forward(self, source: Tensor, padding: Tensor | None) -> Tensor:
+        """(B, S, n_inputs) to (B, S, D)."""
+        encoded: Tensor = self.conformer(self.dropout(self.norm(self.linear(source))), padding)
+        return encoded
+
+
+class AASVC(nn.Module):
+    """Parallel voice conversion with learnt alignment.
+
+    Raises:
+        ValueError: the configuration does not say the feature widths (use ``Config.resolved()``).
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        if config.source_dim is None or config.target_dim is None or config.duration_dim is None:
+            raise ValueError("source_dim, target_dim and duration_dim must be set")
+        self.config = config
+        width = config.decoder_width
+        self.encoder = Encoder(config, config.source_dim * config.source_stack)
+        self.duration_branch: DurationBranch | None = None
+        duration_inputs = width
+        if config.duration_input == "feature":
+            self.duration_branch = DurationBranch(config.duration_dim, config.width)
+            duration_inputs = config.width
+        self.duration_predictor: StochasticDurationPredictor | DeterministicDurationPredictor
+        if config.duration_predictor == "stochastic":
+            self.duration_predictor = StochasticDurationPredictor(
+                n_inputs=duration_inputs,
+                channels=config.width,
+                kernel=config.flow_kernel,
+                layers=config.flow_layers,
+                count=config.flow_count,
+                dropout=config.flow_dropout,
+            )
+        else:
+            self.duration_predictor = DeterministicDurationPredictor(
+                n_inputs=duration_inputs,
+                layers=config.duration_layers,
+                channels=config.duration_channels,
+                kernel=config.duration_kernel,
+                dropout=config.duration_dropout,
+            )
+        self.aligner = Aligner(width, config.target_dim * config.target_stack, mask_padding=config.mask_padding)
+        self.decoder = Conformer(
+            layers=config.decoder_layers,
+            width=width,
+            hidden=config.decoder_hidden,
+            n_heads=config.n_heads,
+            kernel=config.decoder_kernel,
+            dropout=config.decoder_dropout,
+            attention_dropout=config.decoder_attention_dropout,
+            positional_dropout=config.decoder_positional_dropout,
+            feed_forward=config.feed_forward,
+            feed_forward_kernel=config.feed_forward_kernel,
+            macaron=config.macaron,
+            conv_module=config.conv_module,
+            norm_first=config.decoder_norm_first,
+            mask_padding=config.mask_padding,
+        )
+        self.output = nn.Linear(width, config.target_dim * config.target_stack)
+        self.postnet: Postnet | None = None
+        if config.postnet_layers:
+            self.postnet = Postnet(
+                n_mels=config.target_dim,
+                layers=config.postnet_layers,
+                channels=config.postnet_channels,
+                kernel=config.postnet_kernel,
+                dropout=config.postnet_dropout,
+                batch_norm=config.postnet_batch_norm,
+            )
+
+    @property
+    def min_source_frames(self) -> int:
+        """Fewest source frames that can be converted."""
+        branch = MIN_DURATION_FRAMES if self.duration_branch is not None else 1
+        return max(self.config.source_frames_per_token, branch)
+
+    def forward(
+        self,
+        source: Tensor,
+        source_lengths: Tensor,
+        target: Tensor,
+        target_lengths: Tensor,
+        duration_feature: Tensor | None = None,
+        *,
+        noise: Tensor | None = None,
+    ) -> TeacherForced:
+        """Pass a padded batch through the network with the durations that the alignment finds.
+
+        Args:
+            source: (B, S, source_dim), normalised
+            source_lengths: (B,)
+            target: (B, T, M), normalised
+            target_lengths: (B,)
+            duration_feature: (B, S, duration_dim), normalised; needed if ``duration_input`` is ``feature``
+            noise: (B, K, 2) standard normal for the stochastic predictor; drawn if None
+        """
+        config = self.config
+        tokens, token_lengths = self._encode(source, source_lengths)
+        n_tokens = tokens.shape[1]
+        token_padding = padding_mask(token_lengths, n_tokens)
+        stacked = stack_frames(target, config.target_stack)
+        stacked_lengths = target_lengths // config.target_stack
+        frame_padding = padding_mask(stacked_lengths, stacked.shape[1])
+
+        log_alignment = self.aligner(tokens, stacked, token_padding, frame_padding)
+        path = monotonic_search(log_alignment, stacked_lengths, token_lengths)
+        durations = path_durations(path, frame_padding, n_tokens)
+
+        inputs = self._duration_inputs(tokens, duration_feature, source_lengths, token_lengths)
+        duration_nll = log_durations = None
+        if isinstance(self.duration_predictor, StochasticDurationPredictor):
+            nll = self.duration_predictor.nll(inputs, durations, token_padding, noise)
+            duration_nll = nll / token_lengths.sum()
+        else:
+            log_durations = self.duration_predictor(inputs, token_padding if config.mask_padding else None)
+            log_durations = log_durations.masked_fill(token_padding, 0.0)
+            if not config.mask_padding:
+                log_durations = log_durations.clamp_max(PUBLISHED_LOG_CLAMP)
+
+        frames = gaussian_upsampling(tokens, durations, token_padding, frame_padding, stacked.shape[1])
+        if config.mask_padding:
+            frames = frames.masked_fill(frame_padding.unsqueeze(-1), 0.0)
+        before, after = self._decode(frames, frame_padding)
+        target = target[:, : before.shape[1]]
+        return TeacherForced(
+            before=before,
+            after=after,
+            target=target,
+            frame_padding=frame_padding.repeat_interleave(config.target_stack, dim=1),
+            log_alignment=log_alignment,
+            path=path,
+            durations=durations,
+            token_lengths=token_lengths,
+            target_lengths=stacked_lengths,
+            duration_nll=duration_nll,
+            log_durations=log_durations,
+        )
+
+    def convert(
+        self,
+        source: Tensor,
+        duration_feature: Tensor | None = None,
+        *,
+        noise_scale: float | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        speed: float = 1.0,
+    ) -> Conversion:
+        """Convert one utterance with predicted durations.
+
+        Args:
+            source: (S, source_dim), normalised
+            duration_feature: (S, duration_dim), normalised; needed if ``duration_input`` is ``feature``
+            noise_scale: standard deviation of the duration noise; the configuration's if None
+            noise: (K, 2) standard normal; drawn on the CPU if None, so that a seed gives one result on every device
+            generator: CPU generator to draw with
+            speed: durations are divided by this
+        """
+        config = self.config
+        lengths = torch.tensor([len(source)], device=source.device)
+        with torch.inference_mode():
+            tokens, token_lengths = self._encode(source.unsqueeze(0), lengths, padded=False)
+            feature = None if duration_feature is None else duration_feature.unsqueeze(0)
+            inputs = self._duration_inputs(tokens, feature, lengths, token_lengths)
+            if isinstance(self.duration_predictor, StochasticDurationPredictor):
+                scale = config.noise_scale if noise_scale is None else noise_scale
+                if noise is None:
+                    # the published draw is channel-first: a seed then gives the published durations
+                    noise = torch.randn(1, 2, tokens.shape[1], generator=generator)[0].T
+                noise = noise.to(tokens).unsqueeze(0) * scale
+                padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+                exact = self.duration_predictor.sample(inputs, padding, noise)
+                durations = round_durations(exact / speed, config.duration_rounding, config.max_duration)
+            else:
+                exact = (torch.exp(self.duration_predictor(inputs, None)) - 1.0).clamp_min(0.0) / speed
+                if config.duration_rounding == "ceil":
+                    exact = torch.round(exact)  # the published deterministic predictor rounds to the nearest frame
+                durations = round_durations(exact, config.duration_rounding, config.max_duration)
+            if not bool(durations.sum() > 0):
+                durations = torch.ones_like(durations)
+            n_frames = int(durations.sum())
+            frames = gaussian_upsampling(tokens, durations, None, None, n_frames)
+            _, after = self._decode(frames, None)
+        return Conversion(mel=after[0], durations=durations[0])
+
+    def _encode(self, source: Tensor, lengths: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
+        """Tokens (B, K, D) and their numbers (B,)."""
+        config = self.config
+        source = stack_frames(source, config.source_stack)
+        lengths = lengths // config.source_stack
+        padding = padding_mask(lengths, source.shape[1]) if padded else None
+        encoded = self.encoder(source, padding)
+        return stack_frames(encoded, config.frames_per_token), lengths // config.frames_per_token
+
+    def _duration_inputs(
+        self, tokens: Tensor, feature: Tensor | None, lengths: Tensor, token_lengths: Tensor
+    ) -> Tensor:
+        config = self.config
+        # The published stochastic predictor cuts the gradient at its input; nothing before it needs to be remembered.
+        trained = config.duration_predictor == "deterministic" or config.duration_gradient
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            if self.duration_branch is None:
+                return tokens if trained else tokens.detach()
+            if feature is None:
+                raise ValueError("this model predicts durations from a feature; give duration_feature")
+            known = lengths if config.mask_padding else None
+            inputs: Tensor = self.duration_branch(feature, known, tokens.shape[1], token_lengths)
+            return inputs
+
+    def _decode(self, frames: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mel before and after the postnet, (B, T, M) each."""
+        config = self.config
+        decoded = self.output(self.decoder(frames, padding))
+        before = decoded.reshape(len(decoded), -1, config.target_dim or 0)
+        if self.postnet is None:
+            return before, before
+        masked = None
+        if padding is not None and config.mask_padding:
+            masked = padding.repeat_interleave(config.target_stack, dim=1)
+        return before, before + self.postnet(before, masked)

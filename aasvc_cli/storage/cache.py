@@ -1,0 +1,75 @@
+"""The one door to the user's data folder and to the files bundled with the package."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+HOME_VARIABLE = "AASVC_HOME"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where all state lives.
+
+    ::
+
+        corpora/<name>/                      recordings that `download` laid out
+        prepared/<name>/manifest.json        pairs and splits found by `prepare`
+        features/<kind>-<key>/...            one file per recording
+        stats/<prepared name>/<norm>.json    mean and scale found by `stats`
+        vocoders/<name>/
+        exp/<source>_<target>_<tag>/         one training run: a model folder
+    """
+
+    root: Path
+
+    @property
+    def corpora(self) -> Path:
+        """Recordings laid out by ``download``."""
+        return self.root / "corpora"
+
+    @property
+    def prepared(self) -> Path:
+        """Manifests written by ``prepare``."""
+        return self.root / "prepared"
+
+    @property
+    def features(self) -> Path:
+        """Feature files, one folder per feature configuration."""
+        return self.root / "features"
+
+    @property
+    def stats(self) -> Path:
+        """Statistics, one folder per prepared set."""
+        return self.root / "stats"
+
+    @property
+    def vocoders(self) -> Path:
+        """Vocoders, one folder each."""
+        return self.root / "vocoders"
+
+    @property
+    def exp(self) -> Path:
+        """Training runs, one folder each."""
+        return self.root / "exp"
+
+
+def find_home(root: Path | None = None) -> Home:
+    """The data folder: an explicit one, else ``$AASVC_HOME``, else the platform's user data folder."""
+    if root is None:
+        variable = os.environ.get(HOME_VARIABLE)
+        if variable:
+            root = Path(variable)
+        else:
+            from platformdirs import user_data_path
+
+            root = user_data_path("aasvc", appauthor=False)
+    return Home(root.expanduser().absolute())
+
+
+def bundled(name: str) -> Path:
+    """A file or folder inside the package's ``assets``."""
+    return Path(str(resources.files("aasvc_cli") / "assets" / name))

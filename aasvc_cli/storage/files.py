@@ -1,0 +1,207 @@
+"""Files in and out: atomic writes, JSON, audio."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from aasvc_cli.errors import AudioError, DataError, StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Wave = npt.NDArray[np.float32]
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"})
+
+
+def storage_error(action: str, path: Path, error: OSError) -> StorageError:
+    """An operating-system error as one line that says what to do."""
+    hints = {
+        errno.ENOSPC: "the disk is full; free some space, or set AASVC_HOME to another disk",
+        errno.EFBIG: "the file-size limit of this process is reached; raise it (ulimit -f)",
+        errno.EDQUOT: "the disk quota is used up; free some space, or set AASVC_HOME to another disk",
+        errno.EACCES: "no permission; choose a folder that you may write to",
+        errno.EPERM: "no permission; choose a folder that you may write to",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.EISDIR: "a folder stands there; choose another name",
+        errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    }
+    reason = hints.get(error.errno or 0, error.strerror or str(error))
+    return StorageError(f"cannot {action} {path}: {reason}")
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents; raises StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise StorageError(f"cannot create folder {path}: a file stands there; choose another name") from None
+    except OSError as error:
+        raise storage_error("create folder", path, error) from None
+    return path
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Write a file that appears complete or not at all.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and then take the final name in one step.
+    Whatever goes wrong, the temporary file is removed and an older file under that name is left as it was.
+
+    Args:
+        durable: wait until the bytes are on the disk. Files that can be made again, and that can tell whether they are
+            whole, need not wait.
+
+    Raises:
+        StorageError: no permission, no space.
+    """
+    make_folder(path.parent)
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            temporary = Path(stream.name)
+            yield stream
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise storage_error("write", path, error) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes atomically."""
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON atomically; non-finite numbers become null."""
+    write_text(path, json.dumps(_finite(tree), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {str(key): _finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    if isinstance(tree, float) and tree - tree != 0:
+        return None
+    return tree
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read JSON; raises DataError that names the file and what it should have been."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: {what} not found") from None
+    except OSError as error:
+        raise storage_error("read", path, error) from None
+    except ValueError as error:
+        raise DataError(f"{path}: expected {what} in JSON, but {error}") from None
+
+
+def read_audio(path: Path) -> tuple[Wave, int]:
+    """Read a recording as mono.
+
+    Any format, rate, channel count and bit depth that libsndfile reads. Channels are averaged. The file is read by
+    blocks, because headers of streamed files can promise sizes that are not there.
+
+    Returns:
+        samples: (n,) float32, full scale at 1.0
+        sample_rate: in Hz
+
+    Raises:
+        AudioError: missing, unreadable, empty, or with samples that are not finite.
+    """
+    if not path.exists():
+        raise AudioError(f"{path}: no such file", "missing")
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder, expected an audio file")
+    return decode_audio(path, str(path))
+
+
+def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
+    """Decode a file or a seekable stream like :func:`read_audio`; ``name`` is used in messages."""
+    import numpy as np
+    import soundfile
+
+    blocks = []
+    try:
+        with soundfile.SoundFile(source if not isinstance(source, Path) else str(source)) as stream:
+            sample_rate = int(stream.samplerate)
+            while True:
+                block = stream.read(1 << 20, dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.strip().rstrip(".")
+        raise AudioError(
+            f"{name}: not readable as audio ({reason}); expected wav, flac, ogg or mp3 - other formats can be "
+            "converted with ffmpeg"
+        ) from None
+    except PermissionError:
+        raise AudioError(f"{name}: no permission to read") from None
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+    if not len(samples):
+        raise AudioError(f"{name}: holds no samples", "empty")
+    if not np.isfinite(samples).all():
+        raise AudioError(
+            f"{name}: holds samples that are not numbers (NaN or infinite); export the recording again", "nan"
+        )
+    return samples, sample_rate
+
+
+def encode_audio(samples: Wave, sample_rate: int, format_name: str = "WAV", subtype: str | None = None) -> bytes:
+    """Encode mono samples; clipping and rounding to 16 bit are libsndfile's."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    default = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}.get(format_name)
+    soundfile.write(buffer, samples, sample_rate, format=format_name, subtype=subtype or default)
+    return buffer.getvalue()
+
+
+def write_audio(path: Path, samples: Wave, sample_rate: int) -> None:
+    """Write mono samples atomically; the suffix picks WAV (16 bit), FLAC or OGG."""
+    formats = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+    suffix = path.suffix.lower()
+    if suffix not in formats:
+        raise AudioError(f"{path}: cannot write {suffix or 'a file without suffix'}; use .wav, .flac or .ogg")
+    write_bytes(path, encode_audio(samples, sample_rate, formats[suffix]))
+
+
+def list_audio(folder: Path) -> list[Path]:
+    """All audio files below a folder, sorted; hidden files and folders are left out."""
+    found = []
+    for base, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(base) / n for n in names if Path(n).suffix.lower() in AUDIO_SUFFIXES and not n.startswith(".")]
+    return sorted(found)
+
