@@ -52,6 +52,8 @@ class MelConfig:
         found = []
         if self.win_length is not None and self.win_length > self.n_fft:
             found.append(f"win_length: {self.win_length} is longer than n_fft {self.n_fft}")
+        if self.n_fft % 2:
+            found.append(f"n_fft: {self.n_fft} is odd; a centred spectrum needs an even size")
         if self.hop_length > self.n_fft:
             found.append(f"hop_length: {self.hop_length} is longer than n_fft {self.n_fft}")
         top = self.fmax if self.fmax is not None else self.sample_rate / 2
@@ -237,6 +239,9 @@ class TrainConfig:
     device: str = "auto"
     threads: int | None = option(None, minimum=1)
     """CPU threads; ``null`` leaves the choice to torch."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """``bf16`` runs encoder and decoder in bfloat16 (alignment, durations, losses and weights stay in float32);
+    ``auto`` does so where the processor multiplies bfloat16 natively."""
     n_workers: int = option(0, minimum=0)
     log_every: int = option(10, minimum=1)
     eval_every: int = option(100, minimum=1)

@@ -14,6 +14,8 @@ from aasvc_cli.model.layers import padding_mask
 
 BLANK_LOG_SCORE = -1.0
 """Score of the extra "no token" state of the forward-sum loss, as published."""
+PADDING_LOG_SCORE = -1.0e4
+"""Stands for log 0: its exponential is 0 in float32."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def forward_sum_loss(
     shape = (scores.shape[1], scores.shape[2])
     if prior != "none":
         scores = scores + beta_binomial_log_prior(target_lengths, token_lengths, shape, prior)
+    # The framework's CTC backward turns scores of -inf into NaN as soon as lengths differ within a batch.
+    scores = scores.masked_fill(torch.isneginf(scores), PADDING_LOG_SCORE)
     scores = F.pad(scores, (1, 0), value=BLANK_LOG_SCORE)  # (B, T, K + 1)
     labels = torch.arange(1, shape[1] + 1, device=scores.device).expand(len(scores), -1)
     nll = F.ctc_loss(

@@ -22,7 +22,7 @@ from aasvc_cli.model.duration import (
     DurationBranch,
     StochasticDurationPredictor,
 )
-from aasvc_cli.model.layers import Postnet, padding_mask, stack_frames
+from aasvc_cli.model.layers import Dropout, Postnet, padding_mask, stack_frames
 
 PUBLISHED_LOG_CLAMP = 10.0
 """The published training clamps the deterministic predictor's log-durations at this value."""
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.linear = nn.Linear(n_inputs, config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.encoder_dropout)
+        self.dropout = Dropout(config.encoder_dropout)
         self.conformer = Conformer(
             layers=config.encoder_layers,
             width=config.width,
@@ -197,20 +197,21 @@ class AASVC(nn.Module):
         stacked_lengths = target_lengths // config.target_stack
         frame_padding = padding_mask(stacked_lengths, stacked.shape[1])
 
-        log_alignment = self.aligner(tokens, stacked, token_padding, frame_padding)
-        path = monotonic_search(log_alignment, stacked_lengths, token_lengths)
-        durations = path_durations(path, frame_padding, n_tokens)
-
-        inputs = self._duration_inputs(tokens, duration_feature, source_lengths, token_lengths)
-        duration_nll = log_durations = None
-        if isinstance(self.duration_predictor, StochasticDurationPredictor):
-            nll = self.duration_predictor.nll(inputs, durations, token_padding, noise)
-            duration_nll = nll / token_lengths.sum()
-        else:
-            log_durations = self.duration_predictor(inputs, token_padding if config.mask_padding else None)
-            log_durations = log_durations.masked_fill(token_padding, 0.0)
-            if not config.mask_padding:
-                log_durations = log_durations.clamp_max(PUBLISHED_LOG_CLAMP)
+        # Distances and flows lose too much in half precision, and cost little.
+        with torch.autocast(source.device.type, enabled=False):
+            log_alignment = self.aligner(tokens.float(), stacked, token_padding, frame_padding)
+            path = monotonic_search(log_alignment, stacked_lengths, token_lengths)
+            durations = path_durations(path, frame_padding, n_tokens)
+            inputs = self._duration_inputs(tokens.float(), duration_feature, source_lengths, token_lengths)
+            duration_nll = log_durations = None
+            if isinstance(self.duration_predictor, StochasticDurationPredictor):
+                nll = self.duration_predictor.nll(inputs, durations, token_padding, noise)
+                duration_nll = nll / token_lengths.sum()
+            else:
+                log_durations = self.duration_predictor(inputs, token_padding if config.mask_padding else None)
+                log_durations = log_durations.masked_fill(token_padding, 0.0)
+                if not config.mask_padding:
+                    log_durations = log_durations.clamp_max(PUBLISHED_LOG_CLAMP)
 
         frames = gaussian_upsampling(tokens, durations, token_padding, frame_padding, stacked.shape[1])
         if config.mask_padding:

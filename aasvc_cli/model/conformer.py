@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aasvc_cli.model.layers import NORM_EPS, FrameBatchNorm, ScaledRelativePositions, TimeConv
+from aasvc_cli.model.layers import NORM_EPS, Dropout, FrameBatchNorm, ScaledRelativePositions, TimeConv
 
 
 class _RelativeShift(torch.autograd.Function):
@@ -52,7 +52,7 @@ class RelativeAttention(nn.Module):
         self.position_bias = nn.Parameter(torch.empty(n_heads, width // n_heads))
         nn.init.xavier_uniform_(self.content_bias)
         nn.init.xavier_uniform_(self.position_bias)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         """Attend within each utterance.
@@ -79,7 +79,7 @@ class RelativeAttention(nn.Module):
         if padding is not None:
             keys = padding[:, None, None, :]
             scores = scores.masked_fill(keys, torch.finfo(scores.dtype).min)
-        weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
+        weights = self.dropout(torch.softmax(scores, dim=-1))
         mixed = torch.matmul(weights, value)  # (B, H, T, D/H)
         return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
 
@@ -92,7 +92,7 @@ class FeedForward(nn.Module):
         self.expand: nn.Module = nn.Linear(width, hidden) if kind == "linear" else TimeConv(width, hidden, kernel)
         self.contract: nn.Module = TimeConv(hidden, width, kernel) if kind == "conv1d" else nn.Linear(hidden, width)
         self.activation = F.silu if kind == "linear" else F.relu
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -155,7 +155,7 @@ class ConformerBlock(nn.Module):
             self.convolution = ConvolutionModule(width, kernel)
             self.norm_convolution = nn.LayerNorm(width, eps=NORM_EPS)
             self.norm_output = nn.LayerNorm(width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, positions: Tensor, keys_padding: Tensor | None, conv_padding: Tensor | None

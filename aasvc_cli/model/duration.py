@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aasvc_cli.model.flows import DilatedStack, FlowChain
-from aasvc_cli.model.layers import NORM_EPS, TimeConv
+from aasvc_cli.model.layers import NORM_EPS, Dropout, TimeConv
 
 MIN_DURATION_FRAMES = 7
 """Two unpadded strided convolutions need this many frames."""
@@ -131,7 +131,7 @@ class DeterministicDurationPredictor(nn.Module):
         widths = [n_inputs] + [channels] * layers
         self.convs = nn.ModuleList(TimeConv(a, b, kernel) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=NORM_EPS) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = nn.Linear(channels, 1)
 
     def forward(self, inputs: Tensor, padding: Tensor | None) -> Tensor:

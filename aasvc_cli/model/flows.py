@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aasvc_cli.model.layers import TimeConv
+from aasvc_cli.model.layers import Dropout, TimeConv
 
 N_BINS = 10
 TAIL = 5.0
@@ -28,7 +28,7 @@ class DilatedStack(nn.Module):
         self.norms_depthwise = nn.ModuleList(nn.LayerNorm(channels) for _ in range(layers))
         self.pointwise = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers))
         self.norms_pointwise = nn.ModuleList(nn.LayerNorm(channels) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, K, D) to (B, K, D); ``valid`` (B, K, 1) is 1 at tokens and 0 at padding."""

@@ -1,0 +1,466 @@
+"""``aasvc train``: from a prepared set to a model folder, resumable at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aasvc_cli.config import Config, dump_yaml, parse_config, read_config_file, to_tree
+from aasvc_cli.corpus import Manifest, read_manifest
+from aasvc_cli.dataset import PairDataset, Position, batch_stream, collate
+from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
+from aasvc_cli.features import NormStats, feature_key, feature_keys
+from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.feature_store import FeatureStore
+from aasvc_cli.storage.files import (
+    make_folder,
+    read_json,
+    storage_error,
+    write_audio,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from aasvc_cli.training import LOSS_NAMES, Trainer
+
+FREE_TO_CHANGE = frozenset(
+    f"train.{name}"
+    for name in (
+        "max_steps device threads n_workers precision log_every eval_every save_every preview_every n_previews".split()
+    )
+) | {"name"}
+"""Settings that may differ between a run and its continuation."""
+BEST_BY = "l1"
+"""The dev loss that decides which checkpoint is best: the error of the mel itself."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What training tells at intervals.
+
+    Attributes:
+        losses: mean of each loss since the report before
+        dev: losses on the whole dev set, if they were measured at this step
+        steps_per_second: since the report before
+    """
+
+    step: int
+    max_steps: int
+    loss: float
+    losses: dict[str, float]
+    lr: float
+    grad_norm: float
+    seconds: float
+    steps_per_second: float
+    epoch: int
+    dev: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        stopped: whether it was stopped before ``max_steps``
+    """
+
+    folder: Path
+    step: int
+    best_step: int
+    best_dev: dict[str, float]
+    stopped: bool
+    seconds: float
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**dataclasses.asdict(self), "folder": str(self.folder)}
+
+
+def train(
+    home: Home,
+    config: Config,
+    *,
+    data: str | None = None,
+    tag: str | None = None,
+    norm_name: str = "self",
+    overwrite: bool = False,
+    tensorboard: bool = False,
+    on_report: Callable[[StepReport], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainResult:
+    """Train a model, or go on with one.
+
+    The run lives in ``exp/<source>_<target>_<tag>``. If that folder has a checkpoint, training continues from it
+    exactly as if it had never stopped. When ``should_stop`` returns True, the run is saved and the function returns.
+
+    Args:
+        data: a prepared set; the one prepared last if None
+        tag: last part of the folder's name; the configuration's name if None
+        norm_name: which statistics, as written by ``stats``
+        overwrite: start anew, discarding what the folder holds
+
+    Raises:
+        DataError: nothing prepared, no statistics, features that are missing or stale.
+        ConfigError: the folder belongs to a run with other settings or other data.
+        TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
+        StorageError: no permission, no space; the last good checkpoint is kept.
+    """
+    say = on_message or (lambda message: None)
+    manifest = read_manifest(home, data)
+    config = _with_data_features(config, manifest).resolved()
+    stats = _read_stats(home, manifest, config, norm_name)
+    folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{tag or config.name}"
+    run = _Run(home, folder, config, manifest, stats, tensorboard=tensorboard)
+    if overwrite:
+        run.clear()
+    return run.go(say, on_report or (lambda report: None), should_stop or (lambda: False))
+
+
+def _with_data_features(config: Config, manifest: Manifest) -> Config:
+    """Check that the configuration asks for features that were prepared."""
+    wanted, there = feature_keys(config.features), feature_keys(manifest.config.features)
+    for side, key in wanted.items():
+        if key not in there.values():
+            raise DataError(
+                f"prepared data {manifest.name} has no {getattr(config.features, side)} features with the settings of "
+                f"configuration {config.name}; run: aasvc prepare with the same --conf"
+            )
+    return config
+
+
+def _read_stats(home: Home, manifest: Manifest, config: Config, norm_name: str) -> NormStats:
+    path = home.stats / manifest.name / f"{norm_name}.json"
+    if not path.is_file():
+        raise DataError(f"no statistics {norm_name} for {manifest.name}; run: aasvc stats --data {manifest.name}")
+    stats = NormStats.from_tree(read_json(path, "statistics"), str(path))
+    for side, key in feature_keys(config.features).items():
+        if stats.keys[side] != key:
+            raise DataError(
+                f"{path}: statistics of {side} were computed with other feature settings; "
+                f"run: aasvc stats --data {manifest.name}"
+            )
+    return stats
+
+
+class _Run:
+    """One run: its folder, its data, and the loop."""
+
+    def __init__(
+        self, home: Home, folder: Path, config: Config, manifest: Manifest, stats: NormStats, *, tensorboard: bool
+    ):
+        self.home = home
+        self.folder = folder
+        self.manifest = manifest
+        self.stats = stats
+        self.device = _pick_device(config.train.device)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        self.config = _with_precision(config, self.device)
+        store = FeatureStore(home.features, config.features, feature_key)
+        per_token = config.model.source_frames_per_token
+        for set_name in ("train", "dev"):
+            for pair in manifest.sets[set_name]:
+                if pair.source_frames // per_token > pair.target_frames // config.model.target_stack:
+                    raise DataError(
+                        f"pair {pair.utterance_id}: {pair.source_frames // per_token} source tokens do not fit into "
+                        f"{pair.target_frames} target frames; raise model.frames_per_token, or run: aasvc prepare "
+                        "with this configuration to leave such pairs out"
+                    )
+        self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
+        self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
+        for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
+            if not len(pairs):
+                raise DataError(f"prepared data {manifest.name} has no {what} pairs; run: aasvc prepare")
+        self.position = Position()
+        self.best_step, self.best_dev = 0, dict[str, float]()
+        self.seconds_before = 0.0
+        self.writer = _tensorboard_writer(folder) if tensorboard else None
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, results included."""
+        import shutil
+
+        if self.folder.exists() and not (self.folder / "config.yaml").exists() and any(self.folder.iterdir()):
+            raise ConfigError(str(self.folder), ["not a training run; --overwrite would delete unknown files"])
+        try:
+            shutil.rmtree(self.folder, ignore_errors=False)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise storage_error("remove", self.folder, error) from None
+
+    def _describe(self) -> dict[str, Any]:
+        """What the run was trained on."""
+        sets = {name: [pair.utterance_id for pair in self.manifest.sets[name]] for name in ("train", "dev")}
+        recordings = [(str(p.source), str(p.target)) for name in sets for p in self.manifest.sets[name]]
+        digest = hashlib.sha256(json.dumps([recordings, self.stats.to_tree()]).encode()).hexdigest()[:16]
+        return {
+            "prepared": self.manifest.name,
+            "source_speaker": self.manifest.source_speaker,
+            "target_speaker": self.manifest.target_speaker,
+            "digest": digest,
+            **sets,
+        }
+
+    def _open(self, trainer: Trainer, say: Callable[[str], None]) -> None:
+        """Start a new folder, or load where the run stopped."""
+        last = self.folder / "last.safetensors"
+        described = self._describe()
+        if (self.folder / "config.yaml").exists():
+            self._check_same(described)
+        if last.exists():
+            tensors, header = load_checkpoint(last)
+            try:
+                trainer.load_state(tensors, header["trainer"])
+                self.position = Position(**header["position"])
+                self.best_step, self.best_dev = header["best_step"], header["best_dev"]
+                self.seconds_before = header["seconds"]
+            except (KeyError, RuntimeError, TypeError, ValueError):
+                raise ModelError(f"{last}: not a checkpoint of this run; use another --tag, or --overwrite") from None
+            self._cut_log(trainer.step)
+            say(f"resuming {self.folder} at step {trainer.step}")
+        elif self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "config.yaml").exists():
+            raise ConfigError(str(self.folder), ["the folder is not empty and not a training run; use another --tag"])
+        else:
+            self._cut_log(0)
+        write_text(self.folder / "config.yaml", dump_yaml(self.config))
+        write_json(self.folder / "data.json", described)
+        write_json(self.folder / "stats.json", self.stats.to_tree())
+
+    def _check_same(self, described: dict[str, Any]) -> None:
+        path = self.folder / "config.yaml"
+        old = _flat(to_tree(parse_config(read_config_file(path), str(path))))
+        new = _flat(to_tree(self.config))
+        changed = [f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key]]
+        changed = [text for text in changed if text.split(":")[0] not in FREE_TO_CHANGE]
+        data = self.folder / "data.json"
+        if not changed and data.exists() and read_json(data, "the data of the run")["digest"] != described["digest"]:
+            changed = ["its training data or statistics were others"]
+        if changed:
+            raise ConfigError(
+                str(self.folder),
+                ["a run with other settings lives here (" + ", ".join(changed) + "); use another --tag, or --overwrite"],
+            )
+
+    def _cut_log(self, step: int) -> None:
+        """Drop log lines from behind the step that training goes on from."""
+        path = self.folder / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+        write_text(path, "".join(line + "\n" for line in kept))
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        path = self.folder / "log.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise storage_error("write", path, error) from None
+        if self.writer is not None:
+            for name, value in entry.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    self.writer.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
+
+    def _save_last(self, trainer: Trainer, seconds: float) -> None:
+        tensors, numbers = trainer.state()
+        header = {
+            "trainer": numbers,
+            "step": trainer.step,
+            "position": dataclasses.asdict(self.position),
+            "best_step": self.best_step,
+            "best_dev": self.best_dev,
+            "seconds": seconds,
+        }
+        save_checkpoint(self.folder / "last.safetensors", tensors, header)
+
+    def _save_best(self, trainer: Trainer, dev: dict[str, float]) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in trainer.weights().items()}
+        save_checkpoint(self.folder / "best.safetensors", tensors, {"step": trainer.step, "dev": dev})
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def go(
+        self, say: Callable[[str], None], report: Callable[[StepReport], None], should_stop: Callable[[], bool]
+    ) -> TrainResult:
+        """Train to the last step, or until asked to stop."""
+        config = self.config.train
+        make_folder(self.folder)
+        trainer = Trainer(self.config, self.device)
+        self._open(trainer, say)
+        stream = batch_stream(
+            self.train_set,
+            self.position,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            bucket=config.bucket,
+            n_workers=config.n_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        started = interval = time.monotonic()
+        sums = torch.zeros(len(LOSS_NAMES), device=self.device)
+        norms, since, saved, stopped = 0.0, 0, trainer.step, False
+        while trainer.step < config.max_steps:
+            if should_stop():
+                stopped = True
+                break
+            losses, norm, rate = trainer.update([next(stream) for _ in range(config.accum)])
+            sums += losses
+            norms += norm
+            since += 1
+            step, last = trainer.step, trainer.step == config.max_steps
+            measure = step % config.eval_every == 0 or last
+            dev = self._measure_dev(trainer) if measure else None
+            if step % config.log_every == 0 or measure:
+                now = time.monotonic()
+                means = dict(zip(LOSS_NAMES, (sums / since).tolist(), strict=True))
+                result = StepReport(
+                    step=step,
+                    max_steps=config.max_steps,
+                    loss=means["total"],
+                    losses=means,
+                    lr=rate,
+                    grad_norm=norms / since,
+                    seconds=self.seconds_before + now - started,
+                    steps_per_second=since / max(1e-9, now - interval),
+                    epoch=self.position.epoch,
+                    dev=dev,
+                )
+                self._log(
+                    {"kind": "train", "step": step, "lr": rate, "grad_norm": result.grad_norm, **means}
+                    | {"seconds": result.seconds, "epoch": result.epoch}
+                )
+                if dev is not None:
+                    self._log({"kind": "dev", "step": step, **dev})
+                report(result)
+                sums.zero_()
+                norms, since, interval = 0.0, 0, now
+            if dev is not None and (not self.best_dev or dev[BEST_BY] < self.best_dev[BEST_BY]):
+                self.best_step, self.best_dev = step, dev
+                self._save_best(trainer, dev)
+            if step % config.save_every == 0 or last:
+                self._save_last(trainer, self.seconds_before + time.monotonic() - started)
+                saved = step
+            if config.preview_every and (step % config.preview_every == 0 or last):
+                self._preview(trainer, say)
+        seconds = self.seconds_before + time.monotonic() - started
+        if saved != trainer.step or not (self.folder / "last.safetensors").exists():
+            self._save_last(trainer, seconds)
+        if self.writer is not None:
+            self.writer.close()
+        return TrainResult(self.folder, trainer.step, self.best_step, self.best_dev, stopped, seconds)
+
+    def _measure_dev(self, trainer: Trainer) -> dict[str, float]:
+        size = self.config.train.batch_size
+        order = sorted(range(len(self.dev_set)), key=lambda i: self.dev_set.pairs[i].target_frames)
+        batches = (
+            collate([self.dev_set[i] for i in order[start : start + size]]) for start in range(0, len(order), size)
+        )
+        dev = trainer.evaluate(batches)
+        if not all(np.isfinite(value) for value in dev.values()):
+            raise TrainingError(
+                f"the loss on the dev set is not a finite number at step {trainer.step}; the checkpoints from before are "
+                "kept - lower --lr"
+            )
+        return dev
+
+    def _preview(self, trainer: Trainer, say: Callable[[str], None]) -> None:
+        """Pictures and sounds of the first dev pairs; training goes on if they cannot be made."""
+        from aasvc_cli.report.figures import alignment_figure, mel_figure
+        from aasvc_cli.vocoder.build import build_vocoder
+
+        mel_config = self.config.features.mel
+        vocoder = build_vocoder("griffin-lim", mel_config)
+        trainer.model.eval()
+        with trainer.average.swapped(), torch.no_grad():
+            for index in range(min(self.config.train.n_previews, len(self.dev_set))):
+                item = self.dev_set[index]
+                name = f"step-{trainer.step:06d}-{item.utterance_id}"
+                batch = collate([item]).to(self.device)
+                generator = torch.Generator().manual_seed(self.config.train.seed)
+                n_tokens = len(item.source) // self.config.model.source_frames_per_token
+                noise = torch.randn(1, n_tokens, 2, generator=generator).to(self.device)
+                try:
+                    forced = trainer.model(
+                        batch.source,
+                        batch.source_lengths,
+                        batch.target,
+                        batch.target_lengths,
+                        batch.duration_feature,
+                        noise=noise,
+                    )
+                    converted = trainer.model.convert(batch.source[0], batch.duration_feature[0], generator=generator)
+                except ValueError as error:
+                    say(f"no preview of {item.utterance_id}: {error}")
+                    continue
+                log_mel = self.stats.target.denormalise(converted.mel.cpu().numpy())
+                wave = vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0))[0].cpu().numpy()
+                target = self.stats.target.denormalise(item.target)
+                mels = [("conversion", log_mel), ("target", target)]
+                if self.stats.kinds["source"] == "mel":
+                    mels.insert(0, ("source", self.stats.source.denormalise(item.source)))
+                pictures = self.folder / "previews"
+                write_bytes(pictures / f"{name}-mel.png", mel_figure(mels, mel_config.frames_per_second))
+                alignment = forced.log_alignment[0].exp().cpu().numpy()
+                title = f"{item.utterance_id}, step {trainer.step}"
+                picture = alignment_figure(alignment, forced.path[0].tolist(), title)
+                write_bytes(pictures / f"{name}-alignment.png", picture)
+                write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    pairs: Iterator[tuple[str, Any]] = iter(tree.items())
+    flat: dict[str, Any] = {}
+    for key, value in pairs:
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _pick_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError("device", [f"{name!r} cannot be used here ({reason}); use auto, cpu or cuda"]) from None
+    return device
+
+
+def _with_precision(config: Config, device: torch.device) -> Config:
+    """Replace ``auto`` precision by what the device multiplies natively."""
+    if config.train.precision != "auto":
+        return config
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    chosen = dataclasses.replace(config.train, precision="bf16" if native else "fp32")
+    return dataclasses.replace(config, train=chosen)
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("TensorBoard is not installed; run: pip install 'aasvc[tensorboard]'") from None
+    return SummaryWriter(folder / "tensorboard")

@@ -1,0 +1,230 @@
+"""One optimiser step, the learning-rate schedule, weight averaging, and the loss on held-out pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aasvc_cli.config import Config, TrainConfig
+from aasvc_cli.dataset import Batch
+from aasvc_cli.errors import TrainingError
+from aasvc_cli.losses import Losses, total_loss
+from aasvc_cli.model.aasvc import AASVC
+
+LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "total")
+_DEV_NOISE_SEED = 20230914
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of the update that follows ``step`` finished ones.
+
+    ``inverse-sqrt`` is the published schedule: ``lr * sqrt(W) * min(u ** -0.5, u * W ** -1.5)`` for update u = 1, 2, …
+    and W warm-up steps. ``cosine`` rises linearly over the warm-up and then falls to 0 at ``max_steps``.
+    """
+    update, warmup = step + 1, config.warmup_steps
+    if config.schedule == "inverse-sqrt":
+        return config.lr * math.sqrt(warmup) * min(update**-0.5, update * warmup**-1.5)
+    if update <= warmup:
+        return config.lr * update / warmup
+    progress = min(1.0, (update - warmup) / max(1, config.max_steps - warmup))
+    return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Averaged:
+    """Exponential moving average of the parameters, and a way to use it in their place."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self._names = [name for name, _ in model.named_parameters()]
+        self._live = [parameter for _, parameter in model.named_parameters()]
+        self._average = [parameter.detach().clone() for parameter in self._live] if decay else []
+
+    def update(self, step: int) -> None:
+        """Take in the weights after optimiser step number ``step``; early on the average forgets faster."""
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, [p.detach() for p in self._live], 1.0 - decay)
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within the context the model has the averaged weights."""
+        if not self.decay:
+            yield
+            return
+        live = [parameter.detach().clone() for parameter in self._live]
+        self._load(self._average)
+        try:
+            yield
+        finally:
+            self._load(live)
+
+    def _load(self, values: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_([p.detach() for p in self._live], list(values))
+
+    def state(self) -> dict[str, Tensor]:
+        """The averages by parameter name."""
+        return dict(zip(self._names, self._average, strict=True)) if self.decay else {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from saved averages."""
+        for name, average in zip(self._names, self._average, strict=False):
+            average.copy_(state[name])
+
+
+class DivergenceGuard:
+    """Notices a loss that has left its best level for good."""
+
+    FACTOR, MARGIN, MEMORY = 3.0, 2.0, 0.98
+
+    def __init__(self) -> None:
+        self.smooth: float | None = None
+        self.best = math.inf
+
+    def check(self, loss: float, step: int) -> None:
+        """Take in the loss of a step; raises TrainingError."""
+        self.smooth = loss if self.smooth is None else self.MEMORY * self.smooth + (1 - self.MEMORY) * loss
+        self.best = min(self.best, self.smooth)
+        if self.smooth > self.FACTOR * abs(self.best) + self.MARGIN:
+            raise TrainingError(
+                f"the loss diverged at step {step}: its running mean is {self.smooth:.3g} after a best of "
+                f"{self.best:.3g}; the checkpoints from before are kept - lower --lr, or raise the warm-up"
+            )
+
+
+class Trainer:
+    """Model, optimiser and average of one run; knows nothing of files."""
+
+    def __init__(self, config: Config, device: torch.device):
+        torch.manual_seed(config.train.seed)
+        self.config = config
+        self.device = device
+        self.model = AASVC(config.model).to(device)
+        self.step = 0
+        train = config.train
+        kind = torch.optim.AdamW if train.weight_decay else torch.optim.Adam
+        self.optimizer = kind(
+            self.model.parameters(),
+            lr=train.lr,
+            betas=(train.adam_beta1, train.adam_beta2),
+            eps=train.adam_eps,
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+        self.average = Averaged(self.model, train.ema_decay)
+        self.guard = DivergenceGuard()
+        self.bf16 = train.precision == "bf16"
+
+    def losses(self, batch: Batch, noise: Tensor | None = None) -> Losses:
+        """Pass one batch through the network."""
+        batch = batch.to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            result = self.model(
+                batch.source,
+                batch.source_lengths,
+                batch.target,
+                batch.target_lengths,
+                batch.duration_feature,
+                noise=noise,
+            )
+        return total_loss(result, self.config.loss, self.step)
+
+    def update(self, batches: Sequence[Batch]) -> tuple[Tensor, float, float]:
+        """One optimiser step over several micro-batches.
+
+        Returns:
+            losses in the order of ``LOSS_NAMES`` (5,), mean over the micro-batches; the global gradient norm before
+            clipping; the learning rate
+
+        Raises:
+            TrainingError: the loss or its gradient is not finite, or the loss diverges. The weights stay as they were.
+        """
+        train = self.config.train
+        self.model.train()
+        collected = torch.zeros(len(LOSS_NAMES), device=self.device)
+        for batch in batches:
+            losses = self.losses(batch)
+            (losses.total / len(batches)).backward()
+            collected += torch.stack([losses.named()[name].detach() for name in LOSS_NAMES]) / len(batches)
+        limit = train.grad_norm if train.grad_norm > 0 else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if not math.isfinite(norm) or not bool(collected.isfinite().all()):
+            self.optimizer.zero_grad(set_to_none=True)
+            names = ", ".join(batches[0].utterance_ids[:3])
+            raise TrainingError(
+                f"the loss is not a finite number at step {self.step + 1} (utterances {names}, …); the checkpoints from "
+                "before are kept - lower --lr, or look at these recordings with: aasvc prepare --json -"
+            )
+        rate = learning_rate(self.step, train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.average.update(self.step)
+        self.guard.check(float(collected[-1]), self.step)
+        return collected, norm, rate
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Mean losses over held-out batches with the averaged weights; draws no random numbers of the training."""
+        generator = torch.Generator().manual_seed(_DEV_NOISE_SEED)
+        sums = dict.fromkeys(LOSS_NAMES, 0.0)
+        count = 0
+        self.model.eval()
+        with self.average.swapped(), torch.no_grad():
+            for batch in batches:
+                n_tokens = batch.source.shape[1] // self.config.model.source_frames_per_token
+                noise = torch.randn(len(batch.utterance_ids), n_tokens, 2, generator=generator).to(self.device)
+                named = self.losses(batch, noise).named()
+                for name in LOSS_NAMES:
+                    sums[name] += float(named[name]) * len(batch.utterance_ids)
+                count += len(batch.utterance_ids)
+        return {name: value / max(1, count) for name, value in sums.items()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors and numbers that an exact continuation needs.
+
+        ``model.*`` are the weights to convert with (averaged if averaging is on), ``live.*`` the ones in training.
+        """
+        tensors = {f"model.{name}": tensor for name, tensor in self.weights().items()}
+        if self.average.decay:
+            tensors |= {f"live.{name}": parameter for name, parameter in self.model.named_parameters()}
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        for parameter, entries in self.optimizer.state.items():
+            tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        return tensors, {"step": self.step, "guard": [self.guard.smooth, self.guard.best]}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to convert with."""
+        return {**self.model.state_dict(), **self.average.state()}
+
+    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from :meth:`state`; raises KeyError or RuntimeError if it is of another model."""
+        live = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        if self.average.decay:
+            self.average.load_state(live)
+            live |= {name.removeprefix("live."): value for name, value in tensors.items() if name.startswith("live.")}
+        self.model.load_state_dict(live)
+        for name, parameter in self.model.named_parameters():
+            prefix = f"optimizer.{name}."
+            entries = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+            if entries:
+                self.optimizer.state[parameter] = {
+                    key: value if key == "step" and self.device.type == "cpu" else value.to(self.device)
+                    for key, value in entries.items()
+                }
+        torch.set_rng_state(tensors["rng.cpu"])
+        if self.device.type == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        self.step = int(numbers["step"])
+        self.guard.smooth, self.guard.best = numbers["guard"][0], float(numbers["guard"][1])
