@@ -330,13 +330,18 @@ def load_published_state(path: Path) -> dict[str, Tensor]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path}: refused, because reading it would run code or it is not a checkpoint ({reason})") from None
+        reason = _first_line(error)
+        raise ModelError(f"{path}: refused: reading it would run code, or it is no checkpoint ({reason})") from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: not a complete checkpoint ({str(error).strip().splitlines()[0]})") from None
+        raise ModelError(f"{path}: not a complete checkpoint ({_first_line(error)})") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ModelError(f"{path}: expected a dictionary with the entry 'model', as the published training writes it")
     return convert_state(checkpoint["model"], str(path))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def read_h5_stats(path: Path, kind: str = "mel") -> FeatureStats:

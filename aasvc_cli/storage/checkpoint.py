@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,18 @@ _HEADER = "aasvc"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a JSON-able header; raises StorageError."""
-    from safetensors.torch import save
+    """Write named tensors and a JSON-able header, straight from their memory; raises StorageError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(contiguous, metadata={_HEADER: json.dumps(dict(header), ensure_ascii=False)})
     with atomic_write(path) as stream:
-        stream.write(data)
+        try:
+            save_file(contiguous, stream.name, metadata={_HEADER: json.dumps(dict(header), ensure_ascii=False)})
+        except SafetensorError as error:
+            # the library turns the operating system's error into text
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number.group(1)) if number else 0, str(error)) from None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

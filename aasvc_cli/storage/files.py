@@ -92,6 +92,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there; raises StorageError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error("remove", path, error) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, text.encode("utf-8"))
@@ -168,7 +176,7 @@ def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
         raise AudioError(f"{name}: no permission to read") from None
     except OSError as error:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+    samples = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     if not len(samples):
         raise AudioError(f"{name}: holds no samples", "empty")
     if not np.isfinite(samples).all():
@@ -204,4 +212,3 @@ def list_audio(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(base) / n for n in names if Path(n).suffix.lower() in AUDIO_SUFFIXES and not n.startswith(".")]
     return sorted(found)
-

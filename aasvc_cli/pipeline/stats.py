@@ -1,0 +1,131 @@
+"""Mean and scale of the features of a training set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aasvc_cli.config import FeatureConfig
+from aasvc_cli.corpus import Manifest, clean_name, read_manifest
+from aasvc_cli.errors import DataError
+from aasvc_cli.features import SIDES, FeatureStats, NormStats, RunningStats, feature_key, feature_keys
+from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.feature_store import FeatureStore
+from aasvc_cli.storage.files import read_json, write_json
+
+SELF = "self"
+"""The name that means: compute them from the data at hand."""
+
+
+@dataclass(frozen=True)
+class StatsResult:
+    """What `stats` found.
+
+    Attributes:
+        path: the statistics; other commands take their name as ``--norm-name``
+        origin: the training set or the model that they come from
+        n_utterances: pairs they were computed from; 0 if they were taken from a model
+        kinds, n_frames: kind of feature and number of frames on each side of the model
+    """
+
+    path: Path
+    data: str
+    norm_name: str
+    origin: str
+    n_utterances: int
+    kinds: dict[str, str]
+    n_frames: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """The result for people."""
+        sides = ", ".join(f"{side} {self.kinds[side]} ({self.n_frames[side]} frames)" for side in SIDES)
+        return [f"{self.data}: statistics of {self.origin}: {sides}", f"written to {self.path}"]
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dataclasses.asdict(self) | {"path": str(self.path)}
+
+
+def compute_stats(
+    home: Home,
+    *,
+    data: str | None = None,
+    norm_name: str = SELF,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> StatsResult:
+    """Statistics to normalise a prepared set with, kept as ``stats/<data>/<norm_name>.json``.
+
+    Args:
+        data: a prepared set; None for the one prepared last
+        norm_name: ``self`` computes them from the training pairs, one utterance in memory at a time; anything else
+            takes those of the model of that name, whose features must have the same settings.
+        on_progress: told (done, all) features
+
+    Raises:
+        DataError: not a name, features are missing, or those of the model have other settings.
+        ModelError: there is no model of that name.
+        StorageError: the statistics cannot be written.
+    """
+    if clean_name(norm_name) != norm_name:
+        raise DataError(f"--norm-name {norm_name}: expected {SELF}, or the name of a model without folders")
+    manifest = read_manifest(home, data)
+    if norm_name == SELF:
+        stats = _from_training_set(home, manifest, on_progress)
+    else:
+        stats = _from_model(home, norm_name, manifest.config.features)
+    path = home.stats / manifest.name / f"{norm_name}.json"
+    write_json(path, stats.to_tree())
+    return StatsResult(
+        path=path,
+        data=manifest.name,
+        norm_name=norm_name,
+        origin=stats.origin,
+        n_utterances=len(manifest.sets["train"]) if norm_name == SELF else 0,
+        kinds=dict(stats.kinds),
+        n_frames={side: getattr(stats, side).n_frames for side in SIDES},
+    )
+
+
+def _from_training_set(home: Home, manifest: Manifest, on_progress: Callable[[int, int], None] | None) -> NormStats:
+    features = manifest.config.features
+    store = FeatureStore(home.features, features, feature_key)
+    pairs = manifest.sets["train"]
+    # source and duration features usually are the same, and are read once then
+    wanted = dict.fromkeys(_role(side, features) for side in SIDES)
+    found: dict[tuple[str, str], FeatureStats] = {}
+    done, total = 0, len(wanted) * len(pairs)
+    for side, kind in wanted:
+        running = RunningStats()
+        for pair in pairs:
+            running.update(store.load(kind, pair.source if side == "source" else pair.target))
+            done += 1
+            if on_progress:
+                on_progress(done, total)
+        found[side, kind] = running.result()
+    source, target, duration = (found[_role(side, features)] for side in SIDES)
+    kinds = {side: str(getattr(features, side)) for side in SIDES}
+    return NormStats(source, target, duration, kinds, feature_keys(features), f"training set of {manifest.name}")
+
+
+def _role(side: str, features: FeatureConfig) -> tuple[str, str]:
+    """Which recording and which kind of feature stand behind one side of the model."""
+    return ("target" if side == "target" else "source"), str(getattr(features, side))
+
+
+def _from_model(home: Home, name: str, features: FeatureConfig) -> NormStats:
+    from aasvc_cli.voice import find_voice
+
+    folder = find_voice(home, name)
+    path = folder / "stats.json"
+    stats = NormStats.from_tree(read_json(path, "the statistics of a model"), str(path))
+    for side, key in feature_keys(features).items():
+        if stats.keys[side] != key:
+            raise DataError(
+                f"{path}: its {side} statistics are of {stats.kinds[side]} with other settings than the prepared "
+                f"{getattr(features, side)} features; prepare again with the model's own settings: "
+                f"aasvc prepare --conf {folder / 'config.yaml'}"
+            )
+    return stats

@@ -1,0 +1,486 @@
+"""The shell: help, options, exit codes, progress, signals. What the commands do is tested with the pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+
+from aasvc_cli import __version__, cli, corpus
+from aasvc_cli.config import Config, read_preset
+from aasvc_cli.corpus import Finding, Manifest
+from aasvc_cli.errors import DataError, StorageError
+from aasvc_cli.storage.cache import HOME_VARIABLE, Home
+from aasvc_cli.storage.files import atomic_write
+
+Aasvc = Callable[..., Any]
+COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate"]
+
+
+def replace(monkeypatch: pytest.MonkeyPatch, target: str, function: Callable[..., Any]) -> None:
+    """Put a stand-in where a command finds its pipeline function."""
+    pytest.importorskip(target.rpartition(".")[0])
+    monkeypatch.setattr(target, function)
+
+
+class TestHelp:
+    def test_the_list_of_commands_is_complete_and_in_the_order_of_work(self, aasvc: Aasvc):
+        shown = re.findall(r"^│ (\w+) {2,}\w", aasvc("--help").out.split("Commands")[1], re.MULTILINE)
+        assert shown == COMMANDS
+        assert [command.callback.__name__ for command in cli.app.registered_commands] == COMMANDS
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    @pytest.mark.parametrize("flag", ["-h", "--help"])
+    def test_every_command_shows_help_that_opens_with_an_example(self, aasvc: Aasvc, command: str, flag: str):
+        outcome = aasvc(command, flag)
+        assert (outcome.code, outcome.err) == (0, "")
+        text = outcome.out.split("╭")[0]
+        assert re.search(rf"Example: aasvc {command}\b", text)
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_option_of_every_command_is_explained(self, command: str):
+        group = typer.main.get_command(cli.app)
+        for parameter in group.commands[command].params:  # type: ignore[attr-defined]
+            assert getattr(parameter, "help", ""), f"aasvc {command} {parameter.opts}"
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_the_example_of_every_help_is_a_command_line_that_parses(self, command: str):
+        text = typer.main.get_command(cli.app).commands[command].help  # type: ignore[attr-defined]
+        examples = re.findall(r"\[bold\]aasvc (.*?)\[/bold\]", text)
+        assert examples
+        for example in examples:
+            name, *arguments = example.split()
+            with typer.main.get_command(cli.app).commands[name].make_context(name, arguments):  # type: ignore[attr-defined]
+                pass
+
+    def test_no_arguments_show_the_help(self, aasvc: Aasvc):
+        outcome = aasvc()
+        assert outcome.code == 2
+        assert "Usage: aasvc" in outcome.out + outcome.err
+
+    def test_the_version_is_the_packages(self, aasvc: Aasvc):
+        assert aasvc("--version").out == f"aasvc {__version__}\n"
+
+
+class TestWrongUsage:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["trai"], "Did you mean 'train'"),
+            (["train", "--batchsize", "2"], "--batch-size"),
+            (["train", "--batch-size", "many"], "--batch-size"),
+            (["train", "--batch-size", "0"], "greater than or equal to 1"),
+            (["train", "--lr"], "--lr"),
+            (["train", "--src-feat", "ppg"], "mel"),
+            (["train", "extra"], "extra"),
+            (["convert"], "name a recording"),
+            (["convert", "a.wav", "--set", "eval", "--model", "x"], "--set stands alone"),
+            (["convert", "--set", "test", "--model", "x"], "eval"),
+            (["convert", "--set", "eval"], "--set needs --model"),
+            (["convert", "a.wav", "--speed", "0"], "--speed"),
+            (["download", "everything"], "demo"),
+            (["--nonsense"], "--nonsense"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_it_is_one_line_that_says_where_help_is_and_exits_with_two(
+        self, aasvc: Aasvc, arguments: list[str], message: str
+    ):
+        outcome = aasvc(*arguments)
+        assert outcome.code == 2
+        assert outcome.out == ""
+        assert re.fullmatch(r"aasvc: error: .* \(help: aasvc.* -h\)\n", outcome.err)
+        assert message in outcome.err
+
+
+class TestErrorBoundary:
+    @pytest.fixture
+    def failing(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        def call(error: BaseException, *before: str) -> Any:
+            def fail(*_: Any, **__: Any) -> None:
+                raise error
+
+            replace(monkeypatch, "aasvc_cli.pipeline.download.download_demo", fail)
+            return aasvc(*before, "download", "demo")
+
+        return call
+
+    def test_an_expected_error_is_one_line_and_exit_code_one(self, failing: Aasvc):
+        outcome = failing(DataError("corpus: has no\nspeakers"))
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err == "aasvc: error: corpus: has no speakers\n"
+
+    def test_an_unexpected_error_is_one_line_that_names_debug(self, failing: Aasvc):
+        outcome = failing(ZeroDivisionError("division by zero"))
+        assert outcome.code == 1
+        assert outcome.err.startswith(
+            "aasvc: unexpected error: ZeroDivisionError: division by zero (run `aasvc --debug"
+        )
+        assert outcome.err.count("\n") == 1
+
+    @pytest.mark.parametrize("error", [StorageError("disk full"), ZeroDivisionError("division by zero")])
+    def test_debug_shows_where_it_happened(self, failing: Aasvc, error: Exception):
+        outcome = failing(error, "--debug")
+        assert outcome.code == 1
+        assert "Traceback" in outcome.err
+        assert "def fail" in outcome.err or "in fail" in outcome.err
+        assert outcome.err.splitlines()[-1].startswith("aasvc: ")
+
+    def test_an_interrupt_exits_with_130(self, failing: Aasvc):
+        outcome = failing(KeyboardInterrupt())
+        assert (outcome.code, outcome.err) == (130, "aasvc: interrupted\n")
+
+    def test_too_little_memory_is_one_line(self, failing: Aasvc):
+        outcome = failing(MemoryError())
+        assert (outcome.code, outcome.err) == (1, "aasvc: error: not enough memory\n")
+
+    @pytest.fixture
+    def handlers(self) -> Iterator[None]:
+        before = signal.getsignal(signal.SIGTERM)
+        yield
+        signal.signal(signal.SIGTERM, before)
+
+    def test_main_exits_with_the_code(self, handlers: None):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["nonsense"])
+        assert caught.value.code == 2
+
+    def test_a_request_to_terminate_cleans_up_like_an_interrupt(
+        self, handlers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def write(*_: Any, **__: Any) -> None:
+            with atomic_write(tmp_path / "file") as stream:
+                stream.write(b"half")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        replace(monkeypatch, "aasvc_cli.pipeline.download.download_demo", write)
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["download"])
+        assert caught.value.code == 130
+        assert not list(tmp_path.glob(".*")) + list(tmp_path.glob("file"))
+
+
+class TestResults:
+    @pytest.fixture
+    def downloads(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def download(home: Home, **options: Any) -> SimpleNamespace:
+            calls.append({"home": home, **options})
+            if options["on_progress"]:
+                options["on_progress"](1, 2)
+                options["on_progress"](2, 2)
+            return SimpleNamespace(
+                folder=home.corpora / "demo", n_files=3, already_there=False, to_tree=lambda: {"name": "デモ"}
+            )
+
+        replace(monkeypatch, "aasvc_cli.pipeline.download.download_demo", download)
+        return calls
+
+    def test_the_result_goes_to_standard_output_and_talk_to_standard_error(
+        self, aasvc: Aasvc, downloads: list[Any], home: Home
+    ):
+        outcome = aasvc("download")
+        assert outcome.code == 0
+        assert str(home.corpora / "demo") in outcome.out
+        assert "next: aasvc prepare" in outcome.err
+
+    def test_quiet_leaves_results_only(self, aasvc: Aasvc, downloads: list[Any]):
+        outcome = aasvc("--quiet", "download")
+        assert outcome.out
+        assert outcome.err == ""
+        assert downloads[0]["on_progress"] is None
+
+    def test_json_on_standard_output_is_nothing_but_json(self, aasvc: Aasvc, downloads: list[Any]):
+        assert json.loads(aasvc("download", "--json", "-").out) == {"name": "デモ"}
+
+    def test_json_in_a_file_leaves_the_summary(self, aasvc: Aasvc, downloads: list[Any], tmp_path: Path):
+        outcome = aasvc("download", "--json", tmp_path / "new" / "result.json")
+        assert json.loads((tmp_path / "new" / "result.json").read_text(encoding="utf-8")) == {"name": "デモ"}
+        assert outcome.out
+
+    def test_home_comes_from_the_option_before_the_environment(
+        self, aasvc: Aasvc, downloads: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "variable"))
+        aasvc("download")
+        aasvc("--home", tmp_path / "option", "download")
+        assert [call["home"].root for call in downloads] == [tmp_path / "variable", tmp_path / "option"]
+
+    def test_plain_progress_is_a_line_with_rate_and_remaining_time(
+        self, aasvc: Aasvc, downloads: list[Any], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(cli, "PLAIN_PROGRESS_SECONDS", 0.0)
+        assert re.search(r"download: 1/2, [\d.]+/s, 0:00:\d\d left", aasvc("download").err)
+
+    def test_on_a_terminal_progress_is_a_bar(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        with cli._progress("features") as on_progress:
+            assert on_progress is not None
+            on_progress(3, 7)
+        assert "3/7" in capsys.readouterr().err
+
+
+class TestTrain:
+    """The command around a stand-in for the training loop."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch: pytest.MonkeyPatch, home: Home) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+        manifest = Manifest("demo", "male", "female", read_preset("small"), {})
+
+        def train(home: Home, config: Config, **options: Any) -> SimpleNamespace:
+            calls.append({"what": "train", "config": config, **options})
+            for step, dev in ((1, None), (2, {"loss": 1.25})):
+                options["on_report"](
+                    SimpleNamespace(
+                        step=step, max_steps=config.train.max_steps, loss=2.5, losses={}, lr=1e-3, grad_norm=1.0,
+                        seconds=1.0, steps_per_second=2.0, dev=dev,
+                    )
+                )  # fmt: skip
+            options["on_message"]("a message")
+            return SimpleNamespace(
+                folder=home.exp / "male_female_x", step=2, best_step=2, best_dev={"loss": 1.25},
+                stopped=options["should_stop"](), seconds=1.0, to_tree=lambda: {"step": 2},
+            )  # fmt: skip
+
+        def compute_stats(home: Home, **options: Any) -> None:
+            calls.append({"what": "stats", **options})
+
+        replace(monkeypatch, "aasvc_cli.pipeline.train.train", train)
+        replace(monkeypatch, "aasvc_cli.pipeline.stats.compute_stats", compute_stats)
+        # last, as modules that are imported for the first time would keep the stand-in
+        monkeypatch.setattr(corpus, "read_manifest", lambda home, name=None: manifest)
+        return calls
+
+    def test_flags_override_the_prepared_configuration(self, aasvc: Aasvc, calls: list[dict[str, Any]]):
+        outcome = aasvc(
+            "train", "--tag", "x", "--batch-size", 3, "--accum", 2, "--max-steps", 7, "--lr", "1e-4", "--seed", 5,
+            "--device", "cpu", "--threads", 1, "--src-feat", "mcep", "--dp-feat", "mcep", "--norm-name", "other",
+            "--eval-every", 2, "--save-every", 3, "--warmup-steps", 4, "--frames-per-token", 2, "--overwrite",
+            "--tensorboard",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        call = calls[-1]
+        train, features = call["config"].train, call["config"].features
+        assert (train.batch_size, train.accum, train.max_steps, train.lr, train.seed) == (3, 2, 7, 1e-4, 5)
+        assert (train.device, train.threads, train.eval_every, train.save_every) == ("cpu", 1, 2, 3)
+        assert (train.warmup_steps, call["config"].model.frames_per_token) == (4, 2)
+        assert (features.source, features.target, features.duration) == ("mcep", "mel", "mcep")
+        assert call["tensorboard"] is True
+        assert (call["tag"], call["norm_name"], call["overwrite"], call["data"]) == ("x", "other", True, "demo")
+
+    def test_without_flags_the_prepared_configuration_is_used_as_it_is(self, aasvc: Aasvc, calls: list[dict[str, Any]]):
+        assert aasvc("train").code == 0
+        assert calls[-1]["config"] == read_preset("small")
+
+    def test_missing_statistics_are_computed_first_and_existing_ones_are_not(
+        self, aasvc: Aasvc, calls: list[dict[str, Any]], home: Home
+    ):
+        aasvc("train")
+        assert [(call["what"], call["data"], call["norm_name"]) for call in calls] == [
+            ("stats", "demo", "self"),
+            ("train", "demo", "self"),
+        ]
+        (home.stats / "demo").mkdir(parents=True)
+        (home.stats / "demo" / "self.json").write_text("{}")
+        aasvc("train")
+        assert [call["what"] for call in calls] == ["stats", "train", "train"]
+
+    def test_loss_speed_and_remaining_time_are_shown(self, aasvc: Aasvc, calls: list[dict[str, Any]]):
+        outcome = aasvc("train", "--max-steps", 10)
+        assert "step 2/10: loss 2.5000, 2.00 steps/s, 0:00:04 left, dev loss 1.2500" in outcome.err
+        assert "a message" in outcome.err
+        assert "male_female_x" in outcome.out
+        assert "next: aasvc convert --set eval --model male_female_x" in outcome.err
+
+    def test_on_a_terminal_the_state_is_redrawn(
+        self, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "200")
+        assert cli.run(["train", "--max-steps", "10"]) == 0
+        shown = capsys.readouterr().err
+        assert "loss 2.5000, 2.00 steps/s, 0:00:04 left" in shown
+        assert "dev loss 1.2500" in shown
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_stops_in_good_order_and_says_how_to_go_on(
+        self, aasvc: Aasvc, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    ):
+        inner = sys.modules["aasvc_cli.pipeline.train"].train
+
+        def signalled(*arguments: Any, **options: Any) -> Any:
+            assert not options["should_stop"]()
+            os.kill(os.getpid(), number)
+            return inner(*arguments, **options)
+
+        monkeypatch.setattr("aasvc_cli.pipeline.train.train", signalled)
+        before = signal.getsignal(number)
+        outcome = aasvc("train", "--tag", "x", "--max-steps", 3000)
+        assert outcome.code == 130
+        assert outcome.out == ""
+        assert "stopping after this step" in outcome.err
+        assert "stopped after step 2 of 3000" in outcome.err.splitlines()[-1]
+        assert "the same command goes on from there" in outcome.err.splitlines()[-1]
+        assert signal.getsignal(number) == before
+
+    def test_a_second_signal_aborts_at_once(
+        self, aasvc: Aasvc, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ):
+        def stubborn(*_: Any, **__: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("went on")
+
+        monkeypatch.setattr("aasvc_cli.pipeline.train.train", stubborn)
+        outcome = aasvc("train")
+        assert (outcome.code, outcome.err.splitlines()[-1]) == (130, "aasvc: interrupted")
+
+
+class TestPrepare:
+    @pytest.fixture
+    def shown(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch, home: Home) -> Callable[..., str]:
+        """What is shown of a report that the preparation might give."""
+
+        def call(**facts: Any) -> str:
+            report = SimpleNamespace(
+                **{
+                    "name": "a_b", "n_pairs": {"train": 8, "dev": 1, "eval": 1}, "source_seconds": 125.0,
+                    "target_seconds": 61.0, "source_speaker": "a", "target_speaker": "b", "findings": (),
+                    "n_excluded": 0, "report": home.prepared / "a_b" / "report.json", "n_breaking": 0,
+                    "frames_per_token": 4, "smallest_frames_per_token": 2, "to_tree": dict,
+                    **facts,
+                }
+            )  # fmt: skip
+            replace(monkeypatch, "aasvc_cli.pipeline.prepare.prepare", lambda *_, **__: report)
+            outcome = aasvc("prepare", "demo")
+            assert outcome.code == 0, outcome.err
+            return str(outcome.out)
+
+        return call
+
+    def test_the_sizes_of_the_sets_and_the_lengths_of_the_recordings_are_shown(self, shown: Callable[..., str]):
+        assert "a_b: 8 train, 1 dev, 1 eval pairs; 0:02:05 of a, 0:01:01 of b" in shown()
+
+    def test_the_first_pairs_that_are_left_out_are_listed_and_the_rest_counted(self, shown: Callable[..., str]):
+        findings = [Finding(f"u{number:02d}", "train", "source", "silent", True, "is silent") for number in range(12)]
+        text = shown(findings=tuple(findings), n_excluded=12)
+        assert "left out: 12\n  u00: is silent\n" in text
+        assert "u09" in text
+        assert "u10" not in text
+        assert "and 2 more" in text
+
+    def test_a_reduction_factor_that_keeps_all_pairs_is_proposed(self, shown: Callable[..., str]):
+        text = shown(n_breaking=3, smallest_frames_per_token=6)
+        assert "3 pairs have more source tokens than target frames at 4 frames per token" in text
+        assert "--frames-per-token 6" in text
+        assert "all pairs allow 2" in shown()
+
+    def test_notes_are_counted(self, shown: Callable[..., str]):
+        notes = [Finding("u", "train", "source", code, False, "") for code in ("clipped", "clipped", "low_rate")]
+        assert "worth a look: 2 clipped, 1 low_rate" in shown(findings=tuple(notes))
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def folders(self, demo_corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
+        folders = tmp_path / "male", tmp_path / "female"
+        for folder in folders:
+            folder.mkdir()
+            for path in sorted((demo_corpus / folder.name / "wav" / "eval").iterdir())[:2]:
+                shutil.copy(path, folder)
+        return folders
+
+    def test_recordings_against_themselves_are_perfect(self, aasvc: Aasvc, folders: tuple[Path, Path]):
+        male, female = folders
+        outcome = aasvc("evaluate", "--converted", female, "--target", female, "--source", male, "--jobs", 1)
+        assert outcome.code == 0, outcome.err
+        heading, *rows, mean, interval, unconverted = outcome.out.splitlines()
+        assert [word for word in heading.split() if word.isupper() or "0" in word] == [
+            "MCD",
+            "F0RMSE",
+            "F0CORR",
+            "DDUR",
+        ]
+        assert [row.split()[0] for row in rows] == [path.stem for path in sorted(female.iterdir())]
+        assert mean.split()[1:] == ["0.000", "0.000", "1.000", "0.000"]
+        assert interval.startswith("95 % of means")
+        assert float(unconverted.removeprefix("mean, unconverted").split()[0]) > 1.0
+        assert len({len(line) for line in outcome.out.splitlines()}) == 1, "columns are aligned"
+
+    def test_an_utterance_that_cannot_be_scored_is_named_and_the_exit_code_says_so(
+        self, aasvc: Aasvc, folders: tuple[Path, Path]
+    ):
+        male, female = folders
+        bad = sorted(male.iterdir())[0]
+        bad.write_text("this is no sound")
+        outcome = aasvc("evaluate", "--converted", male, "--target", female, "--jobs", 1, "--json", "-")
+        assert outcome.code == 1
+        assert json.loads(outcome.out)["n_scored"] == 1
+        assert bad.stem in outcome.err
+        assert outcome.err.splitlines()[-1] == "aasvc: error: 1 utterances could not be scored completely"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--converted", "a"], ["--target", "a"], ["--source", "a", "--tag", "x"], []],
+        ids=lambda arguments: " ".join(arguments) or "nothing",
+    )
+    def test_options_that_do_not_go_together_are_wrong_usage(self, aasvc: Aasvc, arguments: list[str]):
+        outcome = aasvc("evaluate", *arguments)
+        assert outcome.code == 2
+        assert outcome.err.count("\n") == 1
+
+
+class TestProcess:
+    """The program as a process of its own."""
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        return subprocess.Popen([sys.executable, "-m", "aasvc_cli", *arguments], env=environment, **options)
+
+    def test_a_reader_that_goes_away_ends_it_quietly(self):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        with self.start("--version", stdout=write_end, stderr=subprocess.PIPE) as process:
+            os.close(write_end)
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+
+    def test_wrong_usage_exits_with_two_and_one_line(self):
+        with self.start("nonsense", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert out == b""
+        assert err.count(b"\n") == 1
+
+    def test_training_that_is_stopped_goes_on_where_it_was(self, trained: Home, aasvc: Aasvc):
+        train = ["train", "--tag", "stopped", "--eval-every", "1000", "--max-steps"]
+        with self.start(*train, "100000", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            rest = process.stderr.read().decode()
+        assert re.match(rb"step \d+/100000: loss", first)
+        assert process.returncode == 130
+        stopped = re.search(r"stopped after step (\d+) of 100000", rest)
+        assert stopped
+        assert "Traceback" not in rest
+        step = int(stopped[1])
+
+        outcome = aasvc(*train, step + 2, "--json", "-")
+        assert f"at step {step}" in outcome.err
+        assert json.loads(outcome.out)["step"] == step + 2

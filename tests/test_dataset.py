@@ -1,0 +1,90 @@
+"""Batches: nothing lost, nothing twice, the same order after a resume."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aasvc_cli.corpus import ParallelPair
+from aasvc_cli.dataset import PairDataset, Position, batch_stream, collate, epoch_batches
+from aasvc_cli.features import FeatureStats, NormStats
+
+
+def _dataset(n_pairs: int) -> PairDataset:
+    """Pairs whose features hold their own number, normalised by mean 1 and scale 2."""
+    pairs = [
+        ParallelPair(f"u{i}", Path(f"s{i}"), Path(f"t{i}"), source_frames=i + 8, target_frames=i + 9)
+        for i in range(n_pairs)
+    ]
+    one = FeatureStats(np.ones(2, np.float32), np.full(2, 2.0, np.float32), 1)
+    kinds = {"source": "mel", "target": "mel", "duration": "mcep"}
+    stats = NormStats(one, one, one, kinds, dict.fromkeys(kinds, "key"), "test")
+
+    def load(kind: str, recording: Path) -> np.ndarray:
+        number = int(recording.name[1:])
+        length = number + (8 if recording.name[0] == "s" else 9)
+        return np.full((length, 2), number + (0.5 if kind == "mcep" else 0.0), np.float32)
+
+    return PairDataset(pairs, load, stats)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=80),
+    batch_size=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+    bucket=st.booleans(),
+)
+def test_an_epoch_holds_every_utterance_once(lengths, batch_size, epoch, bucket):
+    batches = epoch_batches(lengths, batch_size, seed=1, epoch=epoch, bucket=bucket)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // batch_size)
+    assert batches == epoch_batches(lengths, batch_size, seed=1, epoch=epoch, bucket=bucket)
+
+
+def test_epochs_and_seeds_differ_and_buckets_hold_similar_lengths():
+    lengths = list(np.random.default_rng(0).integers(100, 500, 400))
+
+    def padding(bucket: bool, seed: int = 1) -> int:
+        batches = epoch_batches(lengths, 8, seed=seed, epoch=0, bucket=bucket)
+        return sum(max(lengths[i] for i in batch) * len(batch) for batch in batches) - sum(lengths)
+
+    first = epoch_batches(lengths, 8, seed=1, epoch=0, bucket=True)
+    assert first != epoch_batches(lengths, 8, seed=1, epoch=1, bucket=True)
+    assert first != epoch_batches(lengths, 8, seed=2, epoch=0, bucket=True)
+    assert padding(True) < 0.25 * padding(False)
+
+
+def test_items_are_normalised_and_batches_padded_with_zeros():
+    dataset = _dataset(3)
+    batch = collate([dataset[2], dataset[0]])
+    assert batch.utterance_ids == ("u2", "u0")
+    assert batch.source_lengths.tolist() == [10, 8] and batch.target_lengths.tolist() == [11, 9]
+    assert batch.source[0].unique().tolist() == [0.5] and batch.duration_feature[0].unique().tolist() == [0.75]
+    assert batch.source[1, :8].unique().tolist() == [-0.5] and not batch.source[1, 8:].any()
+
+
+def _ids(stream: object, count: int) -> list[tuple[str, ...]]:
+    return [batch.utterance_ids for batch in islice(stream, count)]  # type: ignore[call-overload]
+
+
+def test_a_stream_goes_on_from_any_position_as_if_never_stopped():
+    dataset = _dataset(7)
+    settings = {"batch_size": 3, "seed": 5, "bucket": True, "n_workers": 0, "pin_memory": False}
+    whole = _ids(batch_stream(dataset, Position(), **settings), 10)
+    for stop in range(10):
+        position = Position()
+        before = _ids(batch_stream(dataset, position, **settings), stop)
+        saved = Position(position.epoch, position.batch)
+        assert before + _ids(batch_stream(dataset, saved, **settings), 10 - stop) == whole
+
+
+def test_making_batches_draws_no_random_numbers_of_torch():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    _ids(batch_stream(_dataset(5), Position(), batch_size=2, seed=1, bucket=False, n_workers=0, pin_memory=False), 9)
+    assert torch.equal(torch.get_rng_state(), before)

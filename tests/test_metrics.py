@@ -1,0 +1,395 @@
+"""The measures against published numbers, closed forms and other people's implementations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aasvc_cli import metrics
+from aasvc_cli.errors import DataError
+from aasvc_cli.features import resample
+from aasvc_cli.storage.files import read_audio
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = json.loads((DATA / "metrics.json").read_text(encoding="utf-8"))
+RATE = 24000
+FEMALE = {"f0_min": 90.0, "f0_max": 440.0}
+
+
+def recording(name: str) -> tuple[np.ndarray, int]:
+    return read_audio(DATA / "recordings" / f"{name}.flac")
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """A sentence's first second and a half."""
+    return recording("female/train_parallel_0007")[0][: RATE * 3 // 2]
+
+
+@pytest.fixture(scope="module")
+def other_speech() -> np.ndarray:
+    return recording("female/train_parallel_0006")[0][: RATE * 3 // 2]
+
+
+@pytest.fixture(scope="module")
+def analyses(speech: np.ndarray, other_speech: np.ndarray) -> dict[str, tuple[metrics.Analysis, metrics.Analysis]]:
+    """Two different sentences, analysed in each mode."""
+    return {
+        mode: tuple(metrics.analyse(wave, RATE, mode=mode, **FEMALE) for wave in (speech, other_speech))
+        for mode in metrics.MODES
+    }
+
+
+def buzz(frequency: float, seconds: float = 0.6, sample_rate: int = RATE) -> np.ndarray:
+    """A voiced sound: 20 harmonics that fall off like speech."""
+    time = np.arange(int(seconds * sample_rate)) / sample_rate
+    harmonics = np.arange(1, 21)[:, None]
+    wave = (np.cos(2 * np.pi * frequency * harmonics * time + harmonics**2) / harmonics).sum(axis=0)
+    return (0.1 * wave).astype(np.float32)
+
+
+# -- against published numbers
+
+
+@pytest.mark.parametrize("pair", GOLDEN["pairs"])
+def test_published_mode_gives_the_published_numbers(pair):
+    converted, target = (recording(name) for name in pair.split(" vs "))
+    scores = metrics.score_pair(*converted, *target, f0_min=GOLDEN["f0min"], f0_max=GOLDEN["f0max"]).to_tree()
+    assert scores == pytest.approx(GOLDEN["pairs"][pair], rel=0, abs=1e-6)
+
+
+# -- closed forms
+
+
+@pytest.mark.parametrize("mode", metrics.MODES)
+def test_a_signal_against_itself_is_perfect(speech, mode):
+    scores = metrics.score_pair(speech, RATE, speech, RATE, mode=mode, **FEMALE)
+    assert (scores.mcd, scores.f0_rmse, scores.ddur) == (0.0, 0.0, 0.0)
+    assert scores.f0_corr == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("gain", [0.8, 0.5])  # much more, and the alignment finds louder partners
+def test_a_gain_changes_only_c0_so_the_published_distortion_is_its_logarithm(speech, gain):
+    scores = metrics.score_pair(speech * np.float32(gain), RATE, speech, RATE, mode="published", **FEMALE)
+    # log power moves by 2 ln g, c0 is half of its mean: ln g
+    assert scores.mcd == pytest.approx(10 / math.log(10) * math.sqrt(2) * abs(math.log(gain)), abs=1e-3)
+    assert scores.ddur == 0.0
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.1])
+def test_the_corrected_distortion_does_not_hear_a_gain(speech, gain):
+    scores = metrics.score_pair(speech * np.float32(gain), RATE, speech, RATE, mode="corrected", **FEMALE)
+    assert scores.mcd == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("mode", metrics.MODES)
+def test_scaled_f0_on_equal_spectra_has_the_error_of_the_scale(analyses, mode):
+    target, _ = analyses[mode]
+    converted = dataclasses.replace(target, f0=target.f0 * 1.2)
+    pairs = metrics.aligned_f0(converted, target)
+    voiced = target.f0[target.f0 > 0]
+    assert metrics.f0_rmse(pairs) == pytest.approx(0.2 * np.sqrt(np.mean(voiced**2)))
+    assert metrics.f0_correlation(pairs) == pytest.approx(1.0)
+    assert metrics.mel_cepstral_distortion(converted, target) == 0.0
+
+
+@pytest.mark.parametrize("mode", metrics.MODES)
+def test_two_steady_tones_differ_by_their_frequencies(mode):
+    scores = metrics.score_pair(buzz(180), RATE, buzz(150), RATE, mode=mode, **FEMALE)
+    assert scores.f0_rmse == pytest.approx(30.0, abs=0.5)
+
+
+def test_mirrored_f0_is_anticorrelated_and_a_constant_one_has_no_correlation():
+    rising = np.linspace(100, 200, 50)
+    assert metrics.f0_correlation(np.stack([rising, 300 - rising], axis=1)) == pytest.approx(-1.0)
+    assert math.isnan(metrics.f0_correlation(np.stack([rising, np.full(50, 120.0)], axis=1)))
+
+
+@pytest.mark.parametrize("mode", metrics.MODES)
+def test_correlation_agrees_with_numpy_on_real_contours(analyses, mode):
+    pairs = metrics.aligned_f0(*analyses[mode])
+    assert metrics.f0_correlation(pairs) == pytest.approx(np.corrcoef(pairs.T)[0, 1], abs=1e-12)
+
+
+def test_silence_around_the_speech_is_not_duration(speech):
+    start, end = metrics.trim_bounds(speech)
+    core = speech[start:end]
+    silence = np.zeros(RATE, dtype=np.float32)
+    padded = np.concatenate([silence, core, silence, silence])
+    scores = metrics.score_pair(padded, RATE, core, RATE, **FEMALE)
+    # each edge is known to one frame of 2048 samples
+    assert scores.ddur <= 2 * metrics.TRIM_FRAME / RATE
+
+
+def test_inserted_sound_is_duration():
+    short, long = buzz(150, 0.5), buzz(150, 0.9)
+    assert metrics.score_pair(long, RATE, short, RATE, **FEMALE).ddur == pytest.approx(0.4, abs=2 / RATE)
+
+
+@pytest.mark.parametrize("mode", metrics.MODES)
+def test_measures_barely_depend_on_which_side_is_which(analyses, mode):
+    first, second = analyses[mode]
+    forth, back = metrics.score_analyses(first, second), metrics.score_analyses(second, first)
+    assert forth.ddur == back.ddur
+    # ties and the coarse levels are decided in the order of the arguments
+    assert forth.mcd == pytest.approx(back.mcd, rel=0.02 if mode == "published" else 1e-9)
+
+
+def test_an_exact_alignment_is_never_worse_than_the_approximate_one(analyses):
+    first, second = analyses["published"]
+    x, y = first.mcep[first.loud], second.mcep[second.loud]
+    from aasvc_cli import dtw
+
+    assert dtw.path_cost(x, y, dtw.exact_path(x, y)) <= dtw.path_cost(x, y, dtw.fast_path(x, y))
+
+
+# -- settings of the modes
+
+
+def test_the_published_analysis_is_the_same_at_every_rate_and_the_corrected_one_is_not():
+    published = {
+        dataclasses.replace(metrics.settings_for("published", rate, 90), sample_rate=0) for rate in (16000, 48000)
+    }
+    assert len(published) == 1
+    corrected = [metrics.settings_for("corrected", rate, 90) for rate in (16000, 24000, 48000)]
+    assert [each.fft_size for each in corrected] == [1024, 1024, 2048]
+    assert [each.alpha for each in corrected] == pytest.approx([0.41, 0.466, 0.554], abs=1e-9)
+    assert all(each.first_coefficient == 1 and not each.high_pass for each in corrected)
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 22050, 24000, 44100, 48000])
+@pytest.mark.parametrize("f0_min", [40.0, 90.0, 120.0])
+def test_the_corrected_fft_resolves_the_lowest_f0(sample_rate, f0_min):
+    settings_ = metrics.settings_for("corrected", sample_rate, f0_min)
+    assert 3 * sample_rate / (settings_.fft_size - 3) < f0_min  # the lowest F0 that CheapTrick takes as it is
+    assert settings_.fft_size & (settings_.fft_size - 1) == 0
+
+
+def test_analyses_of_different_modes_cannot_be_compared(analyses):
+    with pytest.raises(ValueError, match="analyses differ"):
+        metrics.score_analyses(analyses["published"][0], analyses["corrected"][0])
+
+
+def test_mel_cepstrum_is_that_of_sptk():
+    pysptk = pytest.importorskip("pysptk")
+    envelope = np.exp(np.random.default_rng(0).standard_normal((5, 513)).cumsum(axis=1) / 10)
+    assert metrics.mel_cepstrum(envelope, 39, 0.466) == pytest.approx(pysptk.sp2mc(envelope, 39, 0.466), abs=1e-9)
+
+
+def test_relative_power_is_that_of_the_signal_behind_the_spectrum():
+    frames = np.random.default_rng(1).standard_normal((6, 64)) * np.arange(1, 7)[:, None]
+    energy = np.square(frames).sum(axis=1)  # Parseval
+    spectrum = np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    assert metrics.relative_power(spectrum) == pytest.approx(10 * np.log10(energy / energy.mean()))
+
+
+# -- trimming
+
+
+@given(seed=st.integers(0, 2**32), n_samples=st.integers(1, 12000), decibels=st.floats(-90, -30))
+@settings(max_examples=60, deadline=None)
+def test_trimming_cuts_where_librosa_cuts(seed, n_samples, decibels):
+    from librosa.effects import trim
+
+    generator = np.random.default_rng(seed)
+    wave = generator.standard_normal(n_samples) * 0.1
+    first, last = sorted(generator.integers(0, n_samples + 1, 2))
+    wave[:first] *= 10 ** (decibels / 20)
+    wave[last:] *= 10 ** (decibels / 20)
+    wave = wave.astype(np.float32)
+    assert metrics.trim_bounds(wave) == tuple(trim(y=wave)[1])
+
+
+def test_trimming_silence_keeps_it_whole_as_librosa_does():
+    assert metrics.trim_bounds(np.zeros(5000)) == (0, 5000)
+
+
+# -- no voice, no sound, nothing
+
+
+@pytest.mark.parametrize("mode", metrics.MODES)
+def test_without_voiced_frames_f0_measures_are_undefined_and_the_others_are_not(speech, mode):
+    silence = np.zeros(RATE, dtype=np.float32)
+    for pair in ((silence, speech), (speech, silence), (silence, silence)):
+        scores = metrics.score_pair(pair[0], RATE, pair[1], RATE, mode=mode, **FEMALE)
+        assert math.isnan(scores.f0_rmse)
+        assert math.isnan(scores.f0_corr)
+        assert math.isfinite(scores.mcd)
+        assert math.isfinite(scores.ddur)
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 300])
+@pytest.mark.parametrize("mode", metrics.MODES)
+def test_signals_of_a_few_samples_do_not_break_the_analysis(speech, mode, n_samples):
+    scores = metrics.score_pair(speech[6000 : 6000 + n_samples], RATE, speech, RATE, mode=mode, **FEMALE)
+    assert math.isfinite(scores.mcd)
+
+
+@pytest.mark.parametrize(
+    ("wave", "sample_rate", "f0_range", "message"),
+    [
+        (np.zeros(0), RATE, (90, 440), "no samples"),
+        (np.full(100, np.nan), RATE, (90, 440), "not numbers"),
+        (np.zeros((2, 100)), RATE, (90, 440), "one channel"),
+        (np.zeros(100), RATE, (440, 90), "F0 range 440-90"),
+        (np.zeros(100), 800, (90, 440), "expected 0 < minimum < maximum < 400"),
+        (np.zeros(100), 192000, (90, 440), "use the corrected mode"),
+    ],
+)
+def test_what_cannot_be_analysed_is_a_data_error(wave, sample_rate, f0_range, message):
+    with pytest.raises(DataError, match=message):
+        metrics.analyse(wave, sample_rate, f0_min=f0_range[0], f0_max=f0_range[1], mode="published")
+
+
+def test_an_unknown_mode_is_a_data_error():
+    with pytest.raises(DataError, match="expected one of published, corrected"):
+        metrics.analyse(np.zeros(100), RATE, f0_min=90, f0_max=440, mode="best")  # type: ignore[arg-type]
+
+
+# -- different rates
+
+
+@pytest.fixture(scope="module")
+def torchaudio_resample() -> Callable[[torch.Tensor, int, int], torch.Tensor]:
+    """torchaudio's resampler. Its import compares CUDA versions even where nobody asks for CUDA."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.version, "cuda", None)
+        functional = pytest.importorskip("torchaudio.functional", exc_type=(ImportError, RuntimeError, OSError))
+    return functional.resample
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(48000, 24000), (24000, 48000), (44100, 24000), (16000, 44100), (22050, 16000)]
+)
+@pytest.mark.parametrize("n_samples", [1, 1000, 7919])
+def test_published_resampling_is_torchaudios(torchaudio_resample, old, new, n_samples):
+    wave = np.random.default_rng(0).uniform(-1, 1, n_samples).astype(np.float32)
+    # in float64, because in float32 it also rounds its filter, which costs 2e-5
+    expected = torchaudio_resample(torch.from_numpy(wave).double(), old, new).numpy()
+    resampled = metrics.resample_published(wave, old, new)
+    assert resampled.shape == expected.shape
+    assert resampled == pytest.approx(expected, abs=2e-6)
+
+
+def test_published_mode_brings_the_converted_signal_to_the_targets_rate(speech, other_speech):
+    target = other_speech[::2]
+    half = metrics.resample_published(speech, RATE, RATE // 2)
+    scores = metrics.score_pair(speech, RATE, target, RATE // 2, **FEMALE)
+    assert scores == metrics.score_pair(half, RATE // 2, target, RATE // 2, **FEMALE)
+
+
+def test_resampling_keeps_a_tone_and_its_pitch():
+    tone = np.sin(2 * np.pi * 440 * np.arange(4410) / 44100)
+    expected = np.sin(2 * np.pi * 440 * np.arange(2400) / 24000)
+    resampled = metrics.resample_published(tone, 44100, 24000)
+    assert resampled[100:-100] == pytest.approx(expected[100:-100], abs=1e-2)
+
+
+def test_corrected_mode_compares_at_the_lower_rate_whichever_side_has_it(speech):
+    double = resample(speech, RATE, 2 * RATE)
+    for pair in ((double, 2 * RATE, speech, RATE), (speech, RATE, double, 2 * RATE)):
+        first, second, rate = metrics.to_common_rate(*pair, mode="corrected")
+        assert rate == RATE
+        assert abs(len(first) - len(second)) <= 1
+        scores = metrics.score_pair(*pair, mode="corrected", **FEMALE)
+        assert scores.f0_rmse < 0.1
+        assert scores.ddur == 0.0
+
+
+def test_an_empty_upper_band_is_no_distortion_in_the_corrected_mode(speech, other_speech):
+    wide = resample(other_speech, RATE, 2 * RATE)
+    wide = wide + np.random.default_rng(0).standard_normal(len(wide)).astype(np.float32) * 1e-3  # a true upper band
+    apart = metrics.score_pair(speech, RATE, wide, 2 * RATE, mode="corrected", **FEMALE)
+    upsampled = metrics.score_pair(
+        resample(speech, RATE, 2 * RATE), 2 * RATE, wide, 2 * RATE, mode="corrected", **FEMALE
+    )
+    assert apart.mcd < upsampled.mcd
+
+
+# -- F0 range
+
+
+def test_the_estimated_range_is_an_octave_around_the_quartiles_and_ignores_octave_errors():
+    f0 = np.random.default_rng(0).uniform(203, 303, 4000)
+    found = metrics.estimate_f0_range([f0[:1000], f0[1000:]])
+    assert (found.minimum, found.maximum) == (110.0, 560.0)
+    f0[:80] = 55.0  # two per cent of wild values
+    f0[80:160] = 790.0
+    assert metrics.estimate_f0_range([f0]) == found
+
+
+def test_the_estimated_range_stays_within_what_voices_do():
+    assert metrics.estimate_f0_range([np.full(10, 60.0)]).minimum == 40.0
+    assert metrics.estimate_f0_range([np.full(10, 700.0)]).maximum == 800.0
+
+
+def test_a_range_cannot_be_estimated_without_voice():
+    with pytest.raises(DataError, match="no voiced frames"):
+        metrics.estimate_f0_range([metrics.voiced_f0(np.zeros(RATE), RATE)])
+
+
+def test_the_quick_estimator_finds_the_pitch_of_a_tone():
+    assert np.median(metrics.voiced_f0(buzz(210), RATE)) == pytest.approx(210, rel=0.01)
+
+
+def test_the_recipes_speakers_have_the_recipes_ranges():
+    assert metrics.recipe_f0_range("Female") == metrics.F0Range(90, 440, "recipe's range for female")
+    assert metrics.recipe_f0_range("somebody") is None
+
+
+# -- corpus means
+
+
+@given(st.lists(st.floats(-50, 50) | st.just(math.nan), min_size=1, max_size=30), st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_corpus_means_and_intervals_do_not_depend_on_the_order(values, random):
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    assert repr(metrics.summarise(shuffled)) == repr(metrics.summarise(values))
+
+
+def test_undefined_values_are_left_out_and_counted():
+    summary = metrics.summarise([1.0, math.nan, 3.0, math.nan])
+    assert (summary.mean, summary.n, summary.n_undefined) == (2.0, 2, 2)
+    nothing = metrics.summarise([math.nan])
+    assert math.isnan(nothing.mean)
+    assert (nothing.n, nothing.n_undefined) == (0, 1)
+
+
+def test_one_value_has_a_mean_but_no_interval():
+    summary = metrics.summarise([4.0])
+    assert summary.mean == 4.0
+    assert math.isnan(summary.low)
+    assert math.isnan(summary.high)
+
+
+def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
+    values = np.random.default_rng(5).normal(10, 2, 400)
+    summary = metrics.summarise(list(values))
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert summary.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert summary.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert metrics.summarise(list(values)) == summary  # no hidden randomness
+
+
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
+    generator = np.random.default_rng(6)
+    drawn = [metrics.summarise(list(generator.normal(0, 1, 20)), n_resamples=400) for _ in range(200)]
+    covered = np.mean([each.low <= 0 <= each.high for each in drawn])
+    assert 0.86 <= covered <= 0.99
+
+
+def test_summaries_carry_every_measure():
+    scores = [metrics.PairScores(1, 2, math.nan, 4), metrics.PairScores(3, 4, 0.5, 6)]
+    summary = metrics.summarise_scores(scores)
+    assert [summary[measure.name].mean for measure in metrics.MEASURES] == [2, 3, 0.5, 5]
+    assert set(scores[0].to_tree()) == set(summary) == set(GOLDEN["pairs"][next(iter(GOLDEN["pairs"]))])

@@ -1,0 +1,145 @@
+"""Every command in the README works: what it promises is run, from the first line to the last."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from aasvc_cli import cli
+from aasvc_cli.config import parse_config, read_yaml
+from aasvc_cli.storage.cache import Home
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICK = {"train": ["--max-steps", "4", "--eval-every", "2", "--save-every", "2", "--threads", "1"]}
+"""What makes a tutorial command quick enough for a test; everything else is run as it is written."""
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def command_lines() -> list[list[str]]:
+    """Every command in a bash block, without its comment."""
+    lines = [line for block in code_blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def split_on(words: list[str], separator: str) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word == separator:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+INSTALL_AND_CONVERT, INSTALL_AND_TEST, *COMMANDS = command_lines()
+
+
+def test_the_first_two_commands_set_everything_up_themselves():
+    convert, test = split_on(INSTALL_AND_CONVERT, "&&"), split_on(INSTALL_AND_TEST, "&&")
+    assert convert[0] == test[0] == ["python3", "-m", "venv", ".venv"]
+    assert convert[1] == [".venv/bin/pip", "install", "."]
+    assert test[1] == [".venv/bin/pip", "install", "-e", ".[test]"]
+    assert convert[2][:2] == [".venv/bin/aasvc", "convert"]
+    assert test[2] == [".venv/bin/python", "-m", "pytest"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"]["aasvc"] == "aasvc_cli.cli:main"
+    assert any(line.startswith("pytest") for line in project["project"]["optional-dependencies"]["test"])
+
+
+@pytest.mark.slow
+def test_the_installed_package_converts_the_recording_of_the_first_command(tmp_path: Path):
+    """Installs what `pip install .` would, with the dependencies that are here already."""
+    tree = tmp_path / "clone"
+    shutil.copytree(ROOT / "aasvc_cli", tree / "aasvc_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*pip, "--target", site, "."], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (site / "aasvc_cli" / "py.typed").is_file()
+
+    words = split_on(INSTALL_AND_CONVERT, "&&")[2]
+    data = tmp_path / "tests" / "data"
+    data.mkdir(parents=True)
+    shutil.copy(ROOT / words[2], data)
+    done = subprocess.run(
+        [site / "bin" / "aasvc", *words[1:]],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(site), "PATH": "", "AASVC_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert soundfile.info(tmp_path / words[words.index("-o") + 1]).duration > 0.5
+
+
+@pytest.mark.slow
+def test_every_other_command_works_in_the_order_of_the_readme(
+    aasvc: Callable[..., Any], home: Home, demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    male, female = demo_corpus / "male" / "wav", demo_corpus / "female" / "wav"
+    for folder, wav in (("source-speaker", male), ("target-speaker", female)):
+        (tmp_path / folder).mkdir()
+        for path in sorted((wav / "train_parallel").iterdir())[:12]:
+            shutil.copy(path, tmp_path / folder)
+    shutil.copytree(male / "eval", tmp_path / "recordings")
+    for path in sorted((tmp_path / "recordings").iterdir())[2:]:
+        path.unlink()
+    wave, rate = soundfile.read(ROOT / "tests" / "data" / "male.flac")
+    soundfile.write(tmp_path / "in.wav", wave, rate)
+
+    for program, *words in COMMANDS:
+        if program == "source":
+            continue  # activates the environment
+        assert program == "aasvc", f"the README names a command that this test does not know: {program}"
+        outcome = aasvc(*words, *QUICK.get(words[0], []))
+        assert outcome.code == 0, f"aasvc {shlex.join(words)}: {outcome.err}"
+
+    run = home.exp / "male_female_first"
+    assert (run / "best.safetensors").is_file()
+    assert len(list((run / "converted" / "eval").glob("*.wav"))) == 10
+    assert (run / "scores-eval.json").is_file()
+    assert soundfile.info(tmp_path / "out.wav").duration > 0.1
+    assert len(list((tmp_path / "converted").glob("*.wav"))) == 2
+
+
+def test_the_tutorial_names_every_command_of_the_program():
+    used = [words[1] for words in COMMANDS if words[0] == "aasvc"]
+    assert list(dict.fromkeys(used)) == [command.callback.__name__ for command in cli.app.registered_commands]
+
+
+def test_every_option_in_the_text_exists():
+    from typer.main import get_command
+
+    group = get_command(cli.app)
+    known = {name for parameter in group.params for name in parameter.opts}
+    for command in group.commands.values():  # type: ignore[attr-defined]
+        known |= {name for parameter in command.params for name in parameter.opts}
+    named = set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]*)", README))
+    assert named
+    assert named - known - {"--help"} == set()
+
+
+def test_the_configuration_in_the_text_is_a_configuration():
+    (text,) = code_blocks("yaml")
+    assert parse_config(read_yaml(text, "README"), "README").train.lr == 8e-4
+
+
+def test_files_that_the_text_links_to_exist():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert all((ROOT / link).is_file() for link in links)

@@ -1,0 +1,150 @@
+"""``train`` on a prepared corpus: files, exact resume, interruptions, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aasvc_cli.config import Config, override
+from aasvc_cli.corpus import read_manifest
+from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError
+from aasvc_cli.pipeline.train import StepReport, TrainResult, train
+from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.checkpoint import load_checkpoint
+
+
+def _config(home: Home, **changes: object) -> Config:
+    config = read_manifest(home).config
+    settings = {"max_steps": 6, "eval_every": 2, "save_every": 3, "log_every": 1, "ema_decay": 0.9, **changes}
+    return override(config, {f"train.{key}": value for key, value in settings.items()})
+
+
+def _log(folder: Path) -> list[dict[str, float]]:
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "last.safetensors")[0]
+
+
+def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
+    reports: list[StepReport] = []
+    result = train(trained, _config(trained), tag="whole", on_report=reports.append)
+    assert isinstance(result, TrainResult) and result.step == 6 and not result.stopped
+    assert result.folder == trained.exp / "male_female_whole"
+    assert {path.name for path in result.folder.iterdir()} >= {
+        "config.yaml",
+        "data.json",
+        "stats.json",
+        "log.jsonl",
+        "last.safetensors",
+        "best.safetensors",
+    }
+    assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert [report.step for report in reports if report.dev] == [2, 4, 6]
+    best = min((report for report in reports if report.dev), key=lambda report: report.dev["l1"])  # type: ignore[index]
+    assert result.best_step == best.step and result.best_dev == best.dev
+    assert load_checkpoint(result.folder / "best.safetensors")[1]["step"] == best.step
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
+def test_an_interrupted_run_ends_with_the_same_bits_as_an_uninterrupted_one(trained: Home, stop_at: int):
+    config = _config(trained, accum=2)
+    whole = train(trained, config, tag="whole")
+    seen: list[int] = []
+    stopped = train(
+        trained,
+        config,
+        tag="parts",
+        on_report=lambda report: seen.append(report.step),
+        should_stop=lambda: len(seen) == stop_at,
+    )
+    assert stopped.stopped and stopped.step == stop_at
+    messages: list[str] = []
+    resumed = train(trained, config, tag="parts", on_message=messages.append)
+    assert messages == [f"resuming {resumed.folder} at step {stop_at}"]
+    assert _log(resumed.folder) == _log(whole.folder)
+    expected, found = _tensors(whole.folder), _tensors(resumed.folder)
+    assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+    assert (resumed.best_step, resumed.best_dev) == (whole.best_step, whole.best_dev)
+
+
+def test_log_lines_from_behind_the_last_checkpoint_are_dropped(trained: Home):
+    config = _config(trained)
+    whole = train(trained, config, tag="whole")
+    expected = _log(whole.folder)
+
+    def crash(report: StepReport) -> None:
+        if report.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(trained, config, tag="crash", on_report=crash)
+    folder = trained.exp / "male_female_crash"
+    assert load_checkpoint(folder / "last.safetensors")[1]["step"] == 3
+    train(trained, config, tag="crash")
+    assert _log(folder) == expected
+
+
+def test_a_longer_run_continues_a_shorter_one(trained: Home):
+    train(trained, _config(trained, max_steps=2), tag="grow")
+    assert train(trained, _config(trained, max_steps=4), tag="grow").step == 4
+
+
+def test_a_run_with_other_settings_is_not_overwritten_unless_asked(trained: Home):
+    first = train(trained, _config(trained, max_steps=2), tag="mine")
+    before = _tensors(first.folder)
+    with pytest.raises(ConfigError, match=r"train\.lr: 0\.001 there, 0\.01 now.*--tag, or --overwrite"):
+        train(trained, _config(trained, max_steps=2, lr=0.01), tag="mine")
+    assert all(torch.equal(before[name], tensor) for name, tensor in _tensors(first.folder).items())
+    train(trained, _config(trained, max_steps=2, lr=0.01), tag="mine", overwrite=True)
+    assert not torch.equal(before["model.output.weight"], _tensors(first.folder)["model.output.weight"])
+
+
+def test_overwrite_does_not_delete_a_folder_that_is_no_run(trained: Home):
+    folder = trained.exp / "male_female_mine"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="not a training run"):
+            train(trained, _config(trained), tag="mine", overwrite=overwrite)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(trained: Home):
+    folder = train(trained, _config(trained, max_steps=2), tag="cut").folder
+    path = folder / "last.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
+        train(trained, _config(trained, max_steps=4), tag="cut")
+    assert path.stat().st_size == len(data) // 2
+
+
+def test_missing_statistics_and_features_say_what_to_run(trained: Home):
+    with pytest.raises(DataError, match="aasvc stats --data male_female"):
+        train(trained, _config(trained), norm_name="other")
+    other = override(_config(trained), {"features.mel.n_fft": 1024})
+    with pytest.raises(DataError, match="aasvc prepare with the same --conf"):
+        train(trained, other)
+    with pytest.raises(AasvcError, match="nope"):
+        train(trained, _config(trained), data="nope")
+
+
+def test_an_impossible_device_is_named(trained: Home):
+    with pytest.raises(ConfigError, match="nonsense"):
+        train(trained, _config(trained, device="nonsense"), tag="device")
+
+
+def test_previews_are_pictures_and_sounds(trained: Home):
+    result = train(trained, _config(trained, max_steps=2, preview_every=2, n_previews=1), tag="seen")
+    names = sorted(path.name for path in (result.folder / "previews").iterdir())
+    assert [name.split("-", 3)[-1].rsplit("-", 1)[-1] for name in names if name.endswith(".png")] == ["alignment.png", "mel.png"]
+    assert sum(name.endswith(".wav") for name in names) == 1
+    for name in names:
+        if name.endswith(".png"):
+            assert (result.folder / "previews" / name).read_bytes().startswith(b"\x89PNG")
