@@ -118,15 +118,16 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
 
     Raises:
         DataError: no samples at all.
-        MissingExtraError: pyworld cannot be loaded.
+        MissingExtraError: pyworld or pysptk cannot be loaded.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pyworld imports pkg_resources, which says that it is deprecated
+            warnings.simplefilter("ignore")  # both import pkg_resources, which says that it is deprecated
+            import pysptk
             import pyworld
     except ImportError as error:
         raise MissingExtraError(
-            f"the feature mcep needs pyworld, which does not load ({error}); run: pip install pyworld 'setuptools<82'"
+            f"the feature mcep needs pyworld and pysptk ({error}); run: pip install pyworld pysptk 'setuptools<82'"
         ) from None
     sample_rate, hop_length, settings = config.mel.sample_rate, config.mel.hop_length, config.mcep
     signal = _checked(wave).astype(np.float64)
@@ -143,50 +144,8 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
     envelope = pyworld.cheaptrick(
         signal, f0, exact_times, sample_rate, f0_floor=settings.f0_floor, fft_size=fft_size
     )  # (T, fft_size // 2 + 1), power
-    cepstrum = np.fft.irfft(np.log(envelope + _POWER_FLOOR), axis=1)[:, : fft_size // 2 + 1]
-    cepstrum[:, 0] /= 2.0
-    warp = warping_matrix(fft_size // 2, settings.order, warping_alpha(sample_rate))
-    return np.ascontiguousarray(cepstrum @ warp.T, dtype=np.float32)
-
-
-@lru_cache(maxsize=8)
-def warping_matrix(order_in: int, order_out: int, alpha: float) -> Array64:
-    """The matrix that warps a cepstrum by the first-order all-pass with parameter ``alpha``.
-
-    Oppenheim and Johnson, Discrete representation of signals (1972): the recursion that SPTK calls ``freqt``, applied
-    to the unit vectors, as it is linear.
-
-    Returns:
-        (order_out + 1, order_in + 1) float64; read-only
-    """
-    # the recursion eats coefficients from the last to the first; `state` is a matrix that acts on those eaten so far
-    state = np.zeros((order_out + 1, order_in + 1))
-    for index in range(order_in, -1, -1):
-        previous = state
-        state = np.empty_like(previous)
-        state[0] = alpha * previous[0]
-        state[0, index] += 1.0
-        if order_out >= 1:
-            state[1] = (1.0 - alpha * alpha) * previous[0] + alpha * previous[1]
-        for row in range(2, order_out + 1):
-            state[row] = previous[row - 1] + alpha * (previous[row] - state[row - 1])
-    state.flags.writeable = False
-    return state
-
-
-@lru_cache(maxsize=8)
-def warping_alpha(sample_rate: int) -> float:
-    """The all-pass parameter whose phase follows the mel scale best (least squares) at a sample rate, to 0.001.
-
-    0.410 at 16 kHz, 0.466 at 24 kHz, 0.554 at 48 kHz.
-    """
-    omega = np.arange(1000) / 1000 * np.pi
-    mel = np.log(1.0 + omega / np.pi * (sample_rate / 2) / 1000.0)
-    mel /= mel[-1]
-    alphas = np.arange(1000)[:, None] / 1000
-    phase = omega + 2.0 * np.arctan2(alphas * np.sin(omega), 1.0 - alphas * np.cos(omega))
-    errors = ((phase / phase[:, -1:] - mel) ** 2).mean(axis=1)
-    return float(alphas[errors.argmin(), 0])
+    cepstrum = pysptk.sp2mc(envelope + _POWER_FLOOR, settings.order, pysptk.util.mcepalpha(sample_rate))
+    return np.ascontiguousarray(cepstrum, dtype=np.float32)
 
 
 @dataclass(frozen=True)

