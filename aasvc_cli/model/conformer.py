@@ -67,20 +67,22 @@ class RelativeAttention(nn.Module):
         """
         batch, length, width = x.shape
         head = width // self.n_heads
-        scale = 1.0 / math.sqrt(head)
         query = self.query(x).view(batch, length, self.n_heads, head)
-        key = self.key(x).view(batch, length, self.n_heads, head).permute(0, 2, 3, 1)  # (B, H, D/H, T)
-        value = self.value(x).view(batch, length, self.n_heads, head).transpose(1, 2)  # (B, H, T, D/H)
+        key = self.key(x).view(batch, length, self.n_heads, head).transpose(1, 2)  # (B, H, T, D/H)
+        value = self.value(x).view(batch, length, self.n_heads, head).transpose(1, 2)
         offset = self.position(positions).view(-1, self.n_heads, head).permute(1, 2, 0)  # (H, D/H, 2T - 1)
         content = (query + self.content_bias).transpose(1, 2)  # (B, H, T, D/H)
-        relative = (query + self.position_bias).transpose(1, 2)
-        scores = torch.matmul(content, key) + _RelativeShift.apply(torch.matmul(relative, offset))
-        scores = scores * scale
+        relative = (query + self.position_bias).transpose(1, 2) / math.sqrt(head)
+        bias: Tensor = _RelativeShift.apply(torch.matmul(relative, offset))  # (B, H, T, T)
         if padding is not None:
-            keys = padding[:, None, None, :]
-            scores = scores.masked_fill(keys, torch.finfo(scores.dtype).min)
-        weights = self.dropout(torch.softmax(scores, dim=-1))
-        mixed = torch.matmul(weights, value)  # (B, H, T, D/H)
+            bias = bias.masked_fill(padding[:, None, None, :], torch.finfo(bias.dtype).min)
+        if self.training and x.device.type == "cpu":
+            # the fused kernel's fallback on a CPU draws its dropout an element at a time
+            scores = torch.matmul(content / math.sqrt(head), key.transpose(2, 3)) + bias
+            mixed = torch.matmul(self.dropout(torch.softmax(scores, dim=-1)), value)
+        else:
+            dropout = self.dropout.p if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, dropout_p=dropout)
         return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
 
 

@@ -196,13 +196,18 @@ def encode_audio(samples: Wave, sample_rate: int, format_name: str = "WAV", subt
     return buffer.getvalue()
 
 
-def write_audio(path: Path, samples: Wave, sample_rate: int) -> None:
-    """Write mono samples atomically; the suffix picks WAV (16 bit), FLAC or OGG."""
+def audio_format(path: Path) -> str:
+    """The format that the suffix of a file to write stands for; raises AudioError if there is none."""
     formats = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
     suffix = path.suffix.lower()
     if suffix not in formats:
         raise AudioError(f"{path}: cannot write {suffix or 'a file without suffix'}; use .wav, .flac or .ogg")
-    write_bytes(path, encode_audio(samples, sample_rate, formats[suffix]))
+    return formats[suffix]
+
+
+def write_audio(path: Path, samples: Wave, sample_rate: int) -> None:
+    """Write mono samples atomically; the suffix picks WAV (16 bit), FLAC or OGG."""
+    write_bytes(path, encode_audio(samples, sample_rate, audio_format(path)))
 
 
 def list_audio(folder: Path) -> list[Path]:
