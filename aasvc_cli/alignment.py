@@ -198,8 +198,9 @@ def round_durations(durations: Tensor, rounding: str, max_duration: int | None) 
 
     Args:
         durations: (B, K) in frames
-        rounding: ``ceil`` rounds every token up, so speech gets longer by half a frame per token; ``cumulative`` rounds
-            the running sum, so that the total is right and single tokens may be skipped
+        rounding: ``ceil`` rounds every token up: right for the stochastic predictor, which learns durations less a
+            fraction of a frame. ``nearest`` rounds every token. ``cumulative`` rounds the running sum: the total keeps
+            what rounding each token would lose
         max_duration: longest duration of a token, or None
 
     Returns:
@@ -207,6 +208,8 @@ def round_durations(durations: Tensor, rounding: str, max_duration: int | None) 
     """
     if rounding == "ceil":
         whole = torch.ceil(durations)
+    elif rounding == "nearest":
+        whole = torch.round(durations)
     else:
         whole = torch.diff(torch.round(durations.double().cumsum(1)), dim=1, prepend=durations.new_zeros(len(durations), 1))
         whole = whole.to(durations.dtype)

@@ -146,11 +146,14 @@ class ModelConfig:
     postnet_kernel: int = option(5, minimum=1)
     postnet_dropout: float = option(0.5, minimum=0.0, maximum=0.95)
     postnet_batch_norm: bool = True
-    duration_predictor: Literal["stochastic", "deterministic"] = "stochastic"
+    duration_predictor: Literal["stochastic", "deterministic", "poisson"] = "stochastic"
+    """``stochastic`` and ``deterministic`` are the published ones: flows, and regression of log-durations. Both aim at
+    typical durations, which cuts pauses: the search gives a whole pause to one of its tokens, so a typical token of a
+    pause is short. ``poisson`` regresses the expected duration, whose sum over a pause is right."""
     duration_input: Literal["feature", "tokens"] = "feature"
     """``feature``: a convolution branch on ``features.duration``; ``tokens``: the encoder's own output."""
     duration_gradient: bool = False
-    """Let the stochastic predictor train its input. The published code cuts the gradient, so its input branch keeps
+    """Let the stochastic predictor train its input (the others always do). The published code cuts the gradient, so its input branch keeps
     random weights for ever (and with ``tokens``, the encoder learns nothing from durations)."""
     duration_layers: int = option(2, minimum=1)
     duration_channels: int = option(256, minimum=1)
@@ -162,8 +165,9 @@ class ModelConfig:
     flow_dropout: float = option(0.5, minimum=0.0, maximum=0.95)
     noise_scale: float = option(0.8, minimum=0.0, maximum=5.0)
     """Standard deviation of the noise that the stochastic predictor draws at conversion."""
-    duration_rounding: Literal["ceil", "cumulative"] = "ceil"
-    """``ceil`` lengthens every token (published); ``cumulative`` rounds the running sum, so the total is unbiased."""
+    duration_rounding: Literal["ceil", "nearest", "cumulative"] = "ceil"
+    """``ceil`` and ``nearest`` are the published ways of the stochastic and of the deterministic predictor;
+    ``cumulative`` rounds the running sum, so that the total is right."""
     max_duration: int | None = option(10, minimum=1)
     """Longest duration of one token in target frames at conversion (published: 10, which shortens pauses);
     ``null`` for no limit."""
@@ -181,6 +185,9 @@ class ModelConfig:
         for name in ("feed_forward_kernel", "encoder_kernel", "decoder_kernel", "postnet_kernel", "duration_kernel"):
             if getattr(self, name) % 2 == 0:
                 found.append(f"{name}: {getattr(self, name)} is even; a centred convolution needs an odd kernel")
+        if self.duration_predictor == "stochastic" and self.duration_rounding != "ceil":
+            # it learns durations less a random fraction of a frame, which only rounding up undoes
+            found.append(f"duration_rounding: {self.duration_rounding} shortens stochastic durations; use ceil")
         if self.flow_kernel % 2 == 0:
             found.append(f"flow_kernel: {self.flow_kernel} is even; a centred convolution needs an odd kernel")
         return found

@@ -146,11 +146,19 @@ def binarisation_loss(log_alignment: Tensor, path: Tensor, target_lengths: Tenso
 
 
 def duration_loss(result: TeacherForced) -> Tensor:
-    """Nats per token (stochastic), or mean squared error of ``log(duration + 1)`` over tokens (deterministic)."""
+    """Mean over tokens of the loss that belongs to the duration predictor.
+
+    Stochastic: nats. Deterministic: squared error of ``log(duration + 1)``. Poisson: half the deviance from the durations
+    found, whose minimum is the expected duration.
+    """
     if result.duration_nll is not None:
         return result.duration_nll.float().sum()
-    assert result.log_durations is not None
     real = ~padding_mask(result.token_lengths, result.durations.shape[1])
+    if result.log_expected is not None:
+        found, log_expected = result.durations, result.log_expected.float()
+        excess = torch.exp(log_expected) - found + torch.xlogy(found, found) - found * log_expected
+        return (excess * real).sum() / real.sum()
+    assert result.log_durations is not None
     error = (result.log_durations.float() - torch.log(result.durations + 1.0)).square()
     return (error * real).sum() / real.sum()
 

@@ -130,3 +130,4 @@ def test_ceil_never_shortens_and_the_limit_cuts():
     exact = torch.tensor([[0.1, 2.0, 2.1, 30.0]])
     assert round_durations(exact, "ceil", None).tolist() == [[1, 2, 3, 30]]
     assert round_durations(exact, "ceil", 10).tolist() == [[1, 2, 3, 10]]
+    assert round_durations(exact, "nearest", None).tolist() == [[0, 2, 2, 30]]

@@ -11,9 +11,11 @@ from aasvc_cli.losses import (
     BLANK_LOG_SCORE,
     beta_binomial_log_prior,
     binarisation_loss,
+    duration_loss,
     forward_sum_loss,
     masked_l1,
 )
+from aasvc_cli.model.aasvc import TeacherForced
 from aasvc_cli.model.layers import padding_mask
 from tests.oracles import beta_binomial, ctc_log_probability
 
@@ -108,3 +110,31 @@ def test_binarisation_is_the_mean_log_probability_on_the_path():
     expected = -(sum(scores[0, t, k] for t, k in enumerate([0, 1, 1, 2])) / 4) / 2
     expected = expected - (scores[1, 0, 0] + scores[1, 1, 1]) / 2 / 2
     assert float(binarisation_loss(scores, path, lengths)) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_poisson_loss_is_least_at_the_mean_duration_and_zero_only_where_all_are_equal():
+    def loss(durations: list[float], log_expected: float) -> float:
+        found = torch.tensor([durations])
+        unused = torch.zeros(1, 1, 1)
+        result = TeacherForced(
+            before=unused,
+            after=unused,
+            target=unused,
+            frame_padding=unused,
+            log_alignment=unused,
+            path=unused,
+            durations=torch.cat([found, torch.full((1, 2), 50.0)], dim=1),
+            token_lengths=torch.tensor([len(durations)]),
+            target_lengths=torch.tensor([1]),
+            duration_nll=None,
+            log_durations=None,
+            log_expected=torch.full((1, len(durations) + 2), log_expected),
+        )
+        return float(duration_loss(result))
+
+    pause = [1.0, 1.0, 0.0, 18.0]
+    grid = torch.linspace(-1, 4, 501).tolist()
+    best = min(grid, key=lambda value: loss(pause, value))
+    assert math.exp(best) == pytest.approx(5.0, rel=0.02)
+    assert loss(pause, best) > 1.0
+    assert loss([4.0, 4.0], math.log(4.0)) == pytest.approx(0.0, abs=1e-5)

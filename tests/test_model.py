@@ -45,7 +45,7 @@ def _model(**changes: object) -> AASVC:
 
 
 @pytest.mark.parametrize("duration_input", ["feature", "tokens"])
-@pytest.mark.parametrize("predictor", ["stochastic", "deterministic"])
+@pytest.mark.parametrize("predictor", ["stochastic", "deterministic", "poisson"])
 @pytest.mark.parametrize("feed_forward", ["linear", "conv1d", "conv1d-linear"])
 def test_with_masks_a_padded_batch_equals_its_items_one_by_one(duration_input, predictor, feed_forward):
     model = _model(
@@ -73,7 +73,8 @@ def test_with_masks_a_padded_batch_equals_its_items_one_by_one(duration_input, p
         if batch.duration_nll is not None:
             assert batch.duration_nll[b].item() * int(sum(source_lengths // 4)) == pytest.approx(item.duration_nll[0].item() * k, rel=1e-4)
         else:
-            assert torch.allclose(batch.log_durations[b, :k], item.log_durations[0], atol=1e-5)
+            name = "log_durations" if predictor == "deterministic" else "log_expected"
+            assert torch.allclose(getattr(batch, name)[b, :k], getattr(item, name)[0], atol=1e-5)
 
 
 def test_without_masks_padding_leaks_as_in_the_published_code():
@@ -108,7 +109,9 @@ def test_stacking_factors_give_the_documented_shapes(stacks):
 
 
 def test_speed_scales_the_length():
-    model = _model(duration_input="tokens", duration_rounding="cumulative", max_duration=None)
+    model = _model(
+        duration_input="tokens", duration_predictor="poisson", duration_rounding="cumulative", max_duration=None
+    )
     source = torch.randn(400, 12)
     lengths = [len(model.convert(source, noise_scale=0.0, speed=speed).mel) for speed in (0.5, 1.0, 2.0)]
     assert lengths[0] == pytest.approx(2 * lengths[1], abs=2) and lengths[1] == pytest.approx(2 * lengths[2], abs=2)

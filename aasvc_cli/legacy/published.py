@@ -128,6 +128,7 @@ def published_model_tree(params: Mapping[str, Any]) -> tuple[dict[str, Any], lis
                 faults.append(f"model_params.{key}: {value!r} is not supported, only {_ONLY_VALUE[key]!r}")
         elif not _IGNORED.fullmatch(key):
             faults.append(f"model_params.{key}: unknown key")
+    tree["duration_rounding"] = "ceil" if tree["duration_predictor"] == "stochastic" else "nearest"
     if tree.get("duration_dim") is None:
         tree["duration_dim"] = tree.get("source_dim")
     return tree, faults

@@ -54,6 +54,8 @@ class TeacherForced:
     """(B,) of the stochastic predictor, in nats per token of the whole batch; else None."""
     log_durations: Tensor | None
     """(B, K) of the deterministic predictor, as ``log(duration + 1)``; else None."""
+    log_expected: Tensor | None
+    """(B, K) of the Poisson predictor, log of the expected duration; else None."""
 
 
 @dataclass(frozen=True)
@@ -203,10 +205,12 @@ class AASVC(nn.Module):
             path = monotonic_search(log_alignment, stacked_lengths, token_lengths)
             durations = path_durations(path, frame_padding, n_tokens)
             inputs = self._duration_inputs(tokens.float(), duration_feature, source_lengths, token_lengths)
-            duration_nll = log_durations = None
+            duration_nll = log_durations = log_expected = None
             if isinstance(self.duration_predictor, StochasticDurationPredictor):
                 nll = self.duration_predictor.nll(inputs, durations, token_padding, noise)
                 duration_nll = nll / token_lengths.sum()
+            elif config.duration_predictor == "poisson":
+                log_expected = self.duration_predictor(inputs, token_padding if config.mask_padding else None)
             else:
                 log_durations = self.duration_predictor(inputs, token_padding if config.mask_padding else None)
                 log_durations = log_durations.masked_fill(token_padding, 0.0)
@@ -230,6 +234,7 @@ class AASVC(nn.Module):
             target_lengths=stacked_lengths,
             duration_nll=duration_nll,
             log_durations=log_durations,
+            log_expected=log_expected,
         )
 
     def convert(
@@ -266,12 +271,11 @@ class AASVC(nn.Module):
                 noise = noise.to(tokens).unsqueeze(0) * scale
                 padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
                 exact = self.duration_predictor.sample(inputs, padding, noise)
-                durations = round_durations(exact / speed, config.duration_rounding, config.max_duration)
+            elif config.duration_predictor == "poisson":
+                exact = torch.exp(self.duration_predictor(inputs, None))
             else:
-                exact = (torch.exp(self.duration_predictor(inputs, None)) - 1.0).clamp_min(0.0) / speed
-                if config.duration_rounding == "ceil":
-                    exact = torch.round(exact)  # the published deterministic predictor rounds to the nearest frame
-                durations = round_durations(exact, config.duration_rounding, config.max_duration)
+                exact = (torch.exp(self.duration_predictor(inputs, None)) - 1.0).clamp_min(0.0)
+            durations = round_durations(exact / speed, config.duration_rounding, config.max_duration)
             if not bool(durations.sum() > 0):
                 durations = torch.ones_like(durations)
             n_frames = int(durations.sum())
@@ -293,7 +297,7 @@ class AASVC(nn.Module):
     ) -> Tensor:
         config = self.config
         # The published stochastic predictor cuts the gradient at its input; nothing before it needs to be remembered.
-        trained = config.duration_predictor == "deterministic" or config.duration_gradient
+        trained = config.duration_predictor != "stochastic" or config.duration_gradient
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             if self.duration_branch is None:
                 return tokens if trained else tokens.detach()
