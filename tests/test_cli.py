@@ -14,7 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import typer
 
 from aasvc_cli import __version__, cli, corpus
@@ -88,6 +90,9 @@ class TestWrongUsage:
             (["convert", "a.wav", "--set", "eval", "--model", "x"], "--set stands alone"),
             (["convert", "--set", "test", "--model", "x"], "eval"),
             (["convert", "--set", "eval"], "--set needs --model"),
+            (["convert", "a.wav"], "-o FILE"),
+            (["convert", "a.wav", "-o", "b.wav", "--out-dir", "c"], "-o FILE"),
+            (["convert", "a.wav", "-o", "b.wav", "--data", "c"], "--data goes with --set"),
             (["convert", "a.wav", "--speed", "0"], "--speed"),
             (["download", "everything"], "demo"),
             (["--nonsense"], "--nonsense"),
@@ -393,6 +398,50 @@ class TestPrepare:
     def test_notes_are_counted(self, shown: Callable[..., str]):
         notes = [Finding("u", "train", "source", code, False, "") for code in ("clipped", "clipped", "low_rate")]
         assert "worth a look: 2 clipped, 1 low_rate" in shown(findings=tuple(notes))
+
+
+class TestConvert:
+    def test_without_a_model_the_bundled_voice_is_used_and_named(
+        self, aasvc: Aasvc, data: Path, tmp_path: Path, trained: Home, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("aasvc_cli.voice.bundled", lambda name: trained.exp / "male_female_tiny")
+        outcome = aasvc("convert", data / "male.flac", "-o", tmp_path / "out.wav")
+        assert outcome.code == 0, outcome.err
+        assert outcome.out == f"{tmp_path / 'out.wav'}\n"
+        assert outcome.err.startswith("model: the bundled voice")
+        info = soundfile.info(tmp_path / "out.wav")
+        assert (info.samplerate, info.channels) == (16000, 1)
+
+    def test_the_model_may_come_from_the_environment(
+        self, aasvc: Aasvc, data: Path, tmp_path: Path, trained: Home, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("AASVC_MODEL", "tiny")
+        outcome = aasvc("convert", data / "male.flac", "-o", tmp_path / "out.flac", "--save-mel", tmp_path / "mel.npy")
+        assert (outcome.code, outcome.err) == (0, ""), outcome.err
+        frames = len(np.load(tmp_path / "mel.npy"))
+        assert soundfile.info(tmp_path / "out.flac").frames == frames * 256
+
+    def test_a_folder_and_files_go_to_the_output_folder(self, aasvc: Aasvc, data: Path, tmp_path: Path, trained: Home):
+        folder = tmp_path / "with space" / "録音"
+        folder.mkdir(parents=True)
+        shutil.copy(data / "male.flac", folder / "声.flac")
+        out = tmp_path / "out dir"
+        outcome = aasvc(
+            "convert", tmp_path / "with space", data / "female.flac", "--out-dir", out, "--model", "tiny", "--json", "-"
+        )
+        assert outcome.code == 0, outcome.err
+        assert {path.relative_to(out).as_posix() for path in out.rglob("*.wav")} == {"録音/声.wav", "female.wav"}
+        assert [Path(file["output"]).name for file in json.loads(outcome.out)["files"]] == ["声.wav", "female.wav"]
+
+    def test_a_set_goes_to_the_folder_of_the_run_where_evaluate_finds_it(self, aasvc: Aasvc, trained: Home):
+        outcome = aasvc("convert", "--set", "dev", "--model", "tiny")
+        assert outcome.code == 0, outcome.err
+        assert "next: aasvc evaluate --tag tiny --set dev" in outcome.err
+        assert len(list((trained.exp / "male_female_tiny" / "converted" / "dev").glob("*.wav"))) == 2
+        outcome = aasvc("evaluate", "--tag", "tiny", "--set", "dev", "--baseline", "--jobs", 1)
+        assert outcome.code == 0, outcome.err
+        assert "mean, unconverted" in outcome.out
+        assert (trained.exp / "male_female_tiny" / "scores-dev.json").is_file()
 
 
 class TestEvaluate:
