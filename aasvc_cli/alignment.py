@@ -78,8 +78,8 @@ def monotonic_search(log_alignment: Tensor, target_lengths: Tensor, token_length
         target_lengths, token_lengths: (B,)
 
     Returns:
-        path: (B, T) int64, the token of each frame, 0 in padding. If an utterance has more tokens than frames, its first
-        tokens are left out.
+        path: (B, T) int64, the token of each frame, 0 in padding. If an utterance has more tokens than frames, its
+        first tokens are left out.
     """
     if log_alignment.device.type == "cpu":
         scores = log_alignment.detach().to(torch.float32).contiguous().numpy()
@@ -211,7 +211,8 @@ def round_durations(durations: Tensor, rounding: str, max_duration: int | None) 
     elif rounding == "nearest":
         whole = torch.round(durations)
     else:
-        whole = torch.diff(torch.round(durations.double().cumsum(1)), dim=1, prepend=durations.new_zeros(len(durations), 1))
+        whole = torch.diff(
+            torch.round(durations.double().cumsum(1)), dim=1, prepend=durations.new_zeros(len(durations), 1)
+        )
         whole = whole.to(durations.dtype)
     return whole if max_duration is None else whole.clamp_max(max_duration)
-

@@ -153,8 +153,8 @@ class ModelConfig:
     duration_input: Literal["feature", "tokens"] = "feature"
     """``feature``: a convolution branch on ``features.duration``; ``tokens``: the encoder's own output."""
     duration_gradient: bool = False
-    """Let the stochastic predictor train its input (the others always do). The published code cuts the gradient, so its input branch keeps
-    random weights for ever (and with ``tokens``, the encoder learns nothing from durations)."""
+    """Let the stochastic predictor train its input (the others always do). The published code cuts the gradient, so
+    that its input branch keeps random weights for ever; with ``tokens``, the encoder learns nothing from durations."""
     duration_layers: int = option(2, minimum=1)
     duration_channels: int = option(256, minimum=1)
     duration_kernel: int = option(3, minimum=1)
@@ -182,14 +182,15 @@ class ModelConfig:
             found.append(f"width: {self.width} is not divisible by n_heads {self.n_heads}")
         if self.width % 2:
             found.append(f"width: {self.width} is odd; positional encoding needs an even width")
-        for name in ("feed_forward_kernel", "encoder_kernel", "decoder_kernel", "postnet_kernel", "duration_kernel"):
-            if getattr(self, name) % 2 == 0:
-                found.append(f"{name}: {getattr(self, name)} is even; a centred convolution needs an odd kernel")
+        kernels = ("feed_forward", "encoder", "decoder", "postnet", "duration", "flow")
+        found += [
+            f"{name}_kernel: {getattr(self, name + '_kernel')} is even; a centred convolution needs an odd kernel"
+            for name in kernels
+            if getattr(self, f"{name}_kernel") % 2 == 0
+        ]
         if self.duration_predictor == "stochastic" and self.duration_rounding != "ceil":
             # it learns durations less a random fraction of a frame, which only rounding up undoes
             found.append(f"duration_rounding: {self.duration_rounding} shortens stochastic durations; use ceil")
-        if self.flow_kernel % 2 == 0:
-            found.append(f"flow_kernel: {self.flow_kernel} is even; a centred convolution needs an odd kernel")
         return found
 
     @property
@@ -438,6 +439,6 @@ def _describe(kind: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    kinds: dict[type, str] = {str: "text", bool: "boolean", int: "number", float: "number", list: "list", dict: "mapping"}
+    kinds: dict[type, str] = {str: "text", bool: "boolean", int: "number", float: "number", dict: "mapping"}
     kind = "null" if value is None else kinds.get(type(value), type(value).__name__)
     return f"{kind} {value!r}" if value is not None else "null"

@@ -99,9 +99,9 @@ def forward_sum_loss(
     """Negative log of the summed probability of all monotonic alignments (One TTS Alignment, arXiv 2108.10447).
 
     Computed as CTC with the labels 1, 2, …, K and a blank of constant score. The scores are not normalised over labels;
-    the framework's CTC backward assumes they are and adds the gradient of ``sum(exp(scores))``. ``gradient="published"``
-    keeps that term, as the published training has it; ``"exact"`` takes it out, so that the gradient is the derivative
-    of the value.
+    the framework's CTC backward assumes they are and adds the gradient of ``sum(exp(scores))``.
+    ``gradient="published"`` keeps that term, as the published training has it; ``"exact"`` takes it out, so that the
+    gradient is the derivative of the value.
 
     Args:
         log_alignment: (B, T, K)
@@ -148,8 +148,8 @@ def binarisation_loss(log_alignment: Tensor, path: Tensor, target_lengths: Tenso
 def duration_loss(result: TeacherForced) -> Tensor:
     """Mean over tokens of the loss that belongs to the duration predictor.
 
-    Stochastic: nats. Deterministic: squared error of ``log(duration + 1)``. Poisson: half the deviance from the durations
-    found, whose minimum is the expected duration.
+    Stochastic: nats. Deterministic: squared error of ``log(duration + 1)``. Poisson: half the deviance from the
+    durations found, whose minimum is the expected duration.
     """
     if result.duration_nll is not None:
         return result.duration_nll.float().sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,16 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 class Averaged:
-    """Exponential moving average of the parameters, and a way to use it in their place."""
+    """Exponential moving average of the weights, and a way to use it in their place.
+
+    The running statistics of batch norms are averaged, too: those of the moment do not belong to averaged weights.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self._names = [name for name, _ in model.named_parameters()]
-        self._live = [parameter for _, parameter in model.named_parameters()]
-        self._average = [parameter.detach().clone() for parameter in self._live] if decay else []
+        state = model.state_dict(keep_vars=True)
+        self._live = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+        self._average = {name: tensor.detach().clone() for name, tensor in self._live.items()} if decay else {}
 
     def update(self, step: int) -> None:
         """Take in the weights after optimiser step number ``step``; early on the average forgets faster."""
@@ -50,7 +53,8 @@ class Averaged:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(self._average, [p.detach() for p in self._live], 1.0 - decay)
+            live = [tensor.detach() for tensor in self._live.values()]
+            torch._foreach_lerp_(list(self._average.values()), live, 1.0 - decay)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
@@ -58,24 +62,28 @@ class Averaged:
         if not self.decay:
             yield
             return
-        live = [parameter.detach().clone() for parameter in self._live]
+        live = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         self._load(self._average)
         try:
             yield
         finally:
             self._load(live)
 
-    def _load(self, values: Sequence[Tensor]) -> None:
+    def _load(self, values: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            torch._foreach_copy_([p.detach() for p in self._live], list(values))
+            torch._foreach_copy_([tensor.detach() for tensor in self._live.values()], list(values.values()))
 
     def state(self) -> dict[str, Tensor]:
-        """The averages by parameter name."""
-        return dict(zip(self._names, self._average, strict=True)) if self.decay else {}
+        """The averages by name."""
+        return dict(self._average)
+
+    def live(self) -> dict[str, Tensor]:
+        """The tensors that are averaged, as training has them; empty if averaging is off."""
+        return dict(self._live) if self.decay else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from saved averages."""
-        for name, average in zip(self._names, self._average, strict=False):
+        for name, average in self._average.items():
             average.copy_(state[name])
 
 
@@ -159,8 +167,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             names = ", ".join(batches[0].utterance_ids[:3])
             raise TrainingError(
-                f"the loss is not a finite number at step {self.step + 1} (utterances {names}, …); the checkpoints from "
-                "before are kept - lower --lr, or look at these recordings with: aasvc prepare --json -"
+                f"the loss is not a finite number at step {self.step + 1} (utterances {names}, …); the checkpoints "
+                "from before are kept - lower --lr, or look at these recordings with: aasvc prepare --json -"
             )
         rate = learning_rate(self.step, train)
         for group in self.optimizer.param_groups:
@@ -194,11 +202,12 @@ class Trainer:
         ``model.*`` are the weights to convert with (averaged if averaging is on), ``live.*`` the ones in training.
         """
         tensors = {f"model.{name}": tensor for name, tensor in self.weights().items()}
-        if self.average.decay:
-            tensors |= {f"live.{name}": parameter for name, parameter in self.model.named_parameters()}
+        tensors |= {f"live.{name}": tensor for name, tensor in self.average.live().items()}
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         for parameter, entries in self.optimizer.state.items():
-            tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()}
+            tensors |= {
+                f"optimizer.{names[cast(nn.Parameter, parameter)]}.{key}": value for key, value in entries.items()
+            }
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)

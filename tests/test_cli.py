@@ -275,7 +275,7 @@ class TestTrain:
             "train", "--tag", "x", "--batch-size", 3, "--accum", 2, "--max-steps", 7, "--lr", "1e-4", "--seed", 5,
             "--device", "cpu", "--threads", 1, "--src-feat", "mcep", "--dp-feat", "mcep", "--norm-name", "other",
             "--eval-every", 2, "--save-every", 3, "--warmup-steps", 4, "--frames-per-token", 2, "--overwrite",
-            "--tensorboard",
+            "--tensorboard", "--precision", "bf16",
         )  # fmt: skip
         assert outcome.code == 0, outcome.err
         call = calls[-1]
@@ -284,7 +284,7 @@ class TestTrain:
         assert (train.device, train.threads, train.eval_every, train.save_every) == ("cpu", 1, 2, 3)
         assert (train.warmup_steps, call["config"].model.frames_per_token) == (4, 2)
         assert (features.source, features.target, features.duration) == ("mcep", "mel", "mcep")
-        assert call["tensorboard"] is True
+        assert (train.precision, call["tensorboard"]) == ("bf16", True)
         assert (call["tag"], call["norm_name"], call["overwrite"], call["data"]) == ("x", "other", True, "demo")
 
     def test_without_flags_the_prepared_configuration_is_used_as_it_is(self, aasvc: Aasvc, calls: list[dict[str, Any]]):

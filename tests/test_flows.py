@@ -51,7 +51,9 @@ def test_flow_chain_inverts_and_its_log_determinant_is_the_jacobians():
     valid = torch.ones(1, 4, 1, dtype=torch.float64)
     y, log_det = chain(z, valid, condition)
     assert torch.allclose(chain.inverse(y, valid, condition), z, atol=1e-8)
-    jacobian = torch.autograd.functional.jacobian(lambda flat: chain(flat.view(1, 4, 2), valid, condition)[0].flatten(), z.flatten())
+    jacobian = torch.autograd.functional.jacobian(
+        lambda flat: chain(flat.view(1, 4, 2), valid, condition)[0].flatten(), z.flatten()
+    )
     assert float(log_det.detach()) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), rel=1e-9)
 
 

@@ -64,14 +64,14 @@ def test_with_masks_a_padded_batch_equals_its_items_one_by_one(duration_input, p
     for b, (s, t) in enumerate(zip(source_lengths.tolist(), target_lengths.tolist(), strict=True)):
         k = s // 4
         one = source[b : b + 1, :s]
-        item = model(
-            one, torch.tensor([s]), target[b : b + 1, :t], torch.tensor([t]), one, noise=noise[b : b + 1, :k]
-        )
+        item = model(one, torch.tensor([s]), target[b : b + 1, :t], torch.tensor([t]), one, noise=noise[b : b + 1, :k])
         assert torch.allclose(batch.after[b, :t], item.after[0], atol=1e-5)
         assert torch.allclose(batch.log_alignment[b, :t, :k], item.log_alignment[0], atol=1e-4)
         assert torch.equal(batch.durations[b, :k], item.durations[0])
         if batch.duration_nll is not None:
-            assert batch.duration_nll[b].item() * int(sum(source_lengths // 4)) == pytest.approx(item.duration_nll[0].item() * k, rel=1e-4)
+            assert batch.duration_nll[b].item() * int(sum(source_lengths // 4)) == pytest.approx(
+                item.duration_nll[0].item() * k, rel=1e-4
+            )
         else:
             name = "log_durations" if predictor == "deterministic" else "log_expected"
             assert torch.allclose(getattr(batch, name)[b, :k], getattr(item, name)[0], atol=1e-5)
@@ -120,7 +120,9 @@ def test_speed_scales_the_length():
 def test_post_norm_blocks_without_macaron_and_convolution_work():
     model = _model(encoder_norm_first=False, decoder_norm_first=False, macaron=False, conv_module=False)
     assert model.encoder.conformer.norm_output is None
-    result = model(torch.randn(1, 20, 12), torch.tensor([20]), torch.randn(1, 18, 8), torch.tensor([18]), torch.randn(1, 20, 12))
+    result = model(
+        torch.randn(1, 20, 12), torch.tensor([20]), torch.randn(1, 18, 8), torch.tensor([18]), torch.randn(1, 20, 12)
+    )
     assert bool(result.after.isfinite().all())
 
 
@@ -139,7 +141,10 @@ def test_attention_equals_the_plain_double_loop():
         for i in range(length):
             scores = torch.stack(
                 [
-                    ((q[i, h] + attention.content_bias[h]) @ k[j, h] + (q[i, h] + attention.position_bias[h]) @ p[length - 1 - (i - j), h])
+                    (
+                        (q[i, h] + attention.content_bias[h]) @ k[j, h]
+                        + (q[i, h] + attention.position_bias[h]) @ p[length - 1 - (i - j), h]
+                    )
                     / math.sqrt(head)
                     for j in range(5)
                 ]
@@ -171,7 +176,9 @@ def test_masked_batch_norm_is_batch_norm_of_the_real_frames():
     x, padding = torch.randn(2, 7, 4), padding_mask(torch.tensor([7, 3]), 7)
     found, expected = ours(x, padding)[~padding], theirs(x[~padding])
     assert torch.allclose(found, expected, atol=1e-6)
-    assert torch.allclose(ours.running_var, theirs.running_var) and torch.allclose(ours.running_mean, theirs.running_mean)
+    assert torch.allclose(ours.running_var, theirs.running_var) and torch.allclose(
+        ours.running_mean, theirs.running_mean
+    )
 
 
 def test_masked_convolution_sees_zeros_in_padding():

@@ -136,14 +136,17 @@ def test_missing_statistics_and_features_say_what_to_run(trained: Home):
 
 
 def test_an_impossible_device_is_named(trained: Home):
-    with pytest.raises(ConfigError, match="nonsense"):
+    with pytest.raises(AasvcError, match="nonsense"):
         train(trained, _config(trained, device="nonsense"), tag="device")
 
 
 def test_previews_are_pictures_and_sounds(trained: Home):
     result = train(trained, _config(trained, max_steps=2, preview_every=2, n_previews=1), tag="seen")
     names = sorted(path.name for path in (result.folder / "previews").iterdir())
-    assert [name.split("-", 3)[-1].rsplit("-", 1)[-1] for name in names if name.endswith(".png")] == ["alignment.png", "mel.png"]
+    assert [name.split("-", 3)[-1].rsplit("-", 1)[-1] for name in names if name.endswith(".png")] == [
+        "alignment.png",
+        "mel.png",
+    ]
     assert sum(name.endswith(".wav") for name in names) == 1
     for name in names:
         if name.endswith(".png"):

@@ -140,3 +140,15 @@ def test_a_trainer_goes_on_from_its_state_bit_by_bit(ema_decay, precision):
     expected, found = whole.state()[0], second.state()[0]
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_running_statistics_of_batch_norms_are_averaged_with_the_weights():
+    trainer = Trainer(_config(ema_decay=0.9), CPU)
+    for step in range(3):
+        trainer.update([_batch(seed=step)])
+    name = "decoder.blocks.0.convolution.norm.running_var"
+    live = trainer.model.state_dict()[name].clone()
+    assert not torch.equal(trainer.weights()[name], live)
+    with trainer.average.swapped():
+        assert torch.equal(trainer.model.state_dict()[name], trainer.weights()[name])
+    assert torch.equal(trainer.model.state_dict()[name], live)

@@ -360,7 +360,9 @@ def read_h5_stats(path: Path, kind: str = "mel") -> FeatureStats:
         with h5py.File(path, "r") as stream:
             names = sorted(stream)
             if f"{kind}_mean" not in stream or f"{kind}_scale" not in stream:
-                raise ModelError(f"{path}: expected {kind}_mean and {kind}_scale, found {', '.join(names) or 'nothing'}")
+                raise ModelError(
+                    f"{path}: expected {kind}_mean and {kind}_scale, found {', '.join(names) or 'nothing'}"
+                )
             mean = np.asarray(stream[f"{kind}_mean"], dtype=np.float32)
             scale = np.asarray(stream[f"{kind}_scale"], dtype=np.float32)
     except FileNotFoundError:

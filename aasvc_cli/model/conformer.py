@@ -147,7 +147,7 @@ class ConformerBlock(nn.Module):
         self.norm_attention = nn.LayerNorm(width, eps=NORM_EPS)
         self.feed_forward = FeedForward(width, hidden, dropout, feed_forward, feed_forward_kernel)
         self.norm_feed_forward = nn.LayerNorm(width, eps=NORM_EPS)
-        self.half = 0.5 if macaron else 1.0
+        self.feed_forward_factor = 0.5 if macaron else 1.0
         self.feed_forward_macaron: FeedForward | None = None
         if macaron:
             self.feed_forward_macaron = FeedForward(width, hidden, dropout, feed_forward, feed_forward_kernel)
@@ -159,21 +159,19 @@ class ConformerBlock(nn.Module):
             self.norm_output = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, keys_padding: Tensor | None, conv_padding: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, keys_padding: Tensor | None, conv_padding: Tensor | None) -> Tensor:
         """(B, T, D) to (B, T, D); the two masks say what attention and what convolutions leave out."""
         if self.feed_forward_macaron is not None:
             norm = self.norm_feed_forward_macaron
             branch = self.feed_forward_macaron(norm(x) if self.norm_first else x, conv_padding)
-            x = self._join(x, branch, self.half, norm)
+            x = self._join(x, branch, self.feed_forward_factor, norm)
         branch = self.attention(self.norm_attention(x) if self.norm_first else x, positions, keys_padding)
         x = self._join(x, branch, 1.0, self.norm_attention)
         if self.convolution is not None:
             branch = self.convolution(self.norm_convolution(x) if self.norm_first else x, conv_padding)
             x = self._join(x, branch, 1.0, self.norm_convolution)
         branch = self.feed_forward(self.norm_feed_forward(x) if self.norm_first else x, conv_padding)
-        x = self._join(x, branch, self.half, self.norm_feed_forward)
+        x = self._join(x, branch, self.feed_forward_factor, self.norm_feed_forward)
         return x if self.convolution is None else self.norm_output(x)
 
     def _join(self, x: Tensor, branch: Tensor, factor: float, norm: nn.Module) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -129,7 +130,7 @@ class DeterministicDurationPredictor(nn.Module):
     def __init__(self, *, n_inputs: int, layers: int, channels: int, kernel: int, dropout: float):
         super().__init__()
         widths = [n_inputs] + [channels] * layers
-        self.convs = nn.ModuleList(TimeConv(a, b, kernel) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.convs = nn.ModuleList(TimeConv(a, b, kernel) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=NORM_EPS) for _ in range(layers))
         self.dropout = Dropout(dropout)
         self.output = nn.Linear(channels, 1)

@@ -1,8 +1,9 @@
-"""Building blocks shared by all parts of the network: masks, norms, convolutions along time, relative positions, postnet."""
+"""Building blocks of all parts: masks, norms, convolutions along time, relative positions, dropout, postnet."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -148,9 +149,7 @@ class Postnet(nn.Module):
     def __init__(self, *, n_mels: int, layers: int, channels: int, kernel: int, dropout: float, batch_norm: bool):
         super().__init__()
         widths = [n_mels] + [channels] * (layers - 1) + [n_mels]
-        self.convs = nn.ModuleList(
-            TimeConv(n_in, n_out, kernel, bias=False) for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.convs = nn.ModuleList(TimeConv(n_in, n_out, kernel, bias=False) for n_in, n_out in pairwise(widths))
         self.norms = nn.ModuleList(FrameBatchNorm(n_out) if batch_norm else nn.Identity() for n_out in widths[1:])
         self.dropout = Dropout(dropout)
 

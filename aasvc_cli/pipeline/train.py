@@ -33,6 +33,7 @@ from aasvc_cli.storage.files import (
     write_text,
 )
 from aasvc_cli.training import LOSS_NAMES, Trainer
+from aasvc_cli.voice import pick_device
 
 FREE_TO_CHANGE = frozenset(
     f"train.{name}"
@@ -117,7 +118,7 @@ def train(
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
-    say = on_message or (lambda message: None)
+    say = on_message or _ignore
     manifest = read_manifest(home, data)
     config = _with_data_features(config, manifest).resolved()
     stats = _read_stats(home, manifest, config, norm_name)
@@ -125,7 +126,11 @@ def train(
     run = _Run(home, folder, config, manifest, stats, tensorboard=tensorboard)
     if overwrite:
         run.clear()
-    return run.go(say, on_report or (lambda report: None), should_stop or (lambda: False))
+    return run.go(say, on_report or _ignore, should_stop or (lambda: False))
+
+
+def _ignore(_: Any) -> None:
+    """Nobody listens."""
 
 
 def _with_data_features(config: Config, manifest: Manifest) -> Config:
@@ -164,7 +169,7 @@ class _Run:
         self.folder = folder
         self.manifest = manifest
         self.stats = stats
-        self.device = _pick_device(config.train.device)
+        self.device = pick_device(config.train.device)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         self.config = _with_precision(config, self.device)
@@ -253,7 +258,11 @@ class _Run:
         if changed:
             raise ConfigError(
                 str(self.folder),
-                ["a run with other settings lives here (" + ", ".join(changed) + "); use another --tag, or --overwrite"],
+                [
+                    "a run with other settings lives here ("
+                    + ", ".join(changed)
+                    + "); use another --tag, or --overwrite"
+                ],
             )
 
     def _cut_log(self, step: int) -> None:
@@ -377,8 +386,8 @@ class _Run:
         dev = trainer.evaluate(batches)
         if not all(np.isfinite(value) for value in dev.values()):
             raise TrainingError(
-                f"the loss on the dev set is not a finite number at step {trainer.step}; the checkpoints from before are "
-                "kept - lower --lr"
+                f"the loss on the dev set is not a finite number at step {trainer.step}; the checkpoints from before "
+                "are kept - lower --lr"
             )
         return dev
 
@@ -432,18 +441,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in pairs:
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def _pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError("device", [f"{name!r} cannot be used here ({reason}); use auto, cpu or cuda"]) from None
-    return device
 
 
 def _with_precision(config: Config, device: torch.device) -> Config:

@@ -192,7 +192,10 @@ def encode_audio(samples: Wave, sample_rate: int, format_name: str = "WAV", subt
 
     buffer = io.BytesIO()
     default = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}.get(format_name)
-    soundfile.write(buffer, samples, sample_rate, format=format_name, subtype=subtype or default)
+    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format=format_name, subtype=subtype or default) as stream:
+        # libsndfile's Vorbis encoder crashes when it is given some minutes at once
+        for start in range(0, len(samples), 1 << 16):
+            stream.write(samples[start : start + (1 << 16)])
     return buffer.getvalue()
 
 

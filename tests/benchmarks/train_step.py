@@ -1,0 +1,105 @@
+"""Time and memory of one optimiser step at the published size, against the machine's own matrix products.
+
+    python tests/benchmarks/train_step.py --batch-size 2 --frames 940 --steps 3 [--json]
+
+One micro-batch of random utterances per step, lengths from 0.6 to 1.0 of ``--frames``, faithful mode, dropout on,
+float32. Efficiency is three times the floating-point operations of a forward pass per second, over the measured rate
+of a large matrix product on the same threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aasvc_cli.config import override, read_preset
+from aasvc_cli.dataset import Batch
+from aasvc_cli.training import Trainer
+
+
+def random_batch(size: int, frames: int, n_mels: int, seed: int = 0) -> Batch:
+    """Random utterances; the first has the full length on both sides."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [torch.randint(int(0.6 * frames), frames + 1, (size,), generator=generator) for _ in range(2)]
+    for side in lengths:
+        side[0] = frames
+    source, target = (torch.randn(size, frames, n_mels, generator=generator) for _ in range(2))
+    return Batch(tuple(f"random-{i}" for i in range(size)), source, lengths[0], target, lengths[1], source)
+
+
+def resident_mb() -> float:
+    """Memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def matmul_gflops(size: int = 2048, repeats: int = 10) -> float:
+    """Rate of a float32 matrix product."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    a @ b
+    started = time.perf_counter()
+    for _ in range(repeats):
+        a @ b
+    return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e9
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=940)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--preset", default="hificaptain")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    config = override(read_preset(arguments.preset), {"train.precision": arguments.precision}).resolved()
+    trainer = Trainer(config, torch.device("cpu"))
+    trainer.step = config.loss.duration_start_step + 1  # all losses count
+    batch = random_batch(arguments.batch_size, arguments.frames, config.features.mel.n_mels)
+    before = resident_mb()
+    trainer.update([batch])
+    seconds = []
+    for _ in range(arguments.steps):
+        started = time.perf_counter()
+        trainer.update([batch])
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trainer.losses(batch)
+    flop = 3 * counter.get_total_flops()
+    rate = matmul_gflops()
+    trained = sum(p.numel() for p in trainer.model.parameters() if p in trainer.optimizer.state)
+    held = 3 * 4 * trained / 1e6  # gradient and two moments in float32
+    median = statistics.median(seconds)
+    result = {
+        "batch_size": arguments.batch_size,
+        "frames": arguments.frames,
+        "threads": arguments.threads,
+        "precision": arguments.precision,
+        "seconds_per_step": round(median, 3),
+        "peak_rss_mb": round(peak),
+        "rss_before_mb": round(before),
+        "gradient_and_optimizer_mb": round(held),
+        "activations_mb": round(peak - before - held),
+        "model_gflop_per_step": round(flop / 1e9),
+        "matmul_gflops": round(rate),
+        "efficiency": round(flop / 1e9 / median / rate, 3),
+    }
+    for key, value in result.items():
+        print(f"{key:28s} {value}")
+    if arguments.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
