@@ -215,3 +215,12 @@ def test_the_duration_input_is_trained_only_if_asked_for(gradient):
     result.duration_nll.sum().backward()
     assert model.duration_branch is not None
     assert (model.duration_branch.output.weight.grad is not None) == gradient
+
+
+@pytest.mark.parametrize("value", [50.0, math.nan])
+def test_a_predictor_gone_wild_does_not_fill_the_memory(value):
+    model = _model(duration_input="tokens", duration_predictor="poisson", max_duration=None)
+    with torch.no_grad():
+        model.duration_predictor.output.bias.fill_(value)
+    converted = model.convert(torch.randn(12, 12))
+    assert 3 <= len(converted.mel) <= 3 * 1000

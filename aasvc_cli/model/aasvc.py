@@ -26,6 +26,8 @@ from aasvc_cli.model.layers import Dropout, Postnet, padding_mask, stack_frames
 
 PUBLISHED_LOG_CLAMP = 10.0
 """The published training clamps the deterministic predictor's log-durations at this value."""
+LONGEST_DURATION = 1000
+"""Frames of one token beyond which a prediction is a failure, not speech: it would only fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ class AASVC(nn.Module):
                 exact = torch.exp(self.duration_predictor(inputs, None))
             else:
                 exact = (torch.exp(self.duration_predictor(inputs, None)) - 1.0).clamp_min(0.0)
+            exact = torch.nan_to_num(exact, nan=1.0).clamp(0.0, LONGEST_DURATION)
             durations = round_durations(exact / speed, config.duration_rounding, config.max_duration)
             if not bool(durations.sum() > 0):
                 durations = torch.ones_like(durations)
