@@ -1,6 +1,6 @@
 """Cut and encode the demo corpus that ships with the package.
 
-    python tests/benchmarks/build_demo_corpus.py CORPUS aasvc_cli/assets/demo/ja-JP
+    python tests/tools/build_demo_corpus.py CORPUS aasvc_cli/assets/demo/ja-JP
 
 CORPUS is a folder ``{male,female}/{wav,text}``. The first 80 training, 10 dev and 10 eval pairs are written as Ogg Opus
 and decoded again; the report says how far the decoded recordings are from the originals.
