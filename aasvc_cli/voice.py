@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aasvc_cli.config import Config, parse_config, read_config_file
-from aasvc_cli.errors import ModelError
+from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features import SIDES, FeatureStats, NormStats, feature_keys
 from aasvc_cli.storage.cache import Home, bundled
 from aasvc_cli.storage.checkpoint import load_checkpoint
@@ -124,6 +124,22 @@ def load_voice(folder: Path, device: str = "cpu", *, source_stats: Path | None =
         origin = str(weights)
     _check_widths(folder, config, stats)
     return Voice(folder.absolute().name, folder, config, stats, _build(config, state, origin).to(chosen), chosen)
+
+
+def prepared_name(folder: Path) -> str | None:
+    """The prepared set that a run was trained on; None for a model folder from elsewhere.
+
+    Raises:
+        DataError: the run's record of its data is damaged.
+    """
+    path = folder / "data.json"
+    if not path.exists():
+        return None
+    tree = read_json(path, "what a run was trained on")
+    name = tree.get("prepared") if isinstance(tree, dict) else None
+    if not isinstance(name, str):
+        raise DataError(f'{path}: expected {{"prepared": NAME}}; name the prepared set yourself with --data')
+    return name
 
 
 def pick_device(name: str) -> torch.device:

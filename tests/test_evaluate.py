@@ -7,8 +7,6 @@ import math
 import os
 import shutil
 import signal
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -269,7 +267,7 @@ def test_the_corrected_mode_says_so_wherever_its_numbers_stand(folders):
 
 
 @pytest.fixture
-def run(home: Home, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(home: Home, folders: tuple[Path, Path]) -> Path:
     """A run whose eval set is converted; the sources are the targets themselves."""
     converted, target = folders
     pairs = tuple(ParallelPair(p.stem, source=p, target=p) for p in sorted(target.iterdir()))
@@ -278,7 +276,6 @@ def run(home: Home, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch)
     folder = home.exp / "male_female_first"
     shutil.copytree(converted, folder / "converted" / "eval")
     (folder / "data.json").write_text('{"prepared": "demo"}')
-    monkeypatch.setitem(sys.modules, "aasvc_cli.voice", types.SimpleNamespace(find_voice=lambda home, name: folder))
     return folder
 
 

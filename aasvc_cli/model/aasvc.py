@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,26 @@ class Conversion:
     """(K,) in stacked target frames."""
 
 
+def _stack(config: ModelConfig, side: Literal["encoder", "decoder"], width: int) -> Conformer:
+    """The conformer of one side, with that side's settings."""
+    return Conformer(
+        layers=getattr(config, f"{side}_layers"),
+        width=width,
+        hidden=getattr(config, f"{side}_hidden"),
+        n_heads=config.n_heads,
+        kernel=getattr(config, f"{side}_kernel"),
+        dropout=getattr(config, f"{side}_dropout"),
+        attention_dropout=getattr(config, f"{side}_attention_dropout"),
+        positional_dropout=getattr(config, f"{side}_positional_dropout"),
+        feed_forward=config.feed_forward,
+        feed_forward_kernel=config.feed_forward_kernel,
+        macaron=config.macaron,
+        conv_module=config.conv_module,
+        norm_first=getattr(config, f"{side}_norm_first"),
+        mask_padding=config.mask_padding,
+    )
+
+
 class Encoder(nn.Module):
     """Input layer and conformer stack."""
 
@@ -78,22 +99,7 @@ class Encoder(nn.Module):
         self.linear = nn.Linear(n_inputs, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.dropout = Dropout(config.encoder_dropout)
-        self.conformer = Conformer(
-            layers=config.encoder_layers,
-            width=config.width,
-            hidden=config.encoder_hidden,
-            n_heads=config.n_heads,
-            kernel=config.encoder_kernel,
-            dropout=config.encoder_dropout,
-            attention_dropout=config.encoder_attention_dropout,
-            positional_dropout=config.encoder_positional_dropout,
-            feed_forward=config.feed_forward,
-            feed_forward_kernel=config.feed_forward_kernel,
-            macaron=config.macaron,
-            conv_module=config.conv_module,
-            norm_first=config.encoder_norm_first,
-            mask_padding=config.mask_padding,
-        )
+        self.conformer = _stack(config, "encoder", config.width)
 
     def forward(self, source: Tensor, padding: Tensor | None) -> Tensor:
         """(B, S, n_inputs) to (B, S, D)."""
@@ -139,22 +145,7 @@ class AASVC(nn.Module):
                 dropout=config.duration_dropout,
             )
         self.aligner = Aligner(width, config.target_dim * config.target_stack, mask_padding=config.mask_padding)
-        self.decoder = Conformer(
-            layers=config.decoder_layers,
-            width=width,
-            hidden=config.decoder_hidden,
-            n_heads=config.n_heads,
-            kernel=config.decoder_kernel,
-            dropout=config.decoder_dropout,
-            attention_dropout=config.decoder_attention_dropout,
-            positional_dropout=config.decoder_positional_dropout,
-            feed_forward=config.feed_forward,
-            feed_forward_kernel=config.feed_forward_kernel,
-            macaron=config.macaron,
-            conv_module=config.conv_module,
-            norm_first=config.decoder_norm_first,
-            mask_padding=config.mask_padding,
-        )
+        self.decoder = _stack(config, "decoder", width)
         self.output = nn.Linear(width, config.target_dim * config.target_stack)
         self.postnet: Postnet | None = None
         if config.postnet_layers:

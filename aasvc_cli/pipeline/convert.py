@@ -20,9 +20,9 @@ from aasvc_cli.corpus import SETS, read_manifest
 from aasvc_cli.errors import AasvcError, AudioError, DataError, ModelError, StorageError
 from aasvc_cli.features import extract, n_frames, resample
 from aasvc_cli.storage.cache import Home, find_home
-from aasvc_cli.storage.files import audio_format, list_audio, read_audio, read_json, write_audio, write_bytes
+from aasvc_cli.storage.files import audio_format, list_audio, read_audio, write_audio, write_bytes
 from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder
-from aasvc_cli.voice import Voice, find_voice, load_voice
+from aasvc_cli.voice import Voice, find_voice, load_voice, prepared_name
 
 logger = logging.getLogger(__name__)
 
@@ -337,7 +337,10 @@ def convert_set(
     """
     _check_options(noise_scale, speed)
     voice_folder = find_voice(home, model)
-    manifest = read_manifest(home, data or _prepared_name(voice_folder))
+    name = data or prepared_name(voice_folder)
+    if name is None:
+        raise DataError(f"{voice_folder}: was not trained on data prepared here; convert files instead")
+    manifest = read_manifest(home, name)
     pairs = manifest.sets.get(set_name, ())
     if not pairs:
         known = ", ".join(f"{name} ({len(manifest.sets.get(name, ()))})" for name in SETS)
@@ -508,17 +511,6 @@ def _mono(wave: npt.NDArray[Any], sample_rate: int, name: str) -> Wave:
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite)")
     return samples
-
-
-def _prepared_name(folder: Path) -> str:
-    path = folder / "data.json"
-    if not path.is_file():
-        raise DataError(f"{folder}: was not trained on data prepared here; convert files instead")
-    tree = read_json(path, "what the run was trained on")
-    name = tree.get("prepared") if isinstance(tree, dict) else None
-    if not isinstance(name, str):
-        raise DataError(f"{path}: expected an entry prepared with the name of a prepared set")
-    return name
 
 
 def _write_array(path: Path, array: npt.NDArray[np.float32]) -> None:

@@ -15,7 +15,7 @@ from aasvc_cli import metrics
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.metrics import Analysis, F0Range, Measure, Mode, PairScores, Summary, Wave
 from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.files import list_audio, read_audio, read_json, write_json
+from aasvc_cli.storage.files import list_audio, read_audio, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -214,10 +214,10 @@ def evaluate_run(
         DataError: nothing converted yet, or nothing could be scored.
     """
     from aasvc_cli.corpus import read_manifest
-    from aasvc_cli.voice import find_voice
+    from aasvc_cli.voice import find_voice, prepared_name
 
     folder = find_voice(home, model)
-    manifest = read_manifest(home, data or _prepared_name(folder))
+    manifest = read_manifest(home, data or prepared_name(folder))
     pairs = {pair.utterance_id: pair for pair in manifest.sets.get(set_name, ())}
     if not pairs:
         known = ", ".join(f"{name} ({len(members)})" for name, members in manifest.sets.items())
@@ -240,18 +240,6 @@ def evaluate_run(
     tree = {"model": folder.name, "prepared": manifest.name, "set": set_name} | result.to_tree()
     write_json(folder / f"scores-{set_name}.json", tree)
     return result
-
-
-def _prepared_name(folder: Path) -> str | None:
-    """The prepared set that a run was trained on; None for a model folder from elsewhere."""
-    path = folder / "data.json"
-    if not path.exists():
-        return None
-    tree = read_json(path, "what a run was trained on")
-    name = tree.get("prepared") if isinstance(tree, dict) else None
-    if not isinstance(name, str):
-        raise DataError(f'{path}: expected {{"prepared": NAME}}; name the prepared set yourself with --data')
-    return name
 
 
 def _recordings(folder: Path, what: str, hint: str = "expected wav, flac, ogg or mp3 files") -> dict[str, Path]:
