@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 FeatureKind = Literal["mel", "mcep"]
 DEFAULT_PRESET = "small"
+UNNAMED = "custom"
+"""Name of a configuration that has none; a file's own name takes its place."""
 
 
 def option(default: Any, *, minimum: float | None = None, maximum: float | None = None) -> Any:
@@ -264,7 +266,7 @@ class TrainConfig:
 class Config:
     """Everything that decides what a run computes."""
 
-    name: str = "custom"
+    name: str = UNNAMED
     features: FeatureConfig = field(default_factory=FeatureConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -151,3 +151,14 @@ def test_previews_are_pictures_and_sounds(trained: Home):
     for name in names:
         if name.endswith(".png"):
             assert (result.folder / "previews" / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("tag", ["a/b", "../up"])
+def test_a_tag_that_is_no_name_is_refused(trained: Home, tag: str):
+    with pytest.raises(ConfigError, match="--tag"):
+        train(trained, _config(trained), tag=tag)
+
+
+def test_without_a_tag_the_configuration_gives_the_name(trained: Home):
+    config = override(_config(trained, max_steps=1), {"name": "my first/try"})
+    assert train(trained, config).folder.name == "male_female_my-first-try"

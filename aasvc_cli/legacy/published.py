@@ -185,9 +185,7 @@ def config_from_published(tree: Mapping[str, Any], origin: str) -> Config:
     }
     if faults:
         raise ConfigError(origin, faults)
-    return parse_config(
-        {"name": "published", "features": {**kinds, "mel": mel}, "model": model, "loss": loss, "train": train}, origin
-    )
+    return parse_config({"features": {**kinds, "mel": mel}, "model": model, "loss": loss, "train": train}, origin)
 
 
 def _squeeze(tensor: Tensor) -> Tensor:

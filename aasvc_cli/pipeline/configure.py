@@ -9,6 +9,7 @@ from typing import Any
 
 from aasvc_cli.config import (
     DEFAULT_PRESET,
+    UNNAMED,
     Config,
     override,
     parse_config,
@@ -48,7 +49,5 @@ def _read_file(path: Path) -> Config:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(str(path), [f"neither a file nor a preset; {hint}presets are {', '.join(names)}"])
     tree = read_config_file(path)
-    if is_published(tree):
-        return config_from_published(tree, str(path))
-    config = parse_config(tree, str(path))
-    return config if config.name != "custom" else override(config, {"name": path.stem})
+    config = config_from_published(tree, str(path)) if is_published(tree) else parse_config(tree, str(path))
+    return override(config, {"name": path.stem}) if config.name == UNNAMED else config

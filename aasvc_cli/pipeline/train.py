@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from aasvc_cli.config import Config, dump_yaml, parse_config, read_config_file, to_tree
-from aasvc_cli.corpus import Manifest, read_manifest
+from aasvc_cli.corpus import Manifest, clean_name, read_manifest
 from aasvc_cli.dataset import PairDataset, Position, batch_stream, collate
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
 from aasvc_cli.features import NormStats, feature_key, feature_keys
@@ -122,7 +122,10 @@ def train(
     manifest = read_manifest(home, data)
     config = _with_data_features(config, manifest).resolved()
     stats = _read_stats(home, manifest, config, norm_name)
-    folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{tag or config.name}"
+    name = tag or clean_name(config.name)
+    if clean_name(name) != name:
+        raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
+    folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
     run = _Run(home, folder, config, manifest, stats, tensorboard=tensorboard)
     if overwrite:
         run.clear()
