@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +15,8 @@ from aasvc_cli.model.layers import TimeConv
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+Array = npt.NDArray[Any]
 
 UPSAMPLING_TEMPERATURE = 0.1
 """Inverse temperature of the Gaussian upsampling, as published."""
@@ -89,43 +93,41 @@ def monotonic_search(log_alignment: Tensor, target_lengths: Tensor, token_length
 
 
 @cache
-def _compiled_search() -> Callable[[Any, Any, Any], Any]:
-    """Compile the search on first use; the machine code is kept for later processes."""
-    import numba
-    import numpy as np
+def _compiled_search() -> Callable[[Array, Array, Array], Array]:
+    """The search in machine code; the compiler is loaded on first use, as conversion never needs it."""
+    from aasvc_cli.jit import compiled
 
-    @numba.njit(cache=True, nogil=True, boundscheck=False)  # type: ignore[untyped-decorator, unused-ignore]
-    def search(scores: Any, target_lengths: Any, token_lengths: Any) -> Any:  # pragma: no cover - compiled
-        batch, n_frames, n_tokens = scores.shape
-        path = np.zeros((batch, n_frames), dtype=np.int64)
-        step_down = np.empty((n_frames, n_tokens), dtype=np.uint8)
-        best = np.empty(n_tokens, dtype=np.float64)
-        for b in range(batch):
-            frames, tokens = target_lengths[b], token_lengths[b]
-            if frames == 0 or tokens == 0:
-                continue
-            first = np.float32(0.0)
-            best[:] = -np.inf
-            for j in range(frames):
-                row = scores[b, j]
-                choice = step_down[j]
-                # `choice` compares scores at frame j, before a move to frame j + 1: it is filled in after the update.
-                for i in range(min(j, tokens - 1), 0, -1):
-                    stay, move = best[i], best[i - 1]
-                    best[i] = (move if move >= stay else stay) + row[i]
-                first = np.float32(first + row[0])
-                best[0] = first
-                for i in range(1, tokens):
-                    choice[i] = best[i - 1] >= best[i]
-            token = tokens - 1
-            path[b, frames - 1] = token
-            for j in range(frames - 2, -1, -1):
-                if token > 0 and step_down[j, token]:
-                    token -= 1
-                path[b, j] = token
-        return path
+    return compiled(_search)
 
-    return search  # type: ignore[no-any-return, unused-ignore]
+
+def _search(scores: Array, target_lengths: Array, token_lengths: Array) -> Array:
+    """Paths (B, T) through scores (B, T, K); written for the compiler."""
+    batch, n_frames, n_tokens = scores.shape
+    path = np.zeros((batch, n_frames), dtype=np.int64)
+    step_down = np.empty((n_frames, n_tokens), dtype=np.uint8)
+    best = np.empty(n_tokens, dtype=np.float64)
+    for b in range(batch):
+        frames, tokens = target_lengths[b], token_lengths[b]
+        if frames == 0 or tokens == 0:
+            continue
+        first = np.float32(0.0)
+        best[:] = -np.inf
+        for j in range(frames):
+            row = scores[b, j]
+            for i in range(min(j, tokens - 1), 0, -1):
+                stay, move = best[i], best[i - 1]
+                best[i] = (move if move >= stay else stay) + row[i]
+            first = np.float32(first + row[0])
+            best[0] = first
+            for i in range(1, tokens):
+                step_down[j, i] = best[i - 1] >= best[i]
+        token = tokens - 1
+        path[b, frames - 1] = token
+        for j in range(frames - 2, -1, -1):
+            if token > 0 and step_down[j, token]:
+                token -= 1
+            path[b, j] = token
+    return path
 
 
 def tensor_monotonic_search(log_alignment: Tensor, target_lengths: Tensor, token_lengths: Tensor) -> Tensor:

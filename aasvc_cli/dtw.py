@@ -7,17 +7,11 @@ byte per cell for the exact path and one byte per cell of the band for the appro
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.errors import DataError
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from aasvc_cli.jit import compiled
 
 Frames = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -28,14 +22,6 @@ MAX_CELLS = 400_000_000
 FROM_X = 0  # the predecessor is (i - 1, j)
 FROM_Y = 1  # the predecessor is (i, j - 1)
 FROM_BOTH = 2  # the predecessor is (i - 1, j - 1)
-
-
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile with numba; the machine code is kept on disk where some folder for it is writable."""
-    try:
-        return cast(Callable[P, R], numba.njit(cache=True)(function))
-    except RuntimeError:  # no folder to cache in: compile once per process instead
-        return cast(Callable[P, R], numba.njit(function))
 
 
 def exact_path(x: Frames, y: Frames) -> Indices:
@@ -137,7 +123,7 @@ def _widened_band(path: Indices, n_x: int, n_y: int, radius: int) -> tuple[Indic
     return np.maximum(2 * low, 0), np.minimum(2 * high + 2, n_y)
 
 
-@_compiled
+@compiled
 def _banded_path(x: Frames, y: Frames, lows: Indices, highs: Indices) -> Indices:
     n_x, n_y, width = len(x), len(y), x.shape[1]
     offsets = np.zeros(n_x + 1, dtype=np.int64)
