@@ -162,3 +162,9 @@ def test_a_tag_that_is_no_name_is_refused(trained: Home, tag: str):
 def test_without_a_tag_the_configuration_gives_the_name(trained: Home):
     config = override(_config(trained, max_steps=1), {"name": "my first/try"})
     assert train(trained, config).folder.name == "male_female_my-first-try"
+
+
+def test_loading_in_worker_processes_changes_nothing(trained: Home):
+    alone = train(trained, _config(trained, max_steps=3), tag="alone")
+    helped = train(trained, _config(trained, max_steps=3, n_workers=1), tag="helped")
+    assert _log(alone.folder) == _log(helped.folder)
