@@ -200,11 +200,14 @@ class FeatureStats:
         mean: (D,) float32
         scale: (D,) float32, square root of the population variance; 1 where a dimension is constant
         n_frames: how many frames they were computed from
+        low, high: (D,) float32, least and largest value seen; None where only mean and scale are known
     """
 
     mean: Array
     scale: Array
     n_frames: int
+    low: Array | None = None
+    high: Array | None = None
 
     def normalise(self, feature: Array) -> Array:
         """(..., D) -> (..., D): zero mean and unit variance per dimension."""
@@ -214,9 +217,16 @@ class FeatureStats:
         """(..., D) -> (..., D): the inverse of :meth:`normalise`."""
         return feature * self.scale + self.mean
 
+    def limit(self, feature: Array) -> Array:
+        """(..., D) -> (..., D): values that the speaker never reached are brought back to those he did."""
+        return feature if self.low is None or self.high is None else np.clip(feature, self.low, self.high)
+
     def to_tree(self) -> dict[str, Any]:
         """JSON-able; every float32 comes back exactly."""
-        return {"n_frames": self.n_frames, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        tree = {"n_frames": self.n_frames, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        if self.low is not None and self.high is not None:
+            tree |= {"low": self.low.tolist(), "high": self.high.tolist()}
+        return tree
 
     @classmethod
     def from_tree(cls, tree: Any, origin: str) -> FeatureStats:
@@ -224,13 +234,18 @@ class FeatureStats:
         try:
             mean, scale = (np.asarray(tree[name], dtype=np.float32) for name in ("mean", "scale"))
             count = int(tree["n_frames"])
+            known = "low" in tree and "high" in tree
+            low, high = (np.asarray(tree[name], dtype=np.float32) if known else None for name in ("low", "high"))
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{origin}: expected n_frames and equally long lists mean and scale") from None
         if mean.ndim != 1 or mean.shape != scale.shape or not len(mean):
             raise DataError(f"{origin}: mean {mean.shape} and scale {scale.shape} must be equally long lists")
         if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
             raise DataError(f"{origin}: mean and scale must be finite numbers, and scale above zero")
-        return cls(mean, scale, count)
+        for bound in (low, high):
+            if bound is not None and (bound.shape != mean.shape or not np.isfinite(bound).all()):
+                raise DataError(f"{origin}: low and high must be lists of {len(mean)} finite numbers, as mean is")
+        return cls(mean, scale, count, low, high)
 
 
 class RunningStats:
@@ -245,6 +260,8 @@ class RunningStats:
         self._count = 0
         self._mean: Array64 | None = None
         self._squares: Array64 | None = None
+        self._low: Array64 | None = None
+        self._high: Array64 | None = None
 
     @property
     def n_frames(self) -> int:
@@ -262,15 +279,18 @@ class RunningStats:
         rest = values.mean(axis=0)
         squares = np.einsum("td,td->d", values, values) - len(values) * rest * rest
         self._absorb(len(values), mean + rest, squares)
+        self._widen(frames.min(axis=0).astype(np.float64), frames.max(axis=0).astype(np.float64))
 
     def merge(self, other: RunningStats) -> None:
         """Add all frames that another one has seen."""
         if other._mean is not None and other._squares is not None:
             self._absorb(other._count, other._mean, other._squares)
+        if other._low is not None and other._high is not None:
+            self._widen(other._low, other._high)
 
     def result(self) -> FeatureStats:
-        """Mean and scale of everything seen; raises DataError if nothing was."""
-        if self._mean is None or self._squares is None:
+        """Mean, scale and range of everything seen; raises DataError if nothing was."""
+        if self._mean is None or self._squares is None or self._low is None or self._high is None:
             raise DataError("no frames to compute statistics from")
         variance = np.maximum(self._squares / self._count, 0.0)
         # below this, what looks like variance is the rounding of a constant
@@ -278,7 +298,12 @@ class RunningStats:
         noise = self._count * epsilon * variance + (self._count * epsilon * self._mean) ** 2
         scale = np.where(variance <= noise, 1.0, np.sqrt(variance)).astype(np.float32)
         scale[scale == 0.0] = 1.0
-        return FeatureStats(self._mean.astype(np.float32), scale, self._count)
+        low, high = self._low.astype(np.float32), self._high.astype(np.float32)
+        return FeatureStats(self._mean.astype(np.float32), scale, self._count, low, high)
+
+    def _widen(self, low: Array64, high: Array64) -> None:
+        self._low = low if self._low is None else np.minimum(self._low, low)
+        self._high = high if self._high is None else np.maximum(self._high, high)
 
     def _absorb(self, count: int, mean: Array64, squares: Array64) -> None:
         if self._mean is None or self._squares is None:

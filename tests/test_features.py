@@ -280,6 +280,20 @@ class TestRunningStats:
             elif exact == 0:
                 assert ours == 1.0
 
+    def test_the_range_is_that_of_all_pieces_and_limits_what_lies_outside(self):
+        frames = np.random.default_rng(3).normal(size=(60, 4)).astype(np.float32)
+        stats = merged(np.split(frames, [7, 7, 31]), [3, 0, 2, 1]).result()
+        np.testing.assert_array_equal(stats.low, frames.min(axis=0))
+        np.testing.assert_array_equal(stats.high, frames.max(axis=0))
+        np.testing.assert_array_equal(stats.limit(frames), frames)
+        np.testing.assert_array_equal(stats.limit(frames * 0 + 99), np.broadcast_to(stats.high, frames.shape))
+        again = FeatureStats.from_tree(stats.to_tree(), "here")
+        np.testing.assert_array_equal(again.limit(frames * 9), stats.limit(frames * 9))
+        unknown = FeatureStats(stats.mean, stats.scale, 1)
+        np.testing.assert_array_equal(unknown.limit(frames * 9), frames * 9)
+        with pytest.raises(DataError, match="low and high"):
+            FeatureStats.from_tree(stats.to_tree() | {"low": [0.0]}, "here")
+
     def test_a_huge_offset_does_not_cancel_a_small_variance(self):
         noise = np.random.default_rng(0).integers(-3, 4, size=(5000, 2)) * 2.0**-10
         frames = 2.0**30 + noise  # exact in float64, hopeless for sums of squares

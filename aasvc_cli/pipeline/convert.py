@@ -138,7 +138,8 @@ class Converter:
             speed=speed,
             generator=torch.Generator().manual_seed(seed),
         )
-        log_mel = stats.target.denormalise(conversion.mel.float().cpu().numpy()).astype(np.float32)
+        # an unusual input can drive single bands far beyond any speech; one such burst would set the level of it all
+        log_mel = stats.target.limit(stats.target.denormalise(conversion.mel.float().cpu().numpy())).astype(np.float32)
         if not np.isfinite(log_mel).all():
             raise ModelError(
                 f"{self.voice.folder}: its result for {name} is not a finite spectrum; use another checkpoint or model"

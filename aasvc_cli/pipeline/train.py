@@ -423,7 +423,7 @@ class _Run:
                 except ValueError as error:
                     say(f"no preview of {item.utterance_id}: {error}")
                     continue
-                log_mel = self.stats.target.denormalise(converted.mel.cpu().numpy())
+                log_mel = self.stats.target.limit(self.stats.target.denormalise(converted.mel.cpu().numpy()))
                 wave = vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0))[0].cpu().numpy()
                 target = self.stats.target.denormalise(item.target)
                 mels = [("conversion", log_mel), ("target", target)]
