@@ -168,3 +168,17 @@ def test_loading_in_worker_processes_changes_nothing(trained: Home):
     alone = train(trained, _config(trained, max_steps=3), tag="alone")
     helped = train(trained, _config(trained, max_steps=3, n_workers=1), tag="helped")
     assert _log(alone.folder) == _log(helped.folder)
+
+
+def test_the_log_for_tensorboard_holds_the_losses(trained: Home):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = train(trained, _config(trained, max_steps=2), tag="board", tensorboard=True)
+    resumed = train(trained, _config(trained, max_steps=4), tag="board", tensorboard=True)
+    events = EventAccumulator(str(result.folder / "tensorboard"))
+    events.Reload()
+    expected = [entry for entry in _log(resumed.folder) if entry["kind"] == "train"]
+    found = events.Scalars("train/l1")
+    assert [event.step for event in found] == [entry["step"] for entry in expected] == [1, 2, 3, 4]
+    assert [event.value for event in found] == pytest.approx([entry["l1"] for entry in expected], rel=1e-6)

@@ -194,7 +194,8 @@ class _Run:
         self.position = Position()
         self.best_step, self.best_dev = 0, dict[str, float]()
         self.seconds_before = 0.0
-        self.writer = _tensorboard_writer(folder) if tensorboard else None
+        self.tensorboard_writer = _tensorboard_writer() if tensorboard else None
+        self.writer: Any = None
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -248,6 +249,8 @@ class _Run:
         write_text(self.folder / "config.yaml", dump_yaml(self.config))
         write_json(self.folder / "data.json", described)
         write_json(self.folder / "stats.json", self.stats.to_tree())
+        if self.tensorboard_writer is not None:
+            self.writer = self.tensorboard_writer(self.folder / "tensorboard", purge_step=trainer.step + 1)
 
     def _check_same(self, described: dict[str, Any]) -> None:
         path = self.folder / "config.yaml"
@@ -458,9 +461,10 @@ def _with_precision(config: Config, device: torch.device) -> Config:
     return dataclasses.replace(config, train=chosen)
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def _tensorboard_writer() -> Any:
+    """The class that writes logs for TensorBoard; asked for early, so that its absence is told before any work."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("TensorBoard is not installed; run: pip install 'aasvc[tensorboard]'") from None
-    return SummaryWriter(folder / "tensorboard")
+    return SummaryWriter
