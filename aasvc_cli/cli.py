@@ -158,7 +158,7 @@ ModelOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str | None, _machine_option("--device", metavar="NAME", envvar="AASVC_DEVICE", help="auto, cpu, cuda, cuda:1, mps.")
+    str | None, _machine_option("--device", metavar="NAME", envvar="AASVC_DEVICE", help="auto, cpu, cuda or cuda:1.")
 ]
 JobsOption = Annotated[
     int | None, _machine_option("--jobs", "-j", min=1, envvar="AASVC_JOBS", help="Processes; by default one per core.")
