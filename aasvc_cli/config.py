@@ -252,6 +252,9 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """``bf16`` runs encoder and decoder in bfloat16 (alignment, durations, losses and weights stay in float32);
     ``auto`` does so where the processor multiplies bfloat16 natively."""
+    checkpointing: bool = False
+    """Keep only the input of each conformer block and compute the rest again for the gradient: the same result from
+    less memory in more time."""
     n_workers: int = option(0, minimum=0)
     log_every: int = option(10, minimum=1)
     eval_every: int = option(100, minimum=1)

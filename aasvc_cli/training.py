@@ -115,6 +115,8 @@ class Trainer:
         self.config = config
         self.device = device
         self.model = AASVC(config.model).to(device)
+        self.model.encoder.conformer.checkpointing = config.train.checkpointing
+        self.model.decoder.checkpointing = config.train.checkpointing
         self.step = 0
         train = config.train
         kind = torch.optim.AdamW if train.weight_decay else torch.optim.Adam

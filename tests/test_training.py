@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from aasvc_cli.config import Config, TrainConfig, parse_config
+from aasvc_cli.config import Config, TrainConfig, override, parse_config
 from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import TrainingError
 from aasvc_cli.training import Averaged, DivergenceGuard, Trainer, learning_rate
@@ -152,3 +152,16 @@ def test_running_statistics_of_batch_norms_are_averaged_with_the_weights():
     with trainer.average.swapped():
         assert torch.equal(trainer.model.state_dict()[name], trainer.weights()[name])
     assert torch.equal(trainer.model.state_dict()[name], live)
+
+
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_checkpointing_changes_no_bit_of_the_result(mask_padding):
+    states = []
+    for checkpointing in (False, True):
+        config = override(_config(), {"model.mask_padding": mask_padding, "train.checkpointing": checkpointing})
+        trainer = Trainer(config, CPU)
+        for step in range(3):
+            trainer.update([_batch(seed=step)])
+        states.append(trainer.state()[0])
+    plain, checkpointed = states
+    assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from aasvc_cli.model.layers import NORM_EPS, Dropout, FrameBatchNorm, ScaledRelativePositions, TimeConv
+from aasvc_cli.model.layers import NORM_EPS, Dropout, FrameBatchNorm, Recomputation, ScaledRelativePositions, TimeConv
 
 
 class _RelativeShift(torch.autograd.Function):
@@ -179,6 +181,10 @@ class ConformerBlock(nn.Module):
         return x if self.norm_first else norm(x)
 
 
+def _recomputation_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), Recomputation()
+
+
 class Conformer(nn.Module):
     """A stack of blocks behind the positional module, with a final norm in the pre-norm form."""
 
@@ -194,6 +200,8 @@ class Conformer(nn.Module):
     ):
         super().__init__()
         self.mask_padding = mask_padding
+        self.checkpointing = False
+        """In training, keep only the input of each block and compute the rest again for the gradient."""
         self.positions = ScaledRelativePositions(width, positional_dropout)
         self.blocks = nn.ModuleList(ConformerBlock(width=width, norm_first=norm_first, **block) for _ in range(layers))
         self.norm_output: nn.LayerNorm | None = nn.LayerNorm(width, eps=NORM_EPS) if norm_first else None
@@ -202,6 +210,11 @@ class Conformer(nn.Module):
         """(B, T, D) to (B, T, D); ``padding`` (B, T) or None where nothing is padded."""
         conv_padding = padding if self.mask_padding else None
         x, positions = self.positions(x)
+        recompute = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, positions, padding, conv_padding)
+            if recompute:
+                arguments = (x, positions, padding, conv_padding)
+                x = checkpoint(block, *arguments, use_reentrant=False, context_fn=_recomputation_contexts)
+            else:
+                x = block(x, positions, padding, conv_padding)
         return x if self.norm_output is None else self.norm_output(x)

@@ -91,11 +91,35 @@ class TimeConv(nn.Conv1d):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)  # convolutions want (B, D, T)
 
 
+class Recomputation:
+    """Entered while a part of the network is computed a second time, for its gradient."""
+
+    active = False
+
+    def __enter__(self) -> None:
+        Recomputation.active = True
+
+    def __exit__(self, *_: object) -> None:
+        Recomputation.active = False
+
+
 class FrameBatchNorm(nn.BatchNorm1d):
-    """Batch norm over all frames of a batch, on (B, T, D); with a mask, padded frames do not enter the statistics."""
+    """Batch norm over all frames of a batch, on (B, T, D); with a mask, padded frames do not enter the statistics.
+
+    The running statistics take in each batch once, also if it is computed twice.
+    """
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Normalise (B, T, D) per channel."""
+        if self.training and Recomputation.active and padding is None:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            scratch = (
+                self.running_mean.clone(),
+                self.running_var.clone(),
+            )  # the second pass must save what the first did
+            flat = F.batch_norm(x.reshape(-1, x.shape[-1]), *scratch, self.weight, self.bias, True, 0.0, self.eps)
+            return flat.view(x.shape)
         if padding is None or not self.training:
             return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
         x = x.float()  # sums over thousands of frames need more than bfloat16
@@ -104,6 +128,12 @@ class FrameBatchNorm(nn.BatchNorm1d):
         mean = (x * real).sum((0, 1)) / count
         centred = x - mean
         variance = (centred.square() * real).sum((0, 1)) / count
+        if not Recomputation.active:
+            self._remember(mean.detach(), variance.detach(), count)
+        return centred * (self.weight * torch.rsqrt(variance + self.eps)) + self.bias
+
+    def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Move the running statistics towards those of a batch of ``count`` frames."""
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
             unbiased = variance * (count / (count - 1).clamp_min(1))
@@ -111,7 +141,6 @@ class FrameBatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        return centred * (self.weight * torch.rsqrt(variance + self.eps)) + self.bias
 
 
 def relative_positions(length: int, width: int, device: torch.device) -> Tensor:

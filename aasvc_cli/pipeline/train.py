@@ -36,11 +36,21 @@ from aasvc_cli.training import LOSS_NAMES, Trainer
 from aasvc_cli.voice import pick_device
 
 FREE_TO_CHANGE = frozenset(
-    f"train.{name}"
-    for name in (
-        "max_steps device threads n_workers precision log_every eval_every save_every preview_every n_previews".split()
-    )
-) | {"name"}
+    {
+        "name",
+        "train.max_steps",
+        "train.device",
+        "train.threads",
+        "train.n_workers",
+        "train.precision",
+        "train.checkpointing",
+        "train.log_every",
+        "train.eval_every",
+        "train.save_every",
+        "train.preview_every",
+        "train.n_previews",
+    }
+)
 """Settings that may differ between a run and its continuation."""
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""

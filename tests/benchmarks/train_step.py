@@ -1,6 +1,6 @@
 """Time and memory of one optimiser step at the published size, against the machine's own matrix products.
 
-    python tests/benchmarks/train_step.py --batch-size 2 --frames 940 --steps 3 [--json]
+    python tests/benchmarks/train_step.py --batch-size 2 --frames 940 --steps 3 [--checkpointing] [--json]
 
 One micro-batch of random utterances per step, lengths from 0.6 to 1.0 of ``--frames``, faithful mode, dropout on,
 float32. Efficiency is three times the floating-point operations of a forward pass per second, over the measured rate
@@ -59,10 +59,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--preset", default="hificaptain")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    config = override(read_preset(arguments.preset), {"train.precision": arguments.precision}).resolved()
+    config = override(
+        read_preset(arguments.preset),
+        {"train.precision": arguments.precision, "train.checkpointing": arguments.checkpointing},
+    ).resolved()
     trainer = Trainer(config, torch.device("cpu"))
     trainer.step = config.loss.duration_start_step + 1  # all losses count
     batch = random_batch(arguments.batch_size, arguments.frames, config.features.mel.n_mels)
@@ -86,6 +90,7 @@ def main() -> None:
         "frames": arguments.frames,
         "threads": arguments.threads,
         "precision": arguments.precision,
+        "checkpointing": arguments.checkpointing,
         "seconds_per_step": round(median, 3),
         "peak_rss_mb": round(peak),
         "rss_before_mb": round(before),
