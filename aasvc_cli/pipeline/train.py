@@ -26,6 +26,7 @@ from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import (
     make_folder,
     read_json,
+    remove_file,
     storage_error,
     write_audio,
     write_bytes,
@@ -239,6 +240,8 @@ class _Run:
         """Start a new folder, or load where the run stopped."""
         last = self.folder / "last.safetensors"
         described = self._describe()
+        for leftover in self.folder.glob(".*.safetensors.*"):  # of a write that was killed
+            remove_file(leftover)
         if (self.folder / "config.yaml").exists():
             self._check_same(described)
         if last.exists():
