@@ -10,7 +10,7 @@ import torch
 
 from aasvc_cli.config import Config, override
 from aasvc_cli.corpus import read_manifest
-from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError
+from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.pipeline.train import StepReport, TrainResult, train
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
@@ -182,3 +182,16 @@ def test_the_log_for_tensorboard_holds_the_losses(trained: Home):
     found = events.Scalars("train/l1")
     assert [event.step for event in found] == [entry["step"] for entry in expected] == [1, 2, 3, 4]
     assert [event.value for event in found] == pytest.approx([entry["l1"] for entry in expected], rel=1e-6)
+
+
+def test_two_trainings_in_one_folder_are_refused(trained: Home):
+    refused: list[str] = []
+
+    def second(_: StepReport) -> None:
+        with pytest.raises(TrainingError, match="another process is training here") as caught:
+            train(trained, _config(trained), tag="busy")
+        refused.append(str(caught.value))
+
+    train(trained, _config(trained, max_steps=1), tag="busy", on_report=second)
+    assert refused
+    assert train(trained, _config(trained, max_steps=2), tag="busy").step == 2

@@ -138,9 +138,29 @@ def train(
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
     run = _Run(home, folder, config, manifest, stats, tensorboard=tensorboard)
-    if overwrite:
-        run.clear()
-    return run.go(say, on_report or _ignore, should_stop or (lambda: False))
+    with _alone(folder):
+        if overwrite:
+            run.clear()
+        return run.go(say, on_report or _ignore, should_stop or (lambda: False))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in the same folder; the lock vanishes with the process, however it ends."""
+    from filelock import FileLock, Timeout
+
+    make_folder(folder.parent)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(f"{folder}: another process is training here; wait for it, or use another --tag") from None
+    except OSError as error:
+        raise storage_error("lock", folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ignore(_: Any) -> None:
