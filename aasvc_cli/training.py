@@ -14,7 +14,7 @@ from aasvc_cli.config import Config, TrainConfig
 from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import TrainingError
 from aasvc_cli.losses import Losses, total_loss
-from aasvc_cli.model.aasvc import AASVC
+from aasvc_cli.model.aasvc import AASVC, TeacherForced
 
 LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "total")
 _DEV_NOISE_SEED = 20230914
@@ -132,11 +132,19 @@ class Trainer:
         self.guard = DivergenceGuard()
         self.bf16 = train.precision == "bf16"
 
-    def losses(self, batch: Batch, noise: Tensor | None = None) -> Losses:
-        """Pass one batch through the network."""
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> TeacherForced:
+        """Pass one batch through the network.
+
+        Args:
+            generator: CPU generator of the duration noise; None draws from the training's random numbers
+        """
         batch = batch.to(self.device)
+        noise = None
+        if generator is not None:
+            n_tokens = batch.source.shape[1] // self.config.model.source_frames_per_token
+            noise = torch.randn(len(batch.utterance_ids), n_tokens, 2, generator=generator).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            result = self.model(
+            result: TeacherForced = self.model(
                 batch.source,
                 batch.source_lengths,
                 batch.target,
@@ -144,7 +152,11 @@ class Trainer:
                 batch.duration_feature,
                 noise=noise,
             )
-        return total_loss(result, self.config.loss, self.step)
+        return result
+
+    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """The losses of one batch; see :meth:`forward`."""
+        return total_loss(self.forward(batch, generator), self.config.loss, self.step)
 
     def update(self, batches: Sequence[Batch]) -> tuple[Tensor, float, float]:
         """One optimiser step over several micro-batches.
@@ -190,9 +202,7 @@ class Trainer:
         self.model.eval()
         with self.average.swapped(), torch.no_grad():
             for batch in batches:
-                n_tokens = batch.source.shape[1] // self.config.model.source_frames_per_token
-                noise = torch.randn(len(batch.utterance_ids), n_tokens, 2, generator=generator).to(self.device)
-                named = self.losses(batch, noise).named()
+                named = self.losses(batch, generator).named()
                 for name in LOSS_NAMES:
                     sums[name] += float(named[name]) * len(batch.utterance_ids)
                 count += len(batch.utterance_ids)

@@ -408,7 +408,7 @@ class _Run:
                 self._save_last(trainer, self.seconds_before + time.monotonic() - started)
                 saved = step
             if config.preview_every and (step % config.preview_every == 0 or last):
-                self._preview(trainer, say)
+                self._preview(trainer)
         seconds = self.seconds_before + time.monotonic() - started
         if saved != trainer.step or not (self.folder / "last.safetensors").exists():
             self._save_last(trainer, seconds)
@@ -430,8 +430,8 @@ class _Run:
             )
         return dev
 
-    def _preview(self, trainer: Trainer, say: Callable[[str], None]) -> None:
-        """Pictures and sounds of the first dev pairs; training goes on if they cannot be made."""
+    def _preview(self, trainer: Trainer) -> None:
+        """Pictures and sounds of the first dev pairs."""
         from aasvc_cli.report.figures import alignment_figure, mel_figure
         from aasvc_cli.vocoder.build import build_vocoder
 
@@ -444,21 +444,8 @@ class _Run:
                 name = f"step-{trainer.step:06d}-{item.utterance_id}"
                 batch = collate([item]).to(self.device)
                 generator = torch.Generator().manual_seed(self.config.train.seed)
-                n_tokens = len(item.source) // self.config.model.source_frames_per_token
-                noise = torch.randn(1, n_tokens, 2, generator=generator).to(self.device)
-                try:
-                    forced = trainer.model(
-                        batch.source,
-                        batch.source_lengths,
-                        batch.target,
-                        batch.target_lengths,
-                        batch.duration_feature,
-                        noise=noise,
-                    )
-                    converted = trainer.model.convert(batch.source[0], batch.duration_feature[0], generator=generator)
-                except ValueError as error:
-                    say(f"no preview of {item.utterance_id}: {error}")
-                    continue
+                forced = trainer.forward(batch, generator)
+                converted = trainer.model.convert(batch.source[0], batch.duration_feature[0], generator=generator)
                 log_mel = self.stats.target.limit(self.stats.target.denormalise(converted.mel.cpu().numpy()))
                 wave = vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0))[0].cpu().numpy()
                 target = self.stats.target.denormalise(item.target)
