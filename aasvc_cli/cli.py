@@ -533,6 +533,9 @@ def convert(
         _usage("convert", "--set stands alone: its results go to the folder of the run")
     if set_name is not None and model is None:
         _usage("convert", "--set needs --model TAG")
+    # Threads that wait by spinning take a busy machine's cores from those they wait for: beside a training, a
+    # conversion took 60 s instead of 14 s. It has to be said before torch loads its thread library.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from aasvc_cli.pipeline.convert import convert_files, convert_set
 
     if model is None:
@@ -644,9 +647,6 @@ def evaluate(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit: the one place where errors become a line on standard error and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # half-written files are removed, as for Ctrl-C
-    # Threads that wait by spinning take a busy machine's cores from those they wait for: beside a training, a
-    # conversion took 60 s instead of 14 s. Read when torch loads its thread library, which is later than this.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
