@@ -43,12 +43,15 @@ def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
         "log.jsonl",
         "last.safetensors",
         "best.safetensors",
+        "checkpoints.json",
     }
     assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
     assert [report.step for report in reports if report.dev] == [2, 4, 6]
     best = min((report for report in reports if report.dev), key=lambda report: report.dev["l1"])  # type: ignore[index]
     assert result.best_step == best.step and result.best_dev == best.dev
     assert load_checkpoint(result.folder / "best.safetensors")[1]["step"] == best.step
+    told = json.loads((result.folder / "checkpoints.json").read_text())
+    assert (told["last"]["step"], told["best"]["step"], told["best"]["dev"]) == (6, best.step, best.dev)
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 5])

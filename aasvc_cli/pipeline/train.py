@@ -339,6 +339,10 @@ class _Run:
             "seconds": seconds,
         }
         save_checkpoint(self.folder / "last.safetensors", tensors, header)
+        # for people and programs; training itself reads the header inside the checkpoint
+        last = {"step": trainer.step, "max_steps": self.config.train.max_steps, "seconds": seconds}
+        best = {"step": self.best_step, "dev": self.best_dev, "by": BEST_BY}
+        write_json(self.folder / "checkpoints.json", {"last": last, "best": best})
 
     def _save_best(self, trainer: Trainer, dev: dict[str, float]) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in trainer.weights().items()}
