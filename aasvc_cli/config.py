@@ -202,8 +202,12 @@ class ModelConfig:
 
     @property
     def source_frames_per_token(self) -> int:
-        """Source frames behind one token: the condition is ``source_frames // this <= target_frames``."""
+        """Source frames behind one token."""
         return self.source_stack * self.frames_per_token
+
+    def tokens_and_steps(self, source_frames: int, target_frames: int) -> tuple[int, int]:
+        """Source tokens and decoder steps of a pair; it can be aligned only if the tokens are not more."""
+        return source_frames // self.source_frames_per_token, target_frames // self.target_stack
 
 
 @dataclass(frozen=True, kw_only=True)

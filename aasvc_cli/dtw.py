@@ -81,11 +81,6 @@ def fast_path(x: Frames, y: Frames, radius: int = 1) -> Indices:
     return path
 
 
-def path_cost(x: Frames, y: Frames, path: Indices) -> float:
-    """Sum of Euclidean distances along a path."""
-    return float(np.linalg.norm(x[path[:, 0]] - y[path[:, 1]], axis=1).sum())
-
-
 def warm_up() -> None:
     """Compile everything (some seconds after an installation), so that worker processes find it on disk."""
     frames = np.zeros((8, 2))

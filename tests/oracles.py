@@ -47,3 +47,8 @@ def beta_binomial(k: int, n: int, alpha: float, beta: float) -> float:
 
     norm = quad(density, 0, 1)[0]
     return float(comb(n, k) * quad(lambda p: density(p) * p**k * (1 - p) ** (n - k), 0, 1)[0] / norm)
+
+
+def path_cost(x: Array, y: Array, path: npt.NDArray[np.integer]) -> float:
+    """Sum of Euclidean distances along an alignment path (P, 2)."""
+    return float(np.linalg.norm(x[path[:, 0]] - y[path[:, 1]], axis=1).sum())

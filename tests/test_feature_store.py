@@ -32,9 +32,9 @@ def files(store: FeatureStore) -> list[Path]:
 
 
 def test_what_is_saved_comes_back_with_its_facts(store, recording):
-    assert not store.is_fresh("mel", recording)
+    assert store.facts("mel", recording) is None
     store.save("mel", recording, FEATURE, facts={"peak": 0.5})
-    assert store.is_fresh("mel", recording)
+    assert store.facts("mel", recording) is not None
     assert store.facts("mel", recording) == {"peak": 0.5}
     loaded = store.load("mel", recording)
     np.testing.assert_array_equal(loaded, FEATURE)
@@ -84,7 +84,7 @@ def test_a_changed_recording_is_never_served_stale(store, recording, change):
         os.utime(recording, ns=(before.st_atime_ns, before.st_mtime_ns))
     else:
         os.utime(recording, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert not store.is_fresh("mel", recording)
+    assert store.facts("mel", recording) is None
     with pytest.raises(DataError, match=r"first\.wav: changed after .* run: aasvc prepare"):
         store.load("mel", recording)
 
@@ -93,24 +93,24 @@ def test_a_recording_that_changes_while_it_is_analysed_is_not_fresh(store, recor
     stamp = recording_stamp(recording)
     recording.write_bytes(b"meanwhile something else")
     store.save("mel", recording, FEATURE, stamp=stamp)
-    assert not store.is_fresh("mel", recording)
+    assert store.facts("mel", recording) is None
 
 
 def test_changed_settings_never_reuse_features(store, recording):
     store.save("mel", recording, FEATURE)
     other = FeatureStore(store.folder, FeatureConfig(mel=MelConfig(hop_length=300)), feature_key)
-    assert not other.is_fresh("mel", recording)
+    assert other.facts("mel", recording) is None
     with pytest.raises(DataError, match="no mel features with these settings; run: aasvc prepare"):
         other.load("mel", recording)
     same = FeatureStore(store.folder, FeatureConfig(mel=MelConfig(fmax=12000.0)), feature_key)
-    assert same.is_fresh("mel", recording)
+    assert same.facts("mel", recording) is not None
 
 
 def test_features_outlive_their_recording(store, recording):
     store.save("mel", recording, FEATURE)
     recording.unlink()
     np.testing.assert_array_equal(store.load("mel", recording), FEATURE)
-    assert not store.is_fresh("mel", recording)
+    assert store.facts("mel", recording) is None
 
 
 def test_damage_anywhere_in_the_file_is_noticed(store, recording):
@@ -122,11 +122,11 @@ def test_damage_anywhere_in_the_file_is_noticed(store, recording):
     damaged.append(whole[:-1] + bytes([whole[-1] ^ 1]))
     for content in damaged:
         path.write_bytes(content)
-        assert not store.is_fresh("mel", recording)
+        assert store.facts("mel", recording) is None
         with pytest.raises(DataError, match="damaged; run: aasvc prepare"):
             store.load("mel", recording)
     path.write_bytes(whole)
-    assert store.is_fresh("mel", recording)
+    assert store.facts("mel", recording) is not None
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(store, recording, monkeypatch):

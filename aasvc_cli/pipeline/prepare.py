@@ -433,7 +433,7 @@ def smallest_frames_per_token(pairs: Iterable[ParallelPair], config: Config) -> 
 
 def _condition_broken(pair: ParallelPair, config: Config) -> str:
     model = config.model
-    tokens, steps = pair.source_frames // model.source_frames_per_token, pair.target_frames // model.target_stack
+    tokens, steps = model.tokens_and_steps(pair.source_frames, pair.target_frames)
     if tokens <= steps:
         return ""
     needed = smallest_frames_per_token([pair], config)

@@ -208,14 +208,13 @@ class _Run:
             torch.set_num_threads(config.train.threads)
         self.config = _with_precision(config, self.device)
         store = FeatureStore(home.features, config.features, feature_key)
-        per_token = config.model.source_frames_per_token
         for set_name in ("train", "dev"):
             for pair in manifest.sets[set_name]:
-                if pair.source_frames // per_token > pair.target_frames // config.model.target_stack:
+                tokens, steps = config.model.tokens_and_steps(pair.source_frames, pair.target_frames)
+                if tokens > steps:
                     raise DataError(
-                        f"pair {pair.utterance_id}: {pair.source_frames // per_token} source tokens do not fit into "
-                        f"{pair.target_frames} target frames; raise model.frames_per_token, or run: aasvc prepare "
-                        "with this configuration to leave such pairs out"
+                        f"pair {pair.utterance_id}: {tokens} source tokens do not fit into {steps} target frames; raise "
+                        "model.frames_per_token, or run: aasvc prepare with this configuration to leave such pairs out"
                     )
         self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)

@@ -71,10 +71,6 @@ class FeatureStore:
         name = f"{stem}-{digest}.safetensors"
         return self.folder / f"{kind}-{self._keys[kind]}" / _speaker(Path(absolute)) / name
 
-    def is_fresh(self, kind: str, recording: Path) -> bool:
-        """Whether the feature is there, undamaged, and was computed from this very recording."""
-        return self.facts(kind, recording) is not None
-
     def facts(self, kind: str, recording: Path) -> dict[str, Any] | None:
         """What :meth:`save` was told about the recording; None if the feature is not fresh."""
         try:

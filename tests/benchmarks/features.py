@@ -70,7 +70,7 @@ def measure(recording: Path, sample_rate: int, minutes: float, kind: str, suffix
             "read": best_of(20, lambda: read_audio(sample)),
             "extract": best_of(20, lambda: extract(kind, wave, config.features)),
             "write": best_of(20, lambda: store.save(kind, sample, feature)),
-            "check_again": best_of(20, lambda: store.is_fresh(kind, sample)),
+            "check_again": best_of(20, lambda: store.facts(kind, sample) is not None),
         }
     return {
         "audio_minutes": report.analysed_seconds / 60,
