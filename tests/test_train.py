@@ -198,3 +198,10 @@ def test_two_trainings_in_one_folder_are_refused(trained: Home):
     train(trained, _config(trained, max_steps=1), tag="busy", on_report=second)
     assert refused
     assert train(trained, _config(trained, max_steps=2), tag="busy").step == 2
+
+
+def test_a_pair_that_cannot_be_aligned_is_refused_by_name(trained: Home):
+    config = override(_config(trained), {"model.frames_per_token": 1})
+    with pytest.raises(DataError, match=r"pair \w+: \d+ source tokens do not fit into \d+ target frames; raise"):
+        train(trained, config, tag="tight")
+    assert not (trained.exp / "male_female_tight").exists()
