@@ -350,7 +350,7 @@ def stats(data: DataOption = None, norm_name: NormNameOption = "self", json_targ
     with _progress("stats") as on_progress:
         result = compute_stats(_home(), data=data, norm_name=norm_name, on_progress=on_progress)
     _result(result, json_target, result.lines())
-    _next("aasvc train --tag NAME")
+    _next("aasvc train --tag NAME" + ("" if norm_name == "self" else f" --norm-name {shlex.quote(norm_name)}"))
 
 
 @_command

@@ -214,7 +214,8 @@ class _Run:
                 if tokens > steps:
                     raise DataError(
                         f"pair {pair.utterance_id}: {tokens} source tokens do not fit into {steps} target frames; "
-                        "raise model.frames_per_token, or run: aasvc prepare with this configuration to leave such pairs out"
+                        "raise model.frames_per_token, or run: aasvc prepare with this configuration, "
+                        "which leaves such pairs out"
                     )
         self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
