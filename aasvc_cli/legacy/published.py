@@ -7,7 +7,7 @@ and ``stats.h5`` with the target's statistics.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from aasvc_cli.config import Config, parse_config, read_config_file
 from aasvc_cli.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
     from aasvc_cli.features import FeatureStats
@@ -316,18 +318,22 @@ def published_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
-def load_published_state(path: Path) -> dict[str, Tensor]:
-    """Our state dictionary from a published checkpoint file, read without executing anything in it.
+def load_published_checkpoint(path: Path) -> dict[str, Any]:
+    """What a published checkpoint file holds, read without executing anything in it.
+
+    Tensors stay on the disk until they are used, so that an optimiser's state costs nothing.
 
     Raises:
-        ModelError: unreadable, needs more than plain tensors, or is something else.
+        ModelError: unreadable, or needs more than plain tensors.
     """
     import pickle
+    import zipfile
 
     import torch
 
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # files from before PyTorch 1.6 are no zip archives and cannot be mapped
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = _first_line(error)
         raise ModelError(f"{path}: refused: reading it would run code, or it is no checkpoint ({reason})") from None
@@ -335,7 +341,12 @@ def load_published_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: not a complete checkpoint ({_first_line(error)})") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ModelError(f"{path}: expected a dictionary with the entry 'model', as the published training writes it")
-    return convert_state(checkpoint["model"], str(path))
+    return checkpoint
+
+
+def load_published_state(path: Path) -> dict[str, Tensor]:
+    """Our state dictionary from a published checkpoint file; raises ModelError."""
+    return convert_state(load_published_checkpoint(path)["model"], str(path))
 
 
 def _first_line(error: Exception) -> str:
@@ -349,25 +360,27 @@ def read_h5_stats(path: Path, kind: str = "mel") -> FeatureStats:
     Raises:
         ModelError: missing, not HDF5, or without ``<kind>_mean`` and ``<kind>_scale``.
     """
+    from aasvc_cli.features import FeatureStats
+
+    arrays = read_h5_arrays(path, (f"{kind}_mean", f"{kind}_scale"))
+    return FeatureStats(mean=arrays[f"{kind}_mean"], scale=arrays[f"{kind}_scale"], n_frames=0)
+
+
+def read_h5_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Float arrays of an HDF5 file by name; raises ModelError that lists what it has instead."""
     import h5py
     import numpy as np
 
-    from aasvc_cli.features import FeatureStats
-
     try:
         with h5py.File(path, "r") as stream:
-            names = sorted(stream)
-            if f"{kind}_mean" not in stream or f"{kind}_scale" not in stream:
-                raise ModelError(
-                    f"{path}: expected {kind}_mean and {kind}_scale, found {', '.join(names) or 'nothing'}"
-                )
-            mean = np.asarray(stream[f"{kind}_mean"], dtype=np.float32)
-            scale = np.asarray(stream[f"{kind}_scale"], dtype=np.float32)
+            there = sorted(stream)
+            if not set(names) <= set(there):
+                raise ModelError(f"{path}: expected {' and '.join(names)}, found {', '.join(there) or 'nothing'}")
+            return {name: np.asarray(stream[name], dtype=np.float32) for name in names}
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; the published layout has statistics there") from None
     except OSError as error:
         raise ModelError(f"{path}: not readable as HDF5 ({error})") from None
-    return FeatureStats(mean=mean, scale=scale, n_frames=0)
 
 
 def read_published_voice(folder: Path) -> tuple[Config, dict[str, Tensor], FeatureStats]:
