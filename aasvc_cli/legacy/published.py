@@ -383,14 +383,57 @@ def read_h5_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np
         raise ModelError(f"{path}: not readable as HDF5 ({error})") from None
 
 
-def read_published_voice(folder: Path) -> tuple[Config, dict[str, Tensor], FeatureStats]:
-    """Configuration, weights and target statistics of a published model folder; the last checkpoint is taken.
+def published_files(folder: Path) -> list[Path]:
+    """The files of a published model folder that are read: configuration, last checkpoint, statistics."""
+    return [folder / "config.yml", _last_checkpoint(folder), folder / "stats.h5"]
+
+
+def read_published_voice(
+    folder: Path, *, weights: bool = True
+) -> tuple[Config, dict[str, Tensor], FeatureStats, dict[str, Any]]:
+    """Configuration, weights, target statistics and model card of a published folder; the last checkpoint is taken.
+
+    Args:
+        weights: whether to read them
 
     Raises:
         ModelError, ConfigError: what is missing or not supported.
+        DataError: the statistics are impossible.
     """
+    from aasvc_cli.features import FeatureStats
+
+    path = folder / "config.yml"
+    tree = read_config_file(path)
+    if "generator_params" in tree or "generator_type" in tree:
+        raise ModelError(f"{folder}: holds a vocoder, not a voice; pass it as --vocoder")
+    checkpoint = _last_checkpoint(folder)
+    config = config_from_published(tree, str(path)).resolved()
+    stats = folder / "stats.h5"
+    target = FeatureStats.from_tree(read_h5_stats(stats, config.features.target).to_tree(), str(stats))
+    card = {
+        "name": folder.absolute().name,
+        "step": int(checkpoint.stem.removeprefix("checkpoint-").removesuffix("steps")),
+        "source_speaker": _source_speaker(tree),
+        "vocoder": _vocoder_name(tree),
+    }
+    return config, load_published_state(checkpoint) if weights else {}, target, card
+
+
+def _last_checkpoint(folder: Path) -> Path:
     checkpoints = published_checkpoints(folder)
     if not checkpoints:
         raise ModelError(f"{folder}: no checkpoint-<steps>steps.pkl")
-    config = config_from_published(read_config_file(folder / "config.yml"), str(folder / "config.yml")).resolved()
-    return config, load_published_state(checkpoints[-1]), read_h5_stats(folder / "stats.h5", config.features.target)
+    return checkpoints[-1]
+
+
+def _source_speaker(tree: Mapping[str, Any]) -> str | None:
+    """Who a model was trained to hear: its training data were in ``dump/<speaker>_train_parallel/...``."""
+    match = re.search(r"(?:^|/)([^/]+)_train[^/]*(?:/|$)", str(tree.get("src_train_dumpdir") or ""))
+    return match.group(1) if match else None
+
+
+def _vocoder_name(tree: Mapping[str, Any]) -> str | None:
+    """Name of the vocoder that a model was trained with: the folder of its checkpoint."""
+    vocoder = tree.get("vocoder")
+    checkpoint = vocoder.get("checkpoint") if isinstance(vocoder, dict) else None
+    return Path(str(checkpoint)).parent.name or None if checkpoint else None

@@ -105,6 +105,20 @@ def find_vocoder(home: Home | None, name: str | Path) -> Path:
     raise ModelError(f"{text}: no such vocoder; {hint}")
 
 
+def find_vocoder_of(home: Home | None, voice: Path, name: str) -> Path:
+    """The folder of the vocoder that a voice names: inside the voice's own folder, else by name, else beside it.
+
+    Raises:
+        ModelError: it is nowhere.
+    """
+    names = _named(home)
+    inside, beside = voice / name, voice.absolute().parent / name
+    for folder in (inside, names.get(name), beside):
+        if folder is not None and folder.is_dir():
+            return folder
+    raise ModelError(f"{name}: no such vocoder in {voice}, beside it, or in the data folder; run: aasvc download")
+
+
 def build_vocoder(
     name: str | Path, mel: MelConfig, *, home: Home | None = None, device: str | torch.device = "cpu"
 ) -> Vocoder:
