@@ -119,14 +119,16 @@ def plan_names(names: Iterable[Path], out_dir: Path, format_name: str | None = N
             yield Job(source, output, chosen)
 
 
-def plan_set(home: Home, set_name: str, model: str | Path | None, data: str | None = None) -> tuple[Path, list[Job]]:
+def plan_set(
+    home: Home, set_name: str, model: str | Path | None, data: str | None = None
+) -> tuple[Path, str, list[Job]]:
     """A set of the prepared data that a run was trained on, to ``converted/<set>/<utterance_id>.wav`` in its folder.
 
     Args:
         data: a prepared set in place of the run's own
 
     Returns:
-        the folder of the run, and the jobs
+        the folder of the run, the name of the prepared set, and the jobs
 
     Raises:
         DataError: no such prepared data, or the set is empty.
@@ -142,7 +144,7 @@ def plan_set(home: Home, set_name: str, model: str | Path | None, data: str | No
         known = ", ".join(f"{name} ({len(manifest.sets.get(name, ()))})" for name in SETS)
         raise DataError(f"prepared data {manifest.name}: no pairs in the set {set_name}; it has {known}")
     folder = voice_folder / "converted" / set_name
-    return voice_folder, [Job(pair.source, folder / f"{pair.utterance_id}.wav", "wav") for pair in pairs]
+    return voice_folder, name, [Job(pair.source, folder / f"{pair.utterance_id}.wav", "wav") for pair in pairs]
 
 
 def _result_name(name: Path, format_name: str) -> Path:

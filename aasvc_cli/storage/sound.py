@@ -78,8 +78,15 @@ class AudioFile:
             raise AudioError(f"{self.name}: no such file", "missing")
         if path.is_dir():
             raise AudioError(f"{self.name}: is a folder, expected an audio file")
+        self._n_samples: int | None = None
         with self._open() as stream:
             self.sample_rate = int(stream.samplerate)
+
+    @property
+    def seconds(self) -> float:
+        """Its length; known once it was read to its end."""
+        assert self._n_samples is not None
+        return self._n_samples / self.sample_rate
 
     def blocks(self) -> Iterator[Wave]:
         """The samples in order, (n,) float32 each; channels are averaged.
@@ -91,13 +98,13 @@ class AudioFile:
         """
         import numpy as np
 
-        found = False
+        n_samples = 0
         with self._open() as stream:
             while True:
                 block = stream.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
                 if not len(block):
                     break
-                found = True
+                n_samples += len(block)
                 mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
                 if not np.isfinite(mono).all():
                     raise AudioError(
@@ -106,8 +113,9 @@ class AudioFile:
                         "nan",
                     )
                 yield mono
-        if not found:
+        if not n_samples:
             raise AudioError(f"{self.name}: holds no samples", "empty")
+        self._n_samples = n_samples
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:
