@@ -7,9 +7,10 @@ import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aasvc_cli.corpus import SETS, read_manifest
-from aasvc_cli.errors import AasvcError, DataError, StorageError
+from aasvc_cli.errors import AasvcError, AudioError, DataError, StorageError
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import list_audio
 from aasvc_cli.storage.sound import STREAM, format_of, suffix_of
@@ -38,6 +39,57 @@ class Refused:
 
     source: Path
     error: AasvcError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        jobs: what would be converted
+        there: what would be left out because its result is there
+        refused: what cannot be converted to its place
+    """
+
+    jobs: tuple[Job, ...]
+    there: tuple[Job, ...]
+    refused: tuple[Refused, ...]
+
+    @classmethod
+    def of(cls, planned: Iterable[Job | Refused], skip_existing: bool) -> Plan:
+        """Sort what was planned; a recording that doesn't exist is refused, too."""
+        jobs, there, refused = [], [], []
+        for job in planned:
+            if isinstance(job, Refused):
+                refused.append(job)
+            elif skip_existing and job.output != STREAM and job.output.is_file():
+                there.append(job)
+            elif job.source != STREAM and not job.source.is_file():
+                refused.append(Refused(job.source, AudioError(f"{job.source}: no such file", "missing")))
+            else:
+                jobs.append(job)
+        return cls(tuple(jobs), tuple(there), tuple(refused))
+
+    def lines(self) -> list[str]:
+        """The result for people."""
+        return [f"{job.source} -> {job.output}" for job in self.jobs]
+
+    def summary(self) -> str:
+        """The result in one line."""
+        parts = [f"{len(self.jobs)} recordings would be converted"]
+        if self.there:
+            parts.append(f"{len(self.there)} are there already")
+        if self.refused:
+            parts.append(f"{len(self.refused)} cannot be")
+        return ", ".join(parts)
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "jobs": [{"source": str(job.source), "output": str(job.output)} for job in self.jobs],
+            "there": [{"source": str(job.source), "output": str(job.output)} for job in self.there],
+            "refused": [{"source": str(entry.source), "error": str(entry.error)} for entry in self.refused],
+        }
 
 
 def plan_files(

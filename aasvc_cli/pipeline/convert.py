@@ -615,7 +615,7 @@ def _work(connection: Connection, loading: _Loading, options: _Options, count: i
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_interrupt)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // count)))
         try:
             converter, loaded = _load(loading)
             connection.send(loaded)

@@ -212,17 +212,17 @@ def _all(stream: IO[bytes], data: bytes) -> None:
 
 
 def encode_raw(samples: Wave, encoding: str) -> bytes:
-    """Samples as raw PCM; those beyond full scale are clipped in the integer formats."""
+    """Samples as raw PCM, the same as libsndfile puts into a WAV: clipped at full scale, and what is too fine cut off."""
     import numpy as np
 
     order = ">" if encoding.endswith("be") else "<"
     kind, bits = encoding[0], int(encoding.removesuffix("le").removesuffix("be")[1:])
     if kind == "f":
         return samples.astype(f"{order}f{bits // 8}").tobytes()
-    top = 1 << (bits - 1)
-    whole = np.clip(np.rint(samples.astype(np.float64) * top), -top, top - 1).astype(np.int64)
+    full = np.clip(np.rint(samples.astype(np.float64) * 2.0**31), -(2.0**31), 2.0**31 - 1).astype(np.int64)
+    whole = full >> (32 - bits)
     if kind == "u":
-        return (whole + top).astype("u1").tobytes()
+        return (whole + (1 << (bits - 1))).astype("u1").tobytes()
     if bits != 24:
         return whole.astype(f"{order}i{bits // 8}").tobytes()
     octets = whole.astype(f"{order}i4").view("u1").reshape(-1, 4)
@@ -251,6 +251,7 @@ def spooled(stream: IO[bytes]) -> Iterator[Path]:
     """Everything that a pipe holds, as a file: audio has to be read from the start, and more than once.
 
     Raises:
+        AudioError: nothing came.
         StorageError: no space.
     """
     with temporary_file() as path:
@@ -260,6 +261,8 @@ def spooled(stream: IO[bytes]) -> Iterator[Path]:
             _mend_length(path)
         except OSError as error:
             raise storage_error("write", path, error) from None
+        if not path.stat().st_size:
+            raise AudioError("standard input: nothing came in, expected a recording", "empty")
         yield path
 
 
