@@ -8,11 +8,12 @@ pauses (:mod:`aasvc_cli.segments`), its pieces are converted in batches, and the
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,9 @@ FULL_SCALE = 32767 / 32768
 BATCH_PIECES = 8
 BATCH_FRAMES_SQUARED = 4_000_000
 """Most that pieces times the square of their longest length in frames may be in a batch: attention's memory."""
+MOST_PADDING = 1.25
+"""Length of a batch over the mean length of what is in it."""
 _BLOCK = 1 << 16
-T = TypeVar("T")
 
 
 class Recording(Protocol):
@@ -199,20 +201,17 @@ class Converter:
             for name, wave in ((f"recording {index}", wave) for index, wave in enumerate(waves))
         ]
         results: dict[int, Converted] = {}
-        short: list[tuple[int, _Heard]] = []
+        short: list[int] = []
         for index, recording in enumerate(recordings):
-            if len(recording.samples) > _whole(sample_rate):
-                parts = self.stream(recording, seed=seed, noise_scale=noise_scale, speed=speed)
-                results[index] = _joined(list(parts))
-            else:
-                short.append((index, self._hear(recording.samples, sample_rate, recording.name)))
-        # equally long ones together: little padding, and no more memory than the limit
-        short.sort(key=lambda entry: len(entry[1].source))
-        for batch in _batches(short, lambda entry: len(entry[1].source)):
-            generators = [torch.Generator().manual_seed(seed) for _ in batch]
-            conversions = self._convert_heard([heard for _, heard in batch], generators, noise_scale, speed)
-            for (index, _), conversion in zip(batch, conversions, strict=True):
-                results[index] = self._speak(conversion, recordings[index].name, seed)
+            if len(recording.samples) <= _whole(sample_rate):
+                short.append(index)
+                continue
+            parts = self.stream(recording, seed=seed, noise_scale=noise_scale, speed=speed)
+            results[index] = _joined(list(parts))
+        heard = [self._hear(recordings[index].samples, sample_rate, recordings[index].name) for index in short]
+        conversions = self._convert_sorted(heard, [seed] * len(heard), noise_scale, speed)
+        for index, conversion in zip(short, conversions, strict=True):
+            results[index] = self._speak(conversion, recordings[index].name, seed)
         return [results[index] for index in range(len(recordings))]
 
     def stream(
@@ -228,7 +227,8 @@ class Converter:
         """Convert a recording of any length, part by part, in bounded memory.
 
         The waves of all parts in order are the result. A recording of up to 20 s is one part, the same as from
-        :meth:`convert`. The noise of a long one is drawn from one sequence, whatever pieces share a batch.
+        :meth:`convert`. Each piece of a long one has a seed of its own, counted up from
+        ``seed``, so that nothing depends on what shares a batch.
 
         Args:
             recording: is read twice if it is long
@@ -240,11 +240,10 @@ class Converter:
             AudioError, DataError, ModelError: as for :meth:`convert`.
         """
         check_options(noise_scale, speed)
-        generator = torch.Generator().manual_seed(seed)
         start, rest = _beginning(recording)
         if rest is None:
             heard = self._hear(start, recording.sample_rate, recording.name)
-            (conversion,) = self._convert_heard([heard], [generator], noise_scale, speed)
+            (conversion,) = self._convert_sorted([heard], [seed], noise_scale, speed)
             yield self._speak(conversion, recording.name, seed)
             return
         meter = LevelMeter(recording.sample_rate)
@@ -264,15 +263,16 @@ class Converter:
         rate = self.sample_rate / recording.sample_rate / speed
         place, skipped = 0, 0  # in the recording, and in the pauses so far
         done = 0
-        # pieces are heard only as they are needed, and no more of them than one batch
-        for batch in _batches(self._hear_pieces(recording, pieces, own), lambda entry: len(entry[1].source)):
-            conversions = self._convert_heard(
-                [heard for _, heard in batch], [generator] * len(batch), noise_scale, speed
-            )
-            for (piece, _), conversion in zip(batch, conversions, strict=True):
+        # pieces are heard only as they are needed, and no more of them than a window
+        heard_pieces = self._hear_pieces(recording, pieces, own)
+        while window := list(itertools.islice(heard_pieces, BATCH_PIECES)):
+            heard_window = [heard for _, heard in window]
+            seeds = [seed + done + index for index in range(len(window))]
+            conversions = self._convert_sorted(heard_window, seeds, noise_scale, speed)
+            for (piece, _), conversion, own_seed in zip(window, conversions, seeds, strict=True):
                 yield from self._silence(skipped, skipped + piece.start - place, rate)
                 skipped += piece.start - place
-                spoken = self._speak(conversion, recording.name, seed + done)
+                spoken = self._speak(conversion, recording.name, own_seed)
                 place = piece.stop
                 done += 1
                 wave = fade(spoken.wave, self.sample_rate, start=piece.start > 0, end=place < meter.n_samples)
@@ -344,20 +344,22 @@ class Converter:
                 statistics.update(extract(kind, wave, features))
         return running[kinds[0]].result(), running[kinds[1]].result()
 
-    def _convert_heard(
-        self,
-        heard: Sequence[_Heard],
-        generators: Sequence[torch.Generator],
-        noise_scale: float | None,
-        speed: float,
+    def _convert_sorted(
+        self, heard: Sequence[_Heard], seeds: Sequence[int], noise_scale: float | None, speed: float
     ) -> list[Conversion]:
-        return self.voice.model.convert_batch(
-            [utterance.source for utterance in heard],
-            [utterance.duration for utterance in heard],
-            noise_scale=noise_scale,
-            speed=speed,
-            generators=generators,
-        )
+        """Convert utterances, those of about the same length in one batch."""
+        order = sorted(range(len(heard)), key=lambda index: len(heard[index].source))
+        results: dict[int, Conversion] = {}
+        for batch in _batches(order, [len(utterance.source) for utterance in heard]):
+            conversions = self.voice.model.convert_batch(
+                [heard[index].source for index in batch],
+                [heard[index].duration for index in batch],
+                generators=[torch.Generator().manual_seed(seeds[index]) for index in batch],
+                noise_scale=noise_scale,
+                speed=speed,
+            )
+            results.update(zip(batch, conversions, strict=True))
+        return [results[index] for index in range(len(heard))]
 
     def _speak(self, conversion: Conversion, name: str, seed: int) -> Converted:
         """The sound of what the model said."""
@@ -451,17 +453,18 @@ def _read_pieces(recording: Recording, pieces: Iterable[Piece]) -> Iterator[tupl
         yield piece, held[piece.start - place : piece.stop - place]
 
 
-def _batches(entries: Iterable[T], frames: Callable[[T], int]) -> Iterator[list[T]]:
-    """Neighbours that fit into one batch together."""
-    batch: list[T] = []
-    longest = 0
-    for entry in entries:
-        together = max(longest, frames(entry))
-        if batch and (len(batch) == BATCH_PIECES or (len(batch) + 1) * together**2 > BATCH_FRAMES_SQUARED):
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Utterances, by increasing length, that are worth a batch: little of it is padding, and attention has the room."""
+    batch: list[int] = []
+    frames = 0
+    for index in order:
+        longest, count = lengths[index], len(batch) + 1
+        wasteful = count * longest > MOST_PADDING * (frames + longest)
+        if batch and (count > BATCH_PIECES or count * longest**2 > BATCH_FRAMES_SQUARED or wasteful):
             yield batch
-            batch, together = [], frames(entry)
-        batch.append(entry)
-        longest = together
+            batch, frames = [], 0
+        batch.append(index)
+        frames += longest
     if batch:
         yield batch
 

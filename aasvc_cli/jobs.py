@@ -149,22 +149,24 @@ def plan_names(names: Iterable[Path], out_dir: Path, format_name: str | None = N
     """
     chosen = format_of(out_dir, format_name or "wav")
     owners: dict[Path, Path] = {}
+    seen: set[Path] = set()
     recordings: dict[tuple[int, int], Path] = {}
     results = out_dir.resolve()
     apart = not Path.cwd().is_relative_to(results)
     for source in names:
         place = source.resolve()
-        if source.is_dir() or place in owners or (apart and place.is_relative_to(results)):
+        if source.is_dir() or place in seen or place in owners or (apart and place.is_relative_to(results)):
             continue
+        seen.add(place)
         parts = [part for part in source.parts if part != ".." and part != source.anchor]
         output = out_dir / _result_name(Path(*parts), chosen)
         target = output.resolve()
         identity = _identity(output)
         if identity is not None and (identity in recordings or identity == _identity(source)):
             yield Refused(source, _overwrites(source, recordings.get(identity, source)))
-        elif owners.get(target, source) != source:
+        elif target in owners:
             yield Refused(source, _same_place(owners[target], source, output))
-        elif target not in owners:
+        else:
             owners[target] = source
             if (own := _identity(source)) is not None:
                 recordings[own] = source

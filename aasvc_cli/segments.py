@@ -44,7 +44,7 @@ LOWEST_LEVEL = -120.0
 SILENCE_LEVEL = -90.0
 """The last bit of 16; whatever the rest of the recording is like, there is nothing to be heard below."""
 _ABOVE_NOISE, _FARTHEST_BELOW_SPEECH, _NEAREST_BELOW_SPEECH = 6.0, 40.0, 12.0
-_NOISE_PERCENTILE, _SPEECH_PERCENTILE = 5.0, 95.0
+_NOISE_PERCENTILE, _SPEECH_PERCENTILE = 2.0, 95.0
 _STEP_SECONDS, _WINDOW_SECONDS = 10.0, 60.0
 
 

@@ -212,7 +212,7 @@ def _all(stream: IO[bytes], data: bytes) -> None:
 
 
 def encode_raw(samples: Wave, encoding: str) -> bytes:
-    """Samples as raw PCM, the same as libsndfile puts into a WAV: clipped at full scale, and what is too fine cut off."""
+    """Samples as raw PCM, the same as libsndfile puts into a WAV: clipped at full scale, too fine digits cut off."""
     import numpy as np
 
     order = ">" if encoding.endswith("be") else "<"
