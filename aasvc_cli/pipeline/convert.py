@@ -507,8 +507,8 @@ def _convert_job(
 
 # --- several processes ----------------------------------------------------------------------------------------------
 
-_PATIENCE_SECONDS = 3.0
-"""How long a process may take to clean up when it is stopped."""
+_PATIENCE_SECONDS = 0.5
+"""How long a process may take to clean up when it is stopped; then it is killed, and its remains are removed here."""
 
 
 @dataclass
