@@ -182,7 +182,8 @@ def test_published_sizes_are_those_of_the_preset():
 def test_a_published_folder_gives_configuration_weights_and_target_statistics():
     folder = DATA / "aasvc-stochastic"
     assert is_published_folder(folder) and not is_published_folder(DATA)
-    config, state, stats = read_published_voice(folder)
+    config, state, stats, card = read_published_voice(folder)
+    assert card["step"] == 10
     AASVC(config.model).load_state_dict(state)
     assert stats.mean.shape == stats.scale.shape == (80,)
     with pytest.raises(ModelError, match=r"expected mcep_mean .* found mel_mean, mel_scale"):
