@@ -268,7 +268,7 @@ class TestInit:
         with pytest.raises(ConfigError, match="began with tiny, not with male_female_tiny"):
             train(trained, _config(trained), tag="fine", init="male_female_tiny")
         with pytest.raises(ConfigError, match="began with random weights, not with fine"):
-            train(trained, _config(trained, max_steps=9), tag="tiny", init="fine")
+            train(trained, override(read_manifest(trained).config, {"train.max_steps": 9}), tag="tiny", init="fine")
         (trained.exp / "male_female_fine" / "last.safetensors").unlink()
         with pytest.raises(ConfigError, match="begun with --init tiny and has no checkpoint yet"):
             train(trained, _config(trained), tag="fine")
