@@ -273,6 +273,13 @@ class TestInit:
         with pytest.raises(ConfigError, match="begun with --init tiny and has no checkpoint yet"):
             train(trained, _config(trained), tag="fine")
 
+    def test_a_run_killed_before_its_first_file_can_be_begun_again(self, trained: Home):
+        config = _config(trained, max_steps=1)
+        folder = train(trained, config, tag="fine", init="tiny").folder
+        for path in [path for path in folder.iterdir() if path.name != "init.json"]:
+            path.unlink()
+        assert train(trained, config, tag="fine", init="tiny").step == 1
+
     def test_a_published_model_can_be_trained_further_with_its_own_sizes(
         self, small_corpus: Path, data: Path, home: Home, aasvc: Callable[..., Any]
     ):

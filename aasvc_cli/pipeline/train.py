@@ -291,7 +291,7 @@ class _Run:
                 raise ModelError(f"{last}: not a checkpoint of this run; use another --tag, or --overwrite") from None
             self._cut_log(trainer.step)
             say(f"resuming {self.folder} at step {trainer.step}")
-        elif self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "config.yaml").exists():
+        elif not (self.folder / "config.yaml").exists() and any(p.name != INIT_FILE for p in self.folder.iterdir()):
             raise ConfigError(str(self.folder), ["the folder is not empty and not a training run; use another --tag"])
         else:
             self._cut_log(0)

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from aasvc_cli.config import MelConfig
 
-CHUNK_FRAMES = 64
-"""Frames synthesised at once. Activations of longer pieces leave the processor's cache, shorter ones are mostly
-context."""
+CHUNK_FRAMES = 256
+"""Frames synthesised at once. Shorter pieces spend their time on the frames around them (a quarter more at 64), longer
+ones need more memory and gain nothing (``tests/benchmarks/vocoders.py``)."""
 BLOCK_ROWS = 2048
 """Samples that pass through a layer of ParallelWaveGAN at once, so that what they become stays in the cache."""
 _NOISE_BLOCK = 1 << 14

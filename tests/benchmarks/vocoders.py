@@ -21,6 +21,7 @@ import torch
 from aasvc_cli.config import MelConfig
 from aasvc_cli.vocoder.build import Vocoder
 from aasvc_cli.vocoder.gan_generators import (
+    CHUNK_FRAMES,
     GanVocoder,
     HiFiGan,
     HiFiGanSizes,
@@ -101,7 +102,7 @@ def main() -> None:
     if options.memory_seconds:
         print(f"\n{options.memory_seconds:g} s of speech, growth of peak memory")
         for name in options.only.split(","):
-            for what, frames in (("in pieces", None if name == "griffin-lim" else 64), ("one pass", None)):
+            for what, frames in (("in pieces", None if name == "griffin-lim" else CHUNK_FRAMES), ("one pass", None)):
                 if name == "griffin-lim" and what == "in pieces":
                     continue
                 megabytes, work = peak_megabytes(name, options.memory_seconds, frames, options.threads)
