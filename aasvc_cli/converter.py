@@ -130,7 +130,7 @@ class Converter:
         if vocoder is not None:
             return cls(voice, build_vocoder(vocoder, mel, home=home, device=voice.device), vocoder)
         own = voice.card.get("vocoder")
-        if not isinstance(own, str) or not own:
+        if not isinstance(own, str) or own in ("", GRIFFIN_LIM):
             return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
         try:
             return cls(

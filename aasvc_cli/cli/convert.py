@@ -107,7 +107,13 @@ def convert(
         ),
     ] = None,
     seed: Annotated[
-        int, model_option("--seed", min=0, envvar="AASVC_SEED", help="Another number gives another rhythm.")
+        int,
+        model_option(
+            "--seed",
+            min=0,
+            envvar="AASVC_SEED",
+            help="Another number gives another rhythm, and other noise in vocoders that draw it.",
+        ),
     ] = 1,
     noise_scale: Annotated[
         float | None,

@@ -98,8 +98,10 @@ _ONLY_VALUE: dict[str, Any] = {
 }
 _IGNORED = re.compile(
     r"init_type|use_masking|use_weighted_masking|use_scaled_pos_enc|encoder_input_conv_kernel_size"
-    r"|spk_embed_integration_type|diffsinger_.*|prodiff_.*|zero_triu|conformer_rel_pos_type|conformer_activation_type"
+    r"|spk_embed_integration_type|diffsinger_.*|prodiff_.*"
 )
+"""Accepted and without effect in the published code: nothing is initialised or masked differently for them, and the
+decoders of the last two cannot be chosen."""
 _TRAIN_KEYS = {
     "batch_size": "batch_size",
     "gradient_accumulate_steps": "accum",

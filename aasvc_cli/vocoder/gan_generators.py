@@ -19,9 +19,11 @@ from torch.nn import functional
 
 from aasvc_cli.config import MelConfig
 
-CHUNK_FRAMES = 64
-"""Frames synthesised at once. Activations of longer pieces leave the processor's cache, shorter ones are mostly
-context."""
+CHUNK_FRAMES = 256
+"""Frames synthesised at once. Shorter pieces spend their time on the frames around them (a quarter more at 64), longer
+ones need more memory and gain nothing (``tests/benchmarks/vocoders.py``)."""
+BLOCK_ROWS = 2048
+"""Samples that pass through a layer of ParallelWaveGAN at once, so that what they become stays in the cache."""
 _NOISE_BLOCK = 1 << 14
 """Samples of noise drawn from one seed, so that any stretch of it can be drawn without what comes before."""
 _FINAL_SLOPE = 0.01
@@ -292,29 +294,87 @@ class ParallelWaveGan(nn.Module):
     def generate(self, mel: Tensor, noise: Tensor | None) -> Tensor:
         """(B, T, M) and standard normal noise (B, T * hop_length) to (B, T * hop_length)."""
         assert noise is not None and noise.shape[1] == mel.shape[1] * self.sizes.hop_length
-        conditions = self._upsample(mel)  # (B, M, n)
-        x = self.input(noise.unsqueeze(1))  # (B, C, n)
-        skips: Tensor | None = None
-        for layer in cast("Iterable[_GatedLayer]", self.layers):
-            both = layer.conv(x).add_(layer.aux(conditions))
-            values, gates = both.chunk(2, dim=1)
-            gated = torch.tanh(values).mul_(torch.sigmoid(gates))
-            skip = layer.skip(gated)
-            skips = skip if skips is None else skips.add_(skip)
-            x = layer.residual(gated).add_(x).mul_(math.sqrt(0.5))
-        assert skips is not None
-        hidden = functional.relu_(skips.mul_(math.sqrt(1.0 / len(self.layers))))
-        return self.output(functional.relu_(self.hidden(hidden))).squeeze(1)
+        return torch.stack([self._generate_one(*item) for item in zip(mel, noise, strict=True)])
 
-    def _upsample(self, mel: Tensor) -> Tensor:
-        """(B, T, M) -> (B, M, T * hop_length)."""
+    def _generate_one(self, mel: Tensor, noise: Tensor) -> Tensor:
+        """(T, M) and (n,) to (n,), n = T * hop_length.
+
+        Samples are rows and channels columns here, so that every convolution is one matrix product per tap, and a few
+        thousand rows at a time pass through a layer while they are in the processor's cache. tanh(a) * sigmoid(b) is
+        computed as 2 * (sigmoid(2 a) - 0.5) * sigmoid(b), with both factors 2 put into the weights around it.
+        """
+        sizes, n = self.sizes, len(noise)
+        half, kernel = sizes.gate_channels // 2, sizes.kernel_size
+        conditions = self._conditions(mel)
+        rows = max(1, BLOCK_ROWS // sizes.hop_length) * sizes.hop_length
+        # zeros on both sides are what the convolutions are padded with
+        edge = (kernel - 1) << (sizes.layers // sizes.stacks - 1)
+        x, following = (noise.new_zeros(n + 2 * edge, sizes.residual_channels) for _ in range(2))
+        torch.addmm(self._bias(self.input), noise[:, None], self.input.weight[:, :, 0].T, out=x[edge : edge + n])
+        gated = noise.new_empty(min(rows, n), half)
+        gates = noise.new_empty(min(rows, n), 2 * half)
+        double = torch.ones(2 * half, device=noise.device)
+        double[:half] = 2.0
+        keep, mean = math.sqrt(0.5), math.sqrt(1.0 / sizes.layers)
+        skips = noise.new_zeros(n, sizes.skip_channels)
+        for index, layer in enumerate(cast("Iterable[_GatedLayer]", self.layers)):
+            dilation = 1 << index % (sizes.layers // sizes.stacks)
+            first = edge - (kernel - 1) * dilation // (1 if sizes.use_causal_conv else 2)
+            taps = (layer.conv.weight * double[:, None, None]).permute(2, 1, 0).contiguous()  # (k, C, G)
+            bias = self._bias(layer.conv) * double
+            condition = conditions.of_layer(layer.aux.weight[:, :, 0].T * double)
+            residual = (layer.residual.weight[:, :, 0].T * (2.0 * keep)).contiguous()
+            residual_bias = self._bias(layer.residual) * keep
+            skip = (layer.skip.weight[:, :, 0].T * (2.0 * mean)).contiguous()
+            skips += self._bias(layer.skip) * mean
+            for start in range(0, n, rows):
+                stop = min(start + rows, n)
+                y, g = gates[: stop - start], gated[: stop - start]
+                for tap in range(kernel):
+                    heard = x[first + tap * dilation + start : first + tap * dilation + stop]
+                    if tap:
+                        y.addmm_(heard, taps[tap])
+                    else:
+                        torch.addmm(bias, heard, taps[tap], out=y)
+                condition.add_to(y, start, stop)
+                y.sigmoid_()
+                torch.mul(y[:, :half].sub_(0.5), y[:, half:], out=g)
+                skips[start:stop].addmm_(g, skip)
+                passed = following[edge + start : edge + stop]
+                torch.addmm(x[edge + start : edge + stop], g, residual, beta=keep, out=passed)
+                passed += residual_bias
+            x, following = following, x
+        hidden = torch.addmm(self._bias(self.hidden), skips.relu_(), self.hidden.weight[:, :, 0].T).relu_()
+        return torch.addmm(self._bias(self.output), hidden, self.output.weight[:, :, 0].T)[:, 0]
+
+    @staticmethod
+    def _bias(module: nn.Module) -> Tensor:
+        return cast(Tensor, module.bias)
+
+    def _conditions(self, mel: Tensor) -> _Conditions:
+        """What the layers hear of a mel (T, M).
+
+        Upsampling treats all bands alike, as long as it neither mixes them nor has activations. A layer's own mixture
+        of the bands may then be taken once per frame and upsampled afterwards, as sums over a few frames.
+        """
         sizes = self.sizes
-        x = mel.transpose(1, 2)  # (B, M, T)
-        if self.context is not None:
-            window = sizes.aux_context_window
-            sides = (window, 0) if sizes.use_causal_conv else (window, window)
-            x = self.context(functional.pad(x, sides, mode="replicate") if window else x)
-        x = x.unsqueeze(1)  # (B, 1, M, T)
+        features = self._with_context(mel.T[None])
+        if sizes.freq_axis_kernel_size == 1 and sizes.upsample_slope is None:
+            return _FrameConditions(features[0].T, self._upsampling(len(mel), mel))
+        return _SampleConditions(self._upsample(features)[0].T.contiguous())
+
+    def _with_context(self, mel: Tensor) -> Tensor:
+        """(B, M, T) -> (B, M, T)."""
+        if self.context is None:
+            return mel
+        window = self.sizes.aux_context_window
+        sides = (window, 0) if self.sizes.use_causal_conv else (window, window)
+        return cast(Tensor, self.context(functional.pad(mel, sides, mode="replicate") if window else mel))
+
+    def _upsample(self, features: Tensor) -> Tensor:
+        """(B, M, T) -> (B, M, T * hop_length)."""
+        sizes = self.sizes
+        x = features.unsqueeze(1)  # (B, 1, M, T)
         bands = sizes.freq_axis_kernel_size // 2
         for scale, smooth in zip(sizes.upsample_scales, self.upsamples, strict=True):
             x = x.repeat_interleave(scale, dim=3)
@@ -323,6 +383,89 @@ class ParallelWaveGan(nn.Module):
             if sizes.upsample_slope is not None:
                 x = functional.leaky_relu_(x, sizes.upsample_slope)
         return x.squeeze(1)
+
+    def _upsampling(self, n_frames: int, like: Tensor) -> Tensor:
+        """How each sample of a frame is summed up from the frames around it: (T, hop_length, 2 * reach + 1).
+
+        The first and the last frames differ from all others, as zeros follow them at every scale. So the network is
+        asked what it makes of single frames in a short stretch, whose middle stands for the middle of any longer one.
+        """
+        sides = 2 if self.sizes.use_causal_conv else 1
+        reach = 0
+        for scale in reversed(self.sizes.upsample_scales):
+            reach = math.ceil((reach + sides * scale) / scale) + 1
+        short = min(n_frames, 4 * reach + 2)
+        answers = self._upsample(torch.eye(short, device=like.device, dtype=like.dtype)[None])[0]  # (from, samples)
+        answers = answers.view(short, short, -1).permute(1, 2, 0)  # (frame, sample in it, from)
+        padded = functional.pad(answers, (reach, reach))
+        around = torch.stack([padded[frame, :, frame : frame + 2 * reach + 1] for frame in range(short)])
+        used = around.abs().amax((0, 1)).nonzero()[:, 0] - reach
+        needed = int(used.abs().max()) if len(used) else 0
+        around = around[:, :, reach - needed : reach + needed + 1]
+        position = torch.arange(n_frames, device=like.device)
+        from_end = position - n_frames + short
+        place = torch.where(position < short // 2, position, torch.clamp(from_end, min=short // 2))
+        return around[place]
+
+
+class _Conditions(Protocol):
+    """What the layers hear of a mel."""
+
+    def of_layer(self, weight: Tensor) -> _Condition:
+        """For the layer that mixes the bands by this (M, G)."""
+        ...
+
+
+class _Condition(Protocol):
+    """What one layer hears of a mel."""
+
+    def add_to(self, gates: Tensor, start: int, stop: int) -> None:
+        """Add to (stop - start, G), the samples from ``start`` to ``stop``; both are starts of frames."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _SampleConditions:
+    """Features of each sample, (n, M)."""
+
+    features: Tensor
+
+    def of_layer(self, weight: Tensor) -> _SampleCondition:
+        return _SampleCondition(self.features, weight.contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class _SampleCondition:
+    features: Tensor
+    weight: Tensor
+
+    def add_to(self, gates: Tensor, start: int, stop: int) -> None:
+        gates.addmm_(self.features[start:stop], self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class _FrameConditions:
+    """Features of each frame, (T, M), and how samples are summed up from frames, (T, hop_length, K)."""
+
+    features: Tensor
+    upsampling: Tensor
+
+    def of_layer(self, weight: Tensor) -> _FrameCondition:
+        window = self.upsampling.shape[2]
+        mixed = functional.pad(self.features @ weight, (0, 0, window // 2, window // 2))
+        return _FrameCondition(mixed.unfold(0, window, 1).transpose(1, 2).contiguous(), self.upsampling)
+
+
+@dataclass(frozen=True, eq=False)
+class _FrameCondition:
+    mixed: Tensor
+    """(T, K, G): what each frame and those around it come to."""
+    upsampling: Tensor
+
+    def add_to(self, gates: Tensor, start: int, stop: int) -> None:
+        hop = self.upsampling.shape[1]
+        frames = slice(start // hop, stop // hop)
+        gates.view(-1, hop, gates.shape[1]).baddbmm_(self.upsampling[frames], self.mixed[frames])
 
 
 class GanVocoder:
