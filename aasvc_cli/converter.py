@@ -38,6 +38,8 @@ PEAK = 0.99
 """Results that go beyond full scale are scaled down to this peak instead of being clipped; others stay as they are."""
 FULL_SCALE = 32767 / 32768
 """What 16 bits can hold."""
+UNLIKE = "usual up to"
+"""Part of the message that a recording is unlike those of the training."""
 BATCH_PIECES = 8
 BATCH_FRAMES_SQUARED = 4_000_000
 """Most that pieces times the square of their longest length in frames may be in a batch: attention's memory."""
@@ -234,7 +236,8 @@ class Converter:
             recording: is read twice if it is long
             seed, noise_scale, speed: as for :meth:`convert`; pauses that are kept are shortened by ``speed``, too
             on_progress: told (done, all) pieces of a long recording
-            on_message: told where a long recording had to be cut without a pause
+            on_message: told where a long recording had to be cut without a pause, and if the recording sounds unlike
+                those that the voice was trained on
 
         Raises:
             AudioError, DataError, ModelError: as for :meth:`convert`.
@@ -243,6 +246,7 @@ class Converter:
         start, rest = _beginning(recording)
         if rest is None:
             heard = self._hear(start, recording.sample_rate, recording.name)
+            self._compare([heard], recording.name, on_message)
             (conversion,) = self._convert_sorted([heard], [seed], noise_scale, speed)
             yield self._speak(conversion, recording.name, seed)
             return
@@ -267,6 +271,8 @@ class Converter:
         heard_pieces = self._hear_pieces(recording, pieces, own)
         while window := list(itertools.islice(heard_pieces, BATCH_PIECES)):
             heard_window = [heard for _, heard in window]
+            if not done:
+                self._compare(heard_window, recording.name, on_message)
             seeds = [seed + done + index for index in range(len(window))]
             conversions = self._convert_sorted(heard_window, seeds, noise_scale, speed)
             for (piece, _), conversion, own_seed in zip(window, conversions, seeds, strict=True):
@@ -280,6 +286,28 @@ class Converter:
                 if on_progress:
                     on_progress(done, len(pieces))
         yield from self._silence(skipped, skipped + meter.n_samples - place, rate)
+
+    def _compare(self, heard: Sequence[_Heard], name: str, on_message: OnMessage | None) -> None:
+        """Tell if a recording is far from those that the voice was trained on, going by its first minute or two."""
+        stats = self.voice.stats.source
+        if on_message is None or stats.likeness is None or self.voice.source_from_input:
+            return
+        feature = torch.cat([utterance.source for utterance in heard]).cpu().numpy()
+        difference = stats.likeness.difference(feature, stats.mean, stats.scale)
+        distance, limit = float(np.abs(difference).mean()), stats.likeness.limit
+        if distance <= limit:
+            return
+        level = float(np.median(difference))
+        if np.abs(difference - level).mean() <= limit / 2:
+            what = f"is much {'louder' if level > 0 else 'quieter'} than the recordings this voice was trained on"
+            advice = "bring it to their level"
+        else:
+            what = "sounds unlike the recordings this voice was trained on"
+            advice = (
+                "it converts one speaker, recorded in one way; to train your own voice: aasvc prepare --source YOU "
+                "--target OTHER, then aasvc train"
+            )
+        on_message(f"{name}: {what} (distance {distance:.2f}, {UNLIKE} {limit:.2f}); {advice}")
 
     def _silence(self, start: int, stop: int, rate: float) -> Iterator[Converted]:
         """A pause of the source, whose sample ``start`` counts all samples of pauses before it: these never drift."""

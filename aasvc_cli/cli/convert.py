@@ -215,7 +215,7 @@ def convert(
             "source_stats": source_stats,
             "skip_existing": skip_existing,
             "workers": workers,
-            "on_file": _report,
+            "on_file": _reporter(),
             "on_line": stack.enter_context(_lines_to(jsonl)) if jsonl is not None else None,
             "on_message": say,
         }
@@ -362,10 +362,21 @@ def _show_aside(summary: Any, json_target: str | None, to_stream: bool) -> None:
             say(line)
 
 
-def _report(file: Outcome) -> None:
+def _reporter() -> Callable[[Outcome], None]:
     """One bad recording does not keep the others from being converted, but is reported at once."""
-    error = getattr(file, "error", None)
-    if error is not None:
-        fail(str(error), EXIT_ERROR)
-    for warning in getattr(file, "warnings", ()):
-        say(f"warning: {warning}")
+    from aasvc_cli.converter import UNLIKE
+
+    said = False
+
+    def report(file: Outcome) -> None:
+        nonlocal said
+        error = getattr(file, "error", None)
+        if error is not None:
+            fail(str(error), EXIT_ERROR)
+        for warning in getattr(file, "warnings", ()):
+            # a folder of another speaker's recordings would be a screen of the same; --jsonl has it for each
+            if UNLIKE not in warning or not said:
+                say(f"warning: {warning}")
+            said = said or UNLIKE in warning
+
+    return report
