@@ -215,9 +215,7 @@ def wrong_range(handler: Handler, resource: Resource) -> None:
     first = max(0, (handler.wanted(resource) or 0) - 7)
     total = len(resource.data)
     content_range = f"bytes {first}-{total - 1}/{total}"
-    handler.head(
-        206, {**resource.validators(), "Content-Range": content_range, "Content-Length": str(total - first)}
-    )
+    handler.head(206, {**resource.validators(), "Content-Range": content_range, "Content-Length": str(total - first)})
     handler.write(resource.data[first:])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import lzma
 import re
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
@@ -169,17 +171,31 @@ def is_whole(path: Path, member: Member) -> bool:
 
 
 def _write(archive: Path, opened: zipfile.ZipFile, member: Member, target: Path) -> None:
-    written = 0
     # not forced to the disk: the checksum tells whether all of it got there
-    with atomic_write(target, durable=False) as stream, _damage(archive, member.info.filename):
+    with atomic_write(target, durable=False) as stream:
+        for block in _content(archive, opened, member):
+            stream.write(block)
+
+
+def _content(archive: Path, opened: zipfile.ZipFile, member: Member) -> Iterator[bytes]:
+    """A member's bytes; the last ones come only if the checksum is right."""
+    name, n_read = member.info.filename, 0
+    try:
         with opened.open(member.info) as packed:
             while block := packed.read(_BLOCK):
-                written += len(block)
-                if written > member.size:
-                    raise BadArchive(f"{archive}: {member.info.filename} is longer than stated; refused")
-                stream.write(block)
-        if written != member.size:
-            raise DamagedArchive(f"{archive}: {member.info.filename} has {written} bytes, expected {member.size}")
+                n_read += len(block)
+                yield block
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error) as error:
+        raise DamagedArchive(f"{archive}: {name} is damaged ({error})") from None
+    except (NotImplementedError, RuntimeError) as error:
+        raise BadArchive(f"{archive}: {name} cannot be unpacked ({error})") from None
+    except OSError as error:
+        # a position that does not exist, or one of bzip2's own, which have no number
+        if error.errno in (None, errno.EINVAL):
+            raise DamagedArchive(f"{archive}: {name} is damaged ({error})") from None
+        raise storage_error("read", archive, error) from None
+    if n_read != member.size:
+        raise DamagedArchive(f"{archive}: {name} has {n_read} bytes, expected {member.size}")
 
 
 def _harmless(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
@@ -214,20 +230,9 @@ def _check_no_link(root: Path, target: Path) -> None:
 def _reading(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         opened = zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
         raise DamagedArchive(f"{archive}: not a whole zip archive ({error})") from None
     except OSError as error:
         raise storage_error("read", archive, error) from None
     with opened:
         yield opened
-
-
-@contextlib.contextmanager
-def _damage(archive: Path, name: str) -> Iterator[None]:
-    """What goes wrong while a member is unpacked, other than on our own disk."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise DamagedArchive(f"{archive}: {name} is damaged ({error})") from None
-    except (NotImplementedError, RuntimeError) as error:
-        raise BadArchive(f"{archive}: {name} cannot be unpacked ({error})") from None
