@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import hashlib
+import io
 import re
 import socket
 import struct
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from aasvc_cli.storage.files import encode_audio, read_audio
 
 LONG_AGO = 1_700_000_000
 
@@ -190,6 +195,11 @@ class Handler(BaseHTTPRequestHandler):
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
+def as_it_is(handler: Handler, resource: Resource) -> None:
+    """No fault."""
+    handler.serve(resource)
+
+
 def drop(n: int, reset: bool = False) -> Fault:
     """The connection ends after n bytes of the body."""
     return lambda handler, resource: handler.serve(resource, cut=n, reset=reset)
@@ -273,5 +283,67 @@ def drip(pause: float, block: int = 1 << 14) -> Fault:
     return fault
 
 
+def pause(n: int, event: threading.Event) -> Fault:
+    """The whole, with a rest after n bytes until something has happened."""
+
+    def fault(handler: Handler, resource: Resource) -> None:
+        handler.head(200, {**resource.validators(), "Content-Length": str(len(resource.data))})
+        handler.write(resource.data[:n])
+        handler.owner.sent += n
+        event.wait(60)
+        handler.write(resource.data[n:])
+
+    return fault
+
+
 def redirect(where: str, **headers: str) -> Fault:
     return status(302, Location=where, **headers)
+
+
+# --- what the real servers have -------------------------------------------------------------------------------------
+
+HUB = "/unilight/hificaptain-vc/resolve/main"
+CAPTAIN = "/release/hi-fi-captain"
+
+
+def put_published(server: Server, data: Path) -> dict[str, bytes]:
+    """A small model in the published layout under the names of the published one, and a vocoder's files; by path."""
+    model = data / "aasvc-stochastic"
+    vocoder = data / "vocoder-pwg"
+    content = {
+        f"{HUB}/male_female_aas_vc_mel_pretrained/{name}": path.read_bytes()
+        for name, path in (
+            ("checkpoint-50000steps.pkl", model / "checkpoint-10steps.pkl"),
+            ("config.yml", model / "config.yml"),
+            ("stats.h5", model / "stats.h5"),
+        )
+    }
+    for name in ("checkpoint-400000steps.pkl", "config.yml", "stats.h5"):
+        found = next(vocoder.glob(name.replace("400000", "*")), None)
+        content[f"{HUB}/pwg_jp_female/{name}"] = found.read_bytes() if found else name.encode() * 1000
+    for path, each in content.items():
+        server.put(path, each)
+    return content
+
+
+def captain_zip(demo_corpus: Path, speaker: str, n_train: int) -> bytes:
+    """A zip with the inner layout of Hi-Fi-CAPTAIN's, and with what else such zips hold."""
+    buffer = io.BytesIO()
+    root = f"hi-fi-captain/ja-JP/{speaker}"
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr(zipfile.ZipInfo(f"{root}/wav/dev/"), b"")
+        for name, count in (("train_parallel", n_train), ("dev", 1), ("eval", 1)):
+            for path in sorted((demo_corpus / speaker / "wav" / name).iterdir())[:count]:
+                wave, sample_rate = read_audio(path)
+                archive.writestr(f"{root}/wav/{name}/{path.stem}.wav", encode_audio(wave, sample_rate))
+            archive.write(demo_corpus / speaker / "text" / f"{name}.txt", f"{root}/text/{name}.txt")
+        archive.writestr(f"{root}/wav/train_non_parallel/x.wav", encode_audio(wave[:8000], sample_rate))
+        archive.writestr("hi-fi-captain/LICENSE.txt", "CC BY-NC-SA 4.0")
+        archive.writestr(f"{root}/wav/dev/.DS_Store", "x")
+        archive.writestr(f"__MACOSX/{root}/wav/dev/._x.wav", "x")
+    return buffer.getvalue()
+
+
+def put_captain(server: Server, zips: dict[str, bytes]) -> None:
+    for speaker, letter in (("male", "M"), ("female", "F")):
+        server.put(f"{CAPTAIN}/hfc_ja-JP_{letter}.zip", zips[speaker])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import servers
-from servers import Server, change, drop, redirect, serving, stall, status
+from servers import Server, as_it_is, change, drop, redirect, serving, stall, status
 
 from aasvc_cli.errors import AasvcError, DownloadError, StorageError
 from aasvc_cli.storage.http import Fetched, Http, HttpPolicy, RemoteFacts, distrust, file_sha256, origin
@@ -504,10 +504,6 @@ class TestRedirects:
         with pytest.raises(DownloadError, match="SHA-256"):
             client.fetch(url, tmp_path / "other")
         assert not (tmp_path / "other").exists()
-
-
-def as_it_is(handler: servers.Handler, resource: servers.Resource) -> None:
-    handler.serve(resource)
 
 
 class TestProxies:

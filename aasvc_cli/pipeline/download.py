@@ -217,6 +217,7 @@ def choose(names: Sequence[str]) -> list[CatalogueItem]:
     for name in names:
         if name not in CATALOGUE:
             near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1, cutoff=0.5)
+            near += [each for each in CATALOGUE if name and name.lower() in each]
             advice = f"did you mean {near[0]}?" if near else f"there is: {', '.join(CATALOGUE)}"
             raise DataError(f"nothing named {name} can be downloaded; {advice}")
     return [CATALOGUE[name] for name in dict.fromkeys(names or PUBLISHED)]
