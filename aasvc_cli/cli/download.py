@@ -20,7 +20,7 @@ def download(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
+            metavar="NAME",
             help="What to fetch: see --list. Without a name, the published model and its vocoder.",
             show_default=False,
         ),

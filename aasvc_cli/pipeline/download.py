@@ -33,6 +33,7 @@ from aasvc_cli.storage.files import (
     write_text,
 )
 from aasvc_cli.storage.http import (
+    STATE_SUFFIX,
     Fetched,
     Http,
     HttpPolicy,
@@ -530,6 +531,8 @@ class _Job:
         if not self.overwrite and _is_present(self.folder, self.item):
             return self._result(_read_record(self.folder / COMPLETED), already_there=True)
         _check_online(self.home, self.item, self.source)
+        if not self.item.licence.must_accept:
+            self.say(f"{self.item.name}: {self.item.licence.terms}")
         make_folder(self.building)
         write_text(self.building / LICENCE_FILE, _licence_text(self.item))
         self.record = _read_record(self.building / _PROGRESS)
@@ -803,9 +806,12 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _bytes_below(folder: Path) -> int:
+    """Of what was fetched, without the notes about it."""
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
+            if name in (LICENCE_FILE, COMPLETED, _PROGRESS) or name.endswith(STATE_SUFFIX):
+                continue
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(base, name)).st_size
     return total

@@ -628,10 +628,12 @@ def _truncate(stream: BinaryIO, path: Path) -> None:
 
 
 def _given_up(path: Path, part: _Part, url: str, reason: str, failures: int, corrupt: int) -> str:
-    kept = f"{part.size()} bytes are kept in {part.file.name}" if part.size() else "nothing has arrived"
     if corrupt > 1:
         return f"{path.name}: {reason}, twice; what {_shown(url)} sends is not the right file, give another --mirror"
-    return f"{path.name}: {reason}, {failures} times in a row; {kept}, the same command goes on from there"
+    often = f"{path.name}: {reason}, {failures} times in a row"
+    if not part.size():
+        return f"{often}; nothing has arrived, try again later or give another --mirror"
+    return f"{often}; {part.size()} bytes are kept in {part.file.name}, the same command goes on from there"
 
 
 def _shown(url: str) -> str:
@@ -645,17 +647,12 @@ def _status(response: requests.Response) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The last and shortest of the messages that libraries nest into each other."""
+    """What the operating system said, out of the messages that libraries nest into each other."""
+    numbered = re.findall(r"\[Errno -?\d+\] ([^()'\"]+)", str(error))
     inner: Any = error
-    while True:
-        args = getattr(inner, "args", ())
-        deeper = getattr(inner, "reason", None) or next((each for each in args if isinstance(each, Exception)), None)
-        if not isinstance(deeper, Exception):
-            break
-        inner = deeper
-    text = str(getattr(inner, "strerror", None) or inner)
-    text = text.rpartition(": ")[2] if "object at 0x" in text else text
-    return " ".join(text.split())[:120]
+    while isinstance(getattr(inner, "reason", None) or next(iter(inner.args), None), Exception):
+        inner = getattr(inner, "reason", None) or inner.args[0]
+    return " ".join((numbered[-1] if numbered else str(inner)).split())[:100]
 
 
 def _ignore(*_: Any) -> None:
