@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
 import select
 import shutil
@@ -767,6 +766,24 @@ class TestOtherProcesses:
         assert "Range" in [request for request in server.gets() if "400000" in request.path][-1].headers
         self.check(home, slow)
 
+    def test_a_disk_that_takes_no_more_is_an_error_and_what_it_took_is_kept(
+        self, server: Server, slow: dict[str, bytes], home: Home
+    ):
+        resource = pytest.importorskip("resource")
+        server.faults.clear()
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+        process = start(server, "pwg_jp_female", preexec_fn=limit)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert re.fullmatch(r"aasvc: error: cannot write .*\.pkl\.part: .*limit.*", errors.splitlines()[-1])
+        server.requests.clear()
+        fetch(home, server, "pwg_jp_female")
+        assert server.gets()[0].headers["Range"] == "bytes=100000-"
+        self.check(home, slow)
+
     def test_two_processes_at_once_fetch_it_once(self, server: Server, slow: dict[str, bytes], home: Home):
         go_on = threading.Event()
         server.faults = [servers.pause(30_000, go_on)]
@@ -782,10 +799,9 @@ class TestOtherProcesses:
         assert len(server.gets()) == 3
         self.check(home, slow)
 
-    @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
     @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1)])
     def test_on_a_terminal_the_licence_is_a_question(self, corpora: Server, home: Home, answer: bytes, code: int):
-        ours, theirs = pty.openpty()
+        ours, theirs = pytest.importorskip("pty").openpty()
         process = subprocess.Popen(
             command("download", "hificaptain-ja"), stdin=theirs, stdout=theirs, stderr=theirs,
             env={**os.environ, "AASVC_MIRROR": corpora.url, "TERM": "xterm"},
