@@ -649,10 +649,12 @@ def _status(response: requests.Response) -> str:
 def _reason(error: BaseException) -> str:
     """What the operating system said, out of the messages that libraries nest into each other."""
     numbered = re.findall(r"\[Errno -?\d+\] ([^()'\"]+)", str(error))
-    inner: Any = error
-    while isinstance(getattr(inner, "reason", None) or next(iter(inner.args), None), Exception):
-        inner = getattr(inner, "reason", None) or inner.args[0]
-    return " ".join((numbered[-1] if numbered else str(inner)).split())[:100]
+    inner: BaseException | None = error
+    while inner is not None:
+        error = inner
+        nested = (getattr(error, "reason", None), *error.args)
+        inner = next((each for each in nested if isinstance(each, Exception)), None)
+    return " ".join((numbered[-1] if numbered else str(getattr(error, "strerror", None) or error)).split())[:100]
 
 
 def _ignore(*_: Any) -> None:
