@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aasvc_cli.cli.options import JsonOption, OverwriteOption, data_option, machine_option, output_option
-from aasvc_cli.cli.output import byte_size, home_folder, say, say_next, show_result, usage
-from aasvc_cli.cli.progress import byte_progress
+from aasvc_cli.cli.output import home_folder, say, say_next, show_result, usage
+from aasvc_cli.cli.progress import byte_progress, byte_size
 from aasvc_cli.errors import DataError
 
 if TYPE_CHECKING:

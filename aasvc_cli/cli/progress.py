@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from aasvc_cli.cli.output import byte_size, clock, say, settings
+from aasvc_cli.cli.output import clock, say, settings
 
 if TYPE_CHECKING:
     from aasvc_cli.pipeline.train import StepReport
@@ -133,6 +133,16 @@ def _plain_byte_progress() -> OnBytes:
         say(f"{what}: {byte_size(done)} of {byte_size(total)}, {byte_size(rate)}/s{left}")
 
     return on_bytes
+
+
+def byte_size(n_bytes: float | None) -> str:
+    """A number of bytes in the largest unit that leaves a digit before the point."""
+    if n_bytes is None:
+        return "unknown size"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
 
 
 @contextlib.contextmanager
