@@ -139,7 +139,8 @@ _BY_NC_SA = Licence(
 _TRAINED_ON_CAPTAIN = Licence(
     name="CC-BY-NC-SA-4.0 (of its training data)",
     terms=(
-        "no licence of its own is known; it was trained on Hi-Fi-CAPTAIN, which is CC BY-NC-SA 4.0: not for commercial use"
+        "no licence of its own is known; it was trained on Hi-Fi-CAPTAIN, which is CC BY-NC-SA 4.0: not for commercial "
+        "use"
     ),
     url=_BY_NC_SA.url,
 )
