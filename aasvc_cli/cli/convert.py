@@ -87,33 +87,14 @@ def convert(
         ),
     ] = None,
     model: ModelOption = None,
-    vocoder: Annotated[
-        str | None,
-        model_option(
-            "--vocoder",
-            metavar="NAME_OR_FOLDER",
-            envvar="AASVC_VOCODER",
-            help="A downloaded vocoder, a vocoder folder (ours or published), or griffin-lim.",
-            show_default="the one that goes with the model",
-        ),
-    ] = None,
     source_stats: Annotated[
         Path | None,
         model_option(
-            "--source-stats",
-            metavar="FILE",
-            help="Statistics of the source speaker (stats.json, or .h5 with mel_mean and mel_scale), in place of the "
-            "model's.",
+            "--source-stats", metavar="FILE", help="Statistics of the source speaker, for a published model folder."
         ),
     ] = None,
     seed: Annotated[
-        int,
-        model_option(
-            "--seed",
-            min=0,
-            envvar="AASVC_SEED",
-            help="Another number gives another rhythm, and other noise in vocoders that draw it.",
-        ),
+        int, model_option("--seed", min=0, envvar="AASVC_SEED", help="Another number gives another rhythm.")
     ] = 1,
     noise_scale: Annotated[
         float | None,
@@ -125,6 +106,16 @@ def convert(
         ),
     ] = None,
     speed: Annotated[float, model_option("--speed", min=0.1, max=10.0, help="2 speaks twice as fast.")] = 1.0,
+    vocoder: Annotated[
+        str | None,
+        model_option(
+            "--vocoder",
+            metavar="NAME_OR_FOLDER",
+            envvar="AASVC_VOCODER",
+            help="A downloaded vocoder, a vocoder folder (ours or published), or griffin-lim.",
+            show_default="the one that goes with the model",
+        ),
+    ] = None,
     save_mel: Annotated[
         Path | None,
         output_option("--save-mel", metavar="FILE.npy", help="Also write the converted log-mel, (frames, bands)."),

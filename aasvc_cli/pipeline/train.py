@@ -53,12 +53,12 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 """Settings that may differ between a run and its continuation."""
+BEST_BY = "l1"
+"""The dev loss that decides which checkpoint is best: the error of the mel itself."""
 INIT_FILE = "init.json"
 """What a run began with, if not with random weights."""
 SHOWN_TENSORS = 8
 """Names of tensors that a message lists; ``init.json`` has all."""
-BEST_BY = "l1"
-"""The dev loss that decides which checkpoint is best: the error of the mel itself."""
 
 
 @dataclass(frozen=True)

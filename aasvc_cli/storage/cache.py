@@ -22,8 +22,8 @@ class Home:
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
         models/<name>/                       downloaded voices
         vocoders/<name>/                     downloaded vocoders
-        imported/<name>-<key>/               our form of published models and vocoders
         exp/<source>_<target>_<tag>/         one training run: a model folder
+        imported/<name>-<key>/               our form of published models and vocoders
     """
 
     root: Path
@@ -54,11 +54,6 @@ class Home:
         return self.root / "models"
 
     @property
-    def imported(self) -> Path:
-        """Published models and vocoders in our form; safe to delete."""
-        return self.root / "imported"
-
-    @property
     def vocoders(self) -> Path:
         """Vocoders, one folder each."""
         return self.root / "vocoders"
@@ -67,6 +62,11 @@ class Home:
     def exp(self) -> Path:
         """Training runs, one folder each."""
         return self.root / "exp"
+
+    @property
+    def imported(self) -> Path:
+        """Published models and vocoders in our form; safe to delete."""
+        return self.root / "imported"
 
 
 def find_home(root: Path | None = None) -> Home:
