@@ -13,23 +13,21 @@ The tests hold the outcome against WORLD's: the same frames are voiced, and F0 a
 
 from __future__ import annotations
 
+import itertools
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 import scipy.signal
 
-from aasvc_cli.jit import compiled
+from aasvc_cli.jit import compiled, compiled_loosely
 
 FloatArray = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 TARGET_RATE = 8000
 CHANNELS_PER_OCTAVE = 40
-BASE_PERIOD = 0.001
-"""Seconds between two frames of the search; the contour is picked from these."""
 MAX_DECIMATION = 12
 MIN_CHANNELS = 10
 """A candidate is a run of at least this many neighbouring channels that agree."""
@@ -75,10 +73,10 @@ def harvest(
     """
     low, high = f0_min * 0.9, f0_max * 1.1
     n_channels = 1 + int(math.log(high / low) / math.log(2.0) * CHANNELS_PER_OCTAVE)
-    boundaries = low * 2.0 ** (np.arange(1, n_channels + 1) / CHANNELS_PER_OCTAVE)
+    boundaries: FloatArray = low * np.exp2(np.arange(1, n_channels + 1, dtype=np.float64) / CHANNELS_PER_OCTAVE)
     signal, rate = _decimated(np.ascontiguousarray(wave, dtype=np.float64), sample_rate)
     n_frames = int(1000.0 * len(wave) / sample_rate) + 1
-    positions = np.arange(n_frames) * 1.0 / 1000.0
+    positions = np.arange(n_frames, dtype=np.float64) / 1000.0
     raw = _channel_candidates(signal, rate, boundaries, positions, f0_min, f0_max)
     most = max(1, int(n_channels / 10.0 + 0.5))
     candidates, count = _agreeing_channels(raw, most)
@@ -88,8 +86,15 @@ def harvest(
     if count:
         _drop_unreliable(candidates, scores)
         contour = _smoothed(_best_contour(candidates, scores))
-    times = np.arange(int(1000.0 * len(wave) / sample_rate / frame_period) + 1) * frame_period / 1000.0
+    n_kept = int(1000.0 * len(wave) / sample_rate / frame_period) + 1
+    times: FloatArray = np.arange(n_kept, dtype=np.float64) * frame_period / 1000.0
     return contour[np.minimum(n_frames - 1, (times * 1000.0 + 0.5).astype(np.int64))], times
+
+
+def warm_up() -> None:
+    """Compile everything (some seconds after an installation), so that worker processes find it on disk."""
+    time = np.arange(4000) / TARGET_RATE
+    harvest(np.cos(2 * np.pi * 150 * time) + np.cos(2 * np.pi * 300 * time), TARGET_RATE, f0_min=80.0, f0_max=400.0)
 
 
 def _decimated(wave: FloatArray, sample_rate: int) -> tuple[FloatArray, float]:
@@ -134,7 +139,9 @@ def _channel_candidates(
         product[:, -1] = (product[:, -2] * delay).real * (1 - 2 * (halves[part] % 2))
         filtered = scipy.fft.irfft(product, size)[:, 1 : len(signal) + 1]
         for row in range(len(filtered)):
-            _crossings_to_f0(filtered[row], rate, boundaries[start + row], positions, f0_min, f0_max, found[start + row])
+            _crossings_to_f0(
+                filtered[row], rate, boundaries[start + row], positions, f0_min, f0_max, found[start + row]
+            )
     return found
 
 
@@ -251,12 +258,12 @@ def _refine(
     return scores
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@compiled_loosely
 def _refine_all(
-    padded, padding, rate, positions, candidates, scores, f0_min, f0_max, cosines, sines, first_exponent, bin_cosines,
-    bin_sines,
-):  # fmt: skip
-    n_signal = len(padded) - 2 * padding
+    padded: FloatArray, padding: int, rate: float, positions: FloatArray, candidates: FloatArray, scores: FloatArray,
+    f0_min: float, f0_max: float, cosines: FloatArray, sines: FloatArray, first_exponent: int,
+    bin_cosines: FloatArray, bin_sines: FloatArray,
+) -> None:  # fmt: skip
     longest = 2 * (len(cosines) - 1) + 1
     main, weighted, weighted_slope = np.empty(longest), np.empty(longest), np.empty(longest)
     amplitudes, frequencies = np.empty(MAX_HARMONICS), np.empty(MAX_HARMONICS)
@@ -462,7 +469,7 @@ def _bridge_short_gaps(contour: FloatArray) -> None:
     """Fill short gaps with a line (WORLD's, which starts 1 Hz above and ends 1 Hz below the sections)."""
     bounds = _sections(contour)
     filled = contour.copy()
-    for (_, last), (first, _) in zip(bounds[:-1], bounds[1:], strict=True):
+    for (_, last), (first, _) in itertools.pairwise(bounds):
         gap = first - last - 1
         if gap < SHORT_GAP:
             start, end = contour[last] + 1.0, contour[first] - 1.0
