@@ -95,7 +95,7 @@ def test_pipeline_modules_do_not_import_each_other(name: str):
     assert not others, f"{name} imports {others}; they meet through files and through the domain"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "cli"])
+@pytest.mark.parametrize("name", [name for name in MODULES if layer(name) != SHELL])
 def test_only_the_command_line_talks_to_the_terminal(name: str):
     tree = MODULES[name]
     shell = {top.split(".")[0] for node in ast.walk(tree) for top in imported(node)} & {"typer", "rich"}

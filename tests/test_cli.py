@@ -20,6 +20,7 @@ import soundfile
 import typer
 
 from aasvc_cli import __version__, cli, corpus
+from aasvc_cli.cli import progress
 from aasvc_cli.config import Config, read_preset
 from aasvc_cli.corpus import Finding, Manifest
 from aasvc_cli.errors import DataError, StorageError
@@ -226,13 +227,13 @@ class TestResults:
     def test_plain_progress_is_a_line_with_rate_and_remaining_time(
         self, aasvc: Aasvc, downloads: list[Any], monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(cli, "PLAIN_PROGRESS_SECONDS", 0.0)
+        monkeypatch.setattr(progress, "PLAIN_PROGRESS_SECONDS", 0.0)
         assert re.search(r"download: 1/2, [\d.]+/s, 0:00:\d\d left", aasvc("download").err)
 
     def test_on_a_terminal_progress_is_a_bar(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         monkeypatch.setenv("TERM", "xterm")
-        with cli._progress("features") as on_progress:
+        with progress.progress("features") as on_progress:
             assert on_progress is not None
             on_progress(3, 7)
         assert "3/7" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""``aasvc prepare``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aasvc_cli.cli.options import (
+    ConfOption,
+    DurationFeatureOption,
+    FramesPerTokenOption,
+    JobsOption,
+    JsonOption,
+    OverwriteOption,
+    SourceFeatureOption,
+    TargetFeatureOption,
+    data_option,
+    overrides_of,
+)
+from aasvc_cli.cli.output import clock, home_folder, say_next, show_result
+from aasvc_cli.cli.progress import progress
+
+if TYPE_CHECKING:
+    from aasvc_cli.pipeline.prepare import PrepareReport
+
+
+SHOWN_FINDINGS = 10
+"""Pairs left out that `prepare` shows; its report has all of them."""
+
+
+def prepare(
+    corpus: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CORPUS",
+            help="A downloaded corpus or a folder <speaker>/{wav,text}/<set>; by default the only downloaded one.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        data_option(
+            "--source",
+            metavar="SPEAKER_OR_DIR",
+            help="Speaker to convert from: a name in the corpus, or a folder of recordings.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        data_option(
+            "--target",
+            metavar="SPEAKER_OR_DIR",
+            help="Speaker to convert to: a name in the corpus, or a folder of recordings.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, data_option("--name", metavar="NAME", help="Name for this prepared set.", show_default=False)
+    ] = None,
+    dev: Annotated[
+        str | None,
+        data_option(
+            "--dev",
+            metavar="N|FRACTION|FILE",
+            help="Pairs kept for measuring during training: a number, a fraction, or a file with one name per line.",
+        ),
+    ] = None,
+    evaluation: Annotated[
+        str | None, data_option("--eval", metavar="N|FRACTION|FILE", help="Pairs kept for the final scores.")
+    ] = None,
+    seed: Annotated[int, data_option("--seed", min=0, help="Decides which pairs are kept.")] = 1,
+    conf: ConfOption = None,
+    src_feat: SourceFeatureOption = None,
+    trg_feat: TargetFeatureOption = None,
+    dp_feat: DurationFeatureOption = None,
+    frames_per_token: FramesPerTokenOption = None,
+    jobs: JobsOption = None,
+    overwrite: OverwriteOption = False,
+    json_target: JsonOption = None,
+) -> None:
+    """Pair, check and analyse recordings of two speakers.
+
+    Example: [bold]aasvc prepare --source my/voice --target their/voice[/bold]
+
+    Recordings with the same file name belong together; wav, flac, ogg and mp3 of any rate will do. Pairs that cannot
+    be used are left out and listed. Run it again after an interruption: only what is missing is done.
+    """
+    from aasvc_cli.pipeline.configure import resolve_config
+    from aasvc_cli.pipeline.prepare import prepare as run
+
+    overrides = overrides_of(
+        {
+            "features.source": src_feat,
+            "features.target": trg_feat,
+            "features.duration": dp_feat,
+            "model.frames_per_token": frames_per_token,
+        }
+    )
+    config = resolve_config(conf, overrides)
+    with progress("prepare") as on_progress:
+        report = run(
+            home_folder(),
+            config,
+            corpus=corpus,
+            source=source,
+            target=target,
+            name=name,
+            dev=dev,
+            evaluation=evaluation,
+            seed=seed,
+            jobs=jobs,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+    show_result(report, json_target, _preparation(report))
+    say_next("aasvc stats")
+
+
+def _preparation(report: PrepareReport) -> list[str]:
+    """How many pairs there are, and which ones are not among them and why."""
+    pairs = ", ".join(f"{count} {name}" for name, count in report.n_pairs.items())
+    lines = [
+        f"{report.name}: {pairs} pairs; {clock(report.source_seconds)} of {report.source_speaker}, "
+        f"{clock(report.target_seconds)} of {report.target_speaker}"
+    ]
+    left_out = [finding for finding in report.findings if finding.excluded]
+    if left_out:
+        lines.append(f"left out: {report.n_excluded}")
+        lines += [f"  {finding.utterance_id}: {finding.message}" for finding in left_out[:SHOWN_FINDINGS]]
+        if len(left_out) > SHOWN_FINDINGS:
+            lines.append(f"  and {len(left_out) - SHOWN_FINDINGS} more, in {report.report}")
+    notes = Counter(finding.code for finding in report.findings if not finding.excluded)
+    if notes:
+        counts = ", ".join(f"{count} {code}" for code, count in notes.most_common())
+        lines.append(f"worth a look: {counts}; see {report.report}")
+    if report.n_breaking:
+        lines.append(
+            f"{report.n_breaking} pairs have more source tokens than target frames at {report.frames_per_token} frames "
+            f"per token; --frames-per-token {report.smallest_frames_per_token} keeps them all"
+        )
+    elif report.smallest_frames_per_token is not None:
+        lines.append(
+            f"frames per token: {report.frames_per_token} (all pairs allow {report.smallest_frames_per_token} and more)"
+        )
+    return lines

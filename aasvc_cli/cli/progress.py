@@ -1,0 +1,141 @@
+"""Progress on a terminal and elsewhere, and orderly stops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from aasvc_cli.cli.output import clock, say, settings
+
+if TYPE_CHECKING:
+    from aasvc_cli.pipeline.train import StepReport
+
+
+OnProgress = Callable[[int, int], None]
+
+
+PLAIN_PROGRESS_SECONDS = 10.0
+"""Without a terminal, progress is one plain line per this many seconds."""
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[OnProgress | None]:
+    """A bar with rate and remaining time on a terminal, a plain line now and then elsewhere."""
+    if settings.quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _plain_progress(what)
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def on_progress(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield on_progress
+
+
+def _plain_progress(what: str) -> OnProgress:
+    started = shown = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < PLAIN_PROGRESS_SECONDS or not done:
+            return
+        shown = now
+        rate = done / (now - started)
+        say(f"{what}: {done}/{total}, {rate:.1f}/s, {clock((total - done) / rate)} left")
+
+    return on_progress
+
+
+@contextlib.contextmanager
+def training_progress() -> Iterator[Callable[[StepReport], None]]:
+    """Loss, steps per second and remaining time: one line that is redrawn on a terminal, plain lines elsewhere."""
+    if settings.quiet:
+        yield lambda _: None
+        return
+    if not sys.stderr.isatty():
+        yield _plain_training_progress()
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("train", total=None, state="")
+
+        def on_report(report: StepReport) -> None:
+            bar.update(task, completed=report.step, total=report.max_steps, state=_training_state(report))
+            if report.dev:
+                bar.console.print(f"step {report.step}: {_dev_losses(report)}", highlight=False)
+
+        yield on_report
+
+
+def _plain_training_progress() -> Callable[[StepReport], None]:
+    shown = time.monotonic() - PLAIN_PROGRESS_SECONDS
+
+    def on_report(report: StepReport) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if report.dev or report.step == report.max_steps or now - shown >= PLAIN_PROGRESS_SECONDS:
+            shown = now
+            dev = f", {_dev_losses(report)}" if report.dev else ""
+            say(f"step {report.step}/{report.max_steps}: {_training_state(report)}{dev}")
+
+    return on_report
+
+
+def _training_state(report: StepReport) -> str:
+    left = (report.max_steps - report.step) / report.steps_per_second if report.steps_per_second > 0 else 0.0
+    return f"loss {report.loss:.4f}, {report.steps_per_second:.2f} steps/s, {clock(left)} left"
+
+
+def _dev_losses(report: StepReport) -> str:
+    return "dev " + ", ".join(f"{name} {value:.4f}" for name, value in (report.dev or {}).items())
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for an orderly stop; a second one aborts at once."""
+    asked = False
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield lambda: asked
+        return
+
+    def on_signal(_number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        # Buffered streams are not safe inside a signal handler.
+        os.write(2, b"\naasvc: stopping after this step (once more aborts at once)\n")
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
