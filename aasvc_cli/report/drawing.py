@@ -18,7 +18,7 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    from aasvc_cli.report.page import Alignment, Curve, Estimate, Measure, Take
+    from aasvc_cli.report.page import Alignment, Curve, Estimate, Measure, System, Take
 
 Array = npt.NDArray[np.floating[Any]]
 Levels = npt.NDArray[np.uint8]
@@ -128,7 +128,9 @@ def time_ticks(seconds: float) -> list[tuple[float, str]]:
     """Percent and label of a handful of round times from 0 on."""
     step = next(s for s in _round_steps() if seconds / s <= 8)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [(100.0 * i * step / seconds, f"{i * step:.{digits}f}") for i in range(math.floor(seconds / step + 1e-9) + 1)]
+    return [
+        (100.0 * i * step / seconds, f"{i * step:.{digits}f}") for i in range(math.floor(seconds / step + 1e-9) + 1)
+    ]
 
 
 def _round_steps() -> Iterable[float]:
@@ -156,7 +158,7 @@ def pitch(takes: Sequence[Take], seconds: float, f0_range: tuple[float, float]) 
     contours = [take for take in takes if take.f0 is not None and np.any(take.f0 > 0)]
     if not contours:
         return None
-    width, height, left, bottom = 560.0, 170.0, 34.0, 20.0
+    width, height, left, bottom = 400.0, 160.0, 34.0, 20.0
     plot_width, plot_height = width - left - 6, height - bottom - 6
     parts = []
     for place, f0 in f0_ticks(f0_range):
@@ -165,24 +167,22 @@ def pitch(takes: Sequence[Take], seconds: float, f0_range: tuple[float, float]) 
         parts.append(_text(left - 6, y + 3.5, str(f0), "end"))
     for percent, label in time_ticks(seconds):
         parts.append(_text(left + plot_width * percent / 100, height - 5, label, "middle"))
-    styles = _styles(contours)
-    for take, style in zip(contours, styles, strict=True):
+    for take, style in zip(contours, contour_styles(contours), strict=True):
         path = f0_path(take.f0, f0_range, plot_width * take.seconds / seconds, plot_height)
         parts.append(f'<path class="contour {style}" transform="translate({left:g} 6)" d="{path}"/>')
-    said = "; ".join(f"{take.label}: median {np.median(take.f0[take.f0 > 0]):.0f}" for take in contours)  # type: ignore[index]
+    medians = [
+        f"{take.label}: median {np.median(take.f0[take.f0 > 0]):.0f}" for take in contours if take.f0 is not None
+    ]
+    said = "; ".join(medians)
     return _svg(width, height, f"F0 in hertz over time in seconds, all recordings over each other. {said}.", parts)
 
 
-def _styles(takes: Sequence[Take]) -> list[str]:
-    """Line styles; conversions are told apart by number, in their order."""
-    styles, conversions = [], 0
-    for take in takes:
-        if take.role == "conversion":
-            conversions += 1
-            styles.append(f"conversion system-{conversions}")
-        else:
-            styles.append(take.role)
-    return styles
+def contour_styles(takes: Sequence[Take]) -> list[str]:
+    """Line styles; conversions are numbered in their order."""
+    conversions = [take for take in takes if take.role == "conversion"]
+    return [
+        f"conversion system-{conversions.index(take) + 1}" if take.role == "conversion" else take.role for take in takes
+    ]
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,19 @@ class Lane:
     """One system in a chart of a measure."""
 
     name: str
+    style: str
     estimate: Estimate | None
     values: Sequence[float]
-    reference: bool
+
+
+def styles(systems: Sequence[System]) -> dict[str, str]:
+    """The style of each system by its key: systems and references are numbered apart."""
+    found, counts = {}, {"system": 0, "reference": 0}
+    for system in systems:
+        kind = "reference" if system.reference else "system"
+        counts[kind] += 1
+        found[system.key] = f"{kind}-{counts[kind]}"
+    return found
 
 
 def distribution(measure: Measure, lanes: Sequence[Lane]) -> Markup | None:
@@ -210,11 +220,10 @@ def distribution(measure: Measure, lanes: Sequence[Lane]) -> Markup | None:
     def x(value: float) -> float:
         return pad + (width - 2 * pad) * (value - low) / (high - low)
 
-    parts, said, number = [], [], 0
+    parts, said = [], []
     for index, (lane, estimate) in enumerate(drawn):
         y = lane_height * (index + 0.5)
-        number += not lane.reference
-        style = "reference" if lane.reference else f"system-{number}"
+        style = lane.style
         parts.append(_line(pad, y, width - pad, y, "grid"))
         strokes = "".join(f"M{x(value):.1f} {y - 4:.1f}v8" for value in _thin(sorted(lane.values), MAX_POINTS))
         if strokes:
@@ -222,7 +231,8 @@ def distribution(measure: Measure, lanes: Sequence[Lane]) -> Markup | None:
         interval = ""
         if math.isfinite(estimate.low) and math.isfinite(estimate.high):
             bar = x(estimate.high) - x(estimate.low)
-            parts.append(f'<rect class="interval {style}" x="{x(estimate.low):.1f}" y="{y - 3:.1f}" width="{bar:.1f}" height="6"/>')  # fmt: skip
+            place = f'x="{x(estimate.low):.1f}" y="{y - 3:.1f}" width="{bar:.1f}" height="6"'
+            parts.append(f'<rect class="interval {style}" {place}/>')
             interval = f" ({measure.text(estimate.low)} to {measure.text(estimate.high)})"
         parts.append(_mark(x(estimate.mean), y, style))
         said.append(f"{lane.name} {measure.text(estimate.mean)}{interval}")
@@ -233,11 +243,13 @@ def distribution(measure: Measure, lanes: Sequence[Lane]) -> Markup | None:
 
 
 def _mark(x: float, y: float, style: str) -> str:
-    """A disc, a square or a diamond: systems differ in shape, not in colour alone."""
+    """A disc, a square, a diamond or a triangle: systems differ in shape, not in colour alone."""
     if style == "system-1":
         return f'<circle class="mark {style}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-    if style == "reference":
+    if style == "reference-1":
         return f'<path class="mark {style}" d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"/>'
+    if style.startswith("reference"):
+        return f'<path class="mark {style}" d="M{x:.1f} {y - 5:.1f}l5 9h-10z"/>'
     return f'<rect class="mark {style}" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
 
 
@@ -298,8 +310,8 @@ def curve(curve: Curve, best_step: int | None) -> CurveView:
         caption.append(f"dev {dev[-1][1]:.3g}")
     best = next((point for point in dev if point[0] == best_step), None)
     if best is not None:
-        x, y = place(*best).split()
-        parts.append(f'<circle class="best" cx="{x}" cy="{y}" r="4"/>')
+        across, down = place(*best).split()
+        parts.append(f'<circle class="best" cx="{across}" cy="{down}" r="4"/>')
         caption.append(f"best step {best[0]:,}: {best[1]:.3g}")
     said = ", ".join(caption)
     label = f"{curve.name} over {steps} steps of training. Last values: {said}."

@@ -32,6 +32,8 @@ Array = npt.NDArray[np.floating[Any]]
 
 SHOWN_EXTREMES = 3
 """Utterances named as best, and as many as worst."""
+SIGNIFICANCE = 0.05
+"""Below this p one of two systems is called better."""
 SHOWN_COLUMNS = 6
 """Measures that the table of utterances shows at first; the others can be switched on."""
 Role = Literal["source", "conversion", "target"]
@@ -122,6 +124,7 @@ class Difference:
     Attributes:
         low, high: 95 % interval of the difference
         p: of the paired test, two-sided
+        better: 1 for the first, 2 for the second, 0 for neither
     """
 
     measure: str
@@ -129,8 +132,8 @@ class Difference:
     low: float
     high: float
     p: float
-    n: int
-    test: str = ""
+    better: Literal[0, 1, 2]
+    n: int = 0
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,8 @@ class Page:
     systems: Sequence[System] = ()
     differences: Sequence[Difference] = ()
     utterances: Sequence[Utterance] = ()
+    test: str = ""
+    """Of the differences, in words."""
     trainings: Sequence[Training] = ()
     f0_range: tuple[float, float] = (60.0, 500.0)
     notes: Sequence[str] = ()
@@ -272,6 +277,7 @@ def render(page: Page) -> str:
     return _environment().get_template("page.html.jinja").render(
         page=page,
         version=__version__,
+        significance=SIGNIFICANCE,
         script=script,
         style=style,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -285,10 +291,11 @@ def render(page: Page) -> str:
         verdicts={d.measure: _verdict(page, d) for d in page.differences},
         values=json.dumps({u.utterance_id: _sortable(u, ranks) for u in utterances}, allow_nan=False),
         anchors={u.utterance_id: f"utterance-{number}" for number, u in enumerate(utterances, start=1)},
+        styles=drawing.styles(page.systems),
         legend_mark=drawing.legend_mark,
         legend_line=drawing.legend_line,
         views={u.utterance_id: _view(u, page.f0_range) for u in utterances if u.takes},
-        curves=[(training, [drawing.curve(c, training.best_step) for c in training.curves]) for training in page.trainings],
+        curves=[(each, [drawing.curve(c, each.best_step) for c in each.curves]) for each in page.trainings],
     )  # fmt: skip
 
 
@@ -327,6 +334,8 @@ class TakeView:
     picture: str | None
     """data: URI of the spectrogram"""
     f0_path: str
+    line: str
+    """Style of its F0 contour."""
     width: float
     """Percent of the longest recording of the utterance."""
     description: str
@@ -356,10 +365,11 @@ def _view(utterance: Utterance, f0_range: tuple[float, float]) -> View:
             sound=data_uri(take.sound.data, take.sound.media_type),
             picture=None if take.mel is None or not take.mel.size else _png(drawing.spectrogram(take.mel, *colours)),
             f0_path=drawing.f0_path(take.f0, f0_range),
+            line=line,
             width=100.0 * take.seconds / seconds,
             description=describe(take),
         )
-        for index, take in enumerate(utterance.takes)
+        for index, (take, line) in enumerate(zip(utterance.takes, drawing.contour_styles(utterance.takes), strict=True))
     ]
     return View(
         takes=takes,
@@ -423,8 +433,9 @@ def _values(page: Page, measure: str) -> dict[str, list[float]]:
 
 
 def _chart(page: Page, measure: Measure, values: Mapping[str, Sequence[float]]) -> Any:
+    styles = drawing.styles(page.systems)
     lanes = [
-        drawing.Lane(system.name, system.means.get(measure.key), values[system.key], system.reference)
+        drawing.Lane(system.name, styles[system.key], system.means.get(measure.key), values[system.key])
         for system in page.systems
         if measure.key in system.means
     ]
@@ -444,17 +455,10 @@ def _sortable(utterance: Utterance, ranks: Mapping[str, int]) -> dict[str, float
 
 
 def _verdict(page: Page, difference: Difference) -> str:
-    """Which of the two systems is better in a measure, as far as the interval of the difference tells."""
-    measure = next(m for m in page.measures if m.key == difference.measure)
-    first, second = page.judged[:2]
-    if not (math.isfinite(difference.low) and math.isfinite(difference.high)):
-        return ""
-    if difference.low <= 0.0 <= difference.high:
+    """Which of the two systems is better in a measure, as far as the paired test tells."""
+    if not difference.p < SIGNIFICANCE or not difference.better:
         return "no clear difference"
-    means = [measure.badness(system.means[measure.key].mean) for system in (first, second)]
-    if math.isnan(means[0]) or math.isnan(means[1]):
-        return ""
-    return f"{first.name if means[0] < means[1] else second.name} better"
+    return f"{page.judged[difference.better - 1].name} better"
 
 
 def _extremes(ranked: Sequence[Utterance]) -> dict[str, Sequence[Utterance]]:
