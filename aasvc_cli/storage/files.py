@@ -189,15 +189,17 @@ def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
 def encode_audio(samples: Wave, sample_rate: int, format_name: str = "WAV", subtype: str | None = None) -> bytes:
     """Encode mono samples; clipping and rounding to 16 bit are libsndfile's.
 
-    MP3 has a constant bit rate (about 80 kbit/s at 24 kHz), so that a jump to a position in it is exact.
+    MP3 has a constant bit rate (80 kbit/s up to 24 kHz, 112 above), so that a jump to a position in it is exact.
     """
     import soundfile
 
     buffer = io.BytesIO()
     default = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}.get(format_name)
-    rate = {"compression_level": 0.5, "bitrate_mode": "CONSTANT"} if format_name == "MP3" else {}
+    quality: dict[str, Any] = {}
+    if format_name == "MP3":
+        quality = {"compression_level": 0.5 if sample_rate < 32000 else 0.7, "bitrate_mode": "CONSTANT"}
     with soundfile.SoundFile(
-        buffer, "w", sample_rate, 1, format=format_name, subtype=subtype or default, **rate
+        buffer, "w", sample_rate, 1, format=format_name, subtype=subtype or default, **quality
     ) as stream:
         # libsndfile's Vorbis encoder crashes when it is given some minutes at once
         for start in range(0, len(samples), 1 << 16):
