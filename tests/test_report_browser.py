@@ -289,7 +289,8 @@ def test_the_theme_follows_the_system_until_one_is_chosen(window: Window):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         window.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         seen.add(window.js("getComputedStyle(document.body).backgroundColor"))
-        assert window.js("document.querySelector('#theme').ariaPressed") == str(scheme == "dark").lower()
+        dark = str(scheme == "dark").lower()
+        window.until(lambda dark=dark: window.js("document.querySelector('#theme').ariaPressed") == dark, scheme)  # type: ignore[misc]
     assert len(seen) == 2
     window.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 

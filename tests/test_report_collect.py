@@ -282,6 +282,22 @@ def test_the_curves_of_a_log_are_its_values_and_broken_lines_are_left_out(tmp_pa
     assert collect.training_of(log, "run") is collect.training_of(tmp_path / "none", "run") is None
 
 
+def test_the_page_of_a_training_shows_steps_in_order_and_names_recordings_that_have_gone(tmp_path: Path):
+    made = {}
+    for step in (1000, 20):
+        made[step] = tmp_path / f"{step}.wav"
+        soundfile.write(made[step], tone(0.3, 200), RATE)
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"kind": "dev", "step": 20, "l1": 0.5}\n', encoding="utf-8")
+    recordings = {"u": (tmp_path / "gone.wav", made[20])}
+    page = collect.preview_page("a run", recordings, {"u": made}, {}, log=log, best_step=20)
+    assert page.title == "a run, step 1,000"
+    assert [take.label for take in page.utterances[0].takes] == ["step 20", "step 1,000", "target"]
+    assert "gone.wav" in page.notes[0]
+    assert page.trainings[0].best_step == 20
+    assert len(parse(render(page)).find("audio")) == 3
+
+
 def test_a_page_written_to_disk_can_be_read_without_the_recordings(result: EvaluateResult, tmp_path: Path):
     html = render(collect.evaluation_page(result, n_utterances=1))
     path = tmp_path / "page.html"
