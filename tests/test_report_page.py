@@ -265,7 +265,7 @@ def test_text_has_enough_contrast_in_every_theme(one: Page):
         for background in ("paper", "panel", "control"):
             for text in ("ink", "quiet", "del", "ins"):
                 assert contrast(colours[text], colours[background]) >= 4.5, (text, background, colours)
-        for line in ("first", "second", "third", "reference", "accent"):
+        for line in ("first", "second", "third", "fourth", "reference", "accent"):
             assert contrast(colours[line], colours["paper"]) >= 3.0, line
     assert blocks[1].split("--flip")[0].split() == blocks[2].split("--flip")[0].split()
 
@@ -324,7 +324,14 @@ def test_badness_turns_every_measure_so_that_less_is_better():
 
 def test_values_that_are_not_defined_are_dashes():
     measure = Measure("m", "m", digits=1)
-    assert [measure.text(v) for v in (math.nan, None, math.inf, 1.26, -1.0)] == ["–", "–", "–", "1.3", "−1.0"]
+    assert [measure.text(v) for v in (math.nan, None, math.inf, 1.26, -1.0, -0.01)] == [
+        "–",
+        "–",
+        "–",
+        "1.3",
+        "−1.0",
+        "0.0",
+    ]
 
 
 # --- drawings -------------------------------------------------------------------------------------------------------

@@ -64,8 +64,8 @@ WIDE_F0_RANGE = (50.0, 600.0)
 RANKED = ("MCD", "F0RMSE", "F0CORR", "DDUR", "CER", "WER", "DNSMOS", "SIM")
 """Measures that rank utterances: one of each aspect, so that none counts twice."""
 DIGITS = {
-    **dict.fromkeys(("F0RMSE", "F0RMSE_corrected", "VUV", "CER", "KANA_CER", "WER"), 1),
-    **dict.fromkeys(("DDUR", "DDUR_corrected", "SIM", "SIM_SOURCE"), 3),
+    **dict.fromkeys(("F0RMSE", "F0RMSE_corrected"), 1),
+    **dict.fromkeys(("DDUR", "DDUR_corrected", "VUV", "CER", "KANA_CER", "WER", "SIM", "SIM_SOURCE"), 3),
 }
 """Digits after the point, where they are not two."""
 BASELINE, CEILING = "source", "target"
@@ -320,7 +320,9 @@ def _facts(results: Sequence[EvaluateResult]) -> tuple[tuple[str, str], ...]:
     facts = []
     if first.prepared:
         facts.append(("Data", f"{first.prepared}, set {first.set_name}" if first.set_name else first.prepared))
-    facts.append(("F0 range", f"{first.f0_range.minimum:g}–{first.f0_range.maximum:g} Hz, {first.f0_range.origin}"))
+    if first.f0_range is not None:
+        low, high = first.f0_range.minimum, first.f0_range.maximum
+        facts.append(("F0 range", f"{low:g}–{high:g} Hz, {first.f0_range.origin}"))
     if first.recogniser:
         facts.append(("Speech recognition", ", ".join(f"{key} {value}" for key, value in first.recogniser.items())))
     facts += [(f"Measures, {mode}", words) for mode, words in first.definitions.items()]
@@ -461,7 +463,8 @@ def _with_recordings(
     known = [row for row in rows if row is not None]
     source = next((row.source for row in known if row.source is not None), None)
     target_row = known[0]
-    f0_range = (results[0].f0_range.minimum, results[0].f0_range.maximum)
+    searched = results[0].f0_range
+    f0_range = WIDE_F0_RANGE if searched is None else (searched.minimum, searched.maximum)
     wanted: list[tuple[Role, str, str, Path, tuple[float, float], Transcript | None]] = []
     if source is not None:
         wanted.append(("source", "source", "", source, WIDE_F0_RANGE, None))
@@ -551,4 +554,5 @@ def _counts(name: str, counts: scores.ErrorCounts) -> str:
         if number
     ]
     title = name.replace("_", " ").replace("KANA", "kana")
-    return f"{title} {counts.percent:.1f} %" + (f" ({', '.join(words)})" if words else "")
+    rate = f"{100.0 * counts.errors / counts.length:.1f} %" if counts.length else "not defined"
+    return f"{title} {rate}" + (f" ({', '.join(words)})" if words else "")

@@ -80,7 +80,9 @@ class Measure:
 
     def text(self, value: float | None) -> str:
         """A value for people; a dash where it is not defined."""
-        return "–" if value is None or not math.isfinite(value) else f"{value:.{self.digits}f}".replace("-", "−")
+        if value is None or not math.isfinite(value):
+            return "–"
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}".replace("-", "−")  # + 0.0: no minus before zero
 
 
 @dataclass(frozen=True)
