@@ -59,6 +59,7 @@ class Window:
         browser.get_log("browser")
         browser.get(path.as_uri())
         browser.execute_script("localStorage.clear()")
+        browser.refresh()
 
     def js(self, script: str, *arguments: object) -> Any:
         """The value of an expression."""
@@ -302,6 +303,18 @@ def test_a_question_mark_opens_help_and_escape_closes_it(window: Window):
     assert window.js("document.querySelectorAll('article.current').length") == 0
     window.press("\ue00c")
     window.until(lambda: not window.js("document.querySelector('#help').open"), "help is closed")
+
+
+def test_single_keys_can_be_switched_off(window: Window):
+    window.click("#help-open")
+    window.click("#keys")
+    window.press("\ue00c")
+    window.until(lambda: not window.js("document.querySelector('#help').open"), "help is closed")
+    window.press("j?")
+    assert window.js("document.querySelectorAll('article.current').length") == 0
+    assert not window.js("document.querySelector('#help').open")
+    window.browser.refresh()
+    assert window.js("document.querySelector('#keys').checked") is False
 
 
 def test_keys_mean_letters_while_somebody_writes(window: Window):

@@ -10,15 +10,15 @@
   // --- theme: what the system prefers until somebody chooses ------------------------------------------------------
   const theme = $("#theme");
   const preference = matchMedia("(prefers-color-scheme: dark)");
-  const remembered = { get() { try { return localStorage.getItem("aasvc-theme"); } catch { return null; } },
-                       set(name) { try { localStorage.setItem("aasvc-theme", name); } catch { /* private mode */ } } };
+  const remembered = (name) => { try { return localStorage.getItem(`aasvc-${name}`); } catch { return null; } };
+  const remember = (name, value) => { try { localStorage.setItem(`aasvc-${name}`, value); } catch { /* private mode */ } };
   const isDark = () => (root.dataset.theme || (preference.matches ? "dark" : "light")) === "dark";
   const showTheme = () => theme.setAttribute("aria-pressed", String(isDark()));
-  if (["dark", "light"].includes(remembered.get())) root.dataset.theme = remembered.get();
+  if (["dark", "light"].includes(remembered("theme"))) root.dataset.theme = remembered("theme");
   preference.addEventListener("change", showTheme);
   theme.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    remembered.set(root.dataset.theme);
+    remember("theme", root.dataset.theme);
     showTheme();
   });
   showTheme();
@@ -240,9 +240,13 @@
   // --- keyboard ---------------------------------------------------------------------------------------------------
   const help = $("#help");
   $("#help-open").addEventListener("click", () => help.showModal());
+  // single keys can be in the way of those who steer by voice, so they can be switched off
+  const keys = $("#keys");
+  keys.checked = remembered("keys") !== "off";
+  keys.addEventListener("change", () => remember("keys", keys.checked ? "on" : "off"));
 
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || help.open || !keys.checked) return;
     const focused = event.target;
     if (focused.matches("input:not([type=range]):not([type=checkbox]), select, textarea")) return;
     const key = event.key;
