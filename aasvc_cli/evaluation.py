@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aasvc_cli.metrics import AnalysisSettings, F0Range
-from aasvc_cli.scores import BY_NAME, MEASURES, Difference, Measure, Summary
+from aasvc_cli.scores import BY_NAME, MEASURES, Difference, ErrorCounts, Measure, Summary, Threshold, compare
 from aasvc_cli.transcripts import Transcript
 
 FORMAT = 2
@@ -104,6 +104,7 @@ class EvaluateResult:
 
     Attributes:
         name: of the run and set, or the folder.
+        f0_range: None if no signal measure was asked for.
         folder: the model folder, if it is a run.
         log: its training log, if there is one.
         definitions: of the signal measures, in words, by mode.
@@ -120,7 +121,7 @@ class EvaluateResult:
     """
 
     name: str
-    f0_range: F0Range
+    f0_range: F0Range | None
     definitions: Mapping[str, str]
     analysis: tuple[AnalysisSettings, ...]
     utterances: tuple[UtteranceScores, ...]
@@ -143,6 +144,16 @@ class EvaluateResult:
         """The measures of this result, in the order of a table."""
         return tuple(measure for measure in MEASURES if measure.name in self.corpus)
 
+    @property
+    def undefined(self) -> dict[str, list[str]]:
+        """Measure name -> ids of the utterances for which it is not defined; measures without any are left out."""
+        found = {}
+        for measure in self.measures:
+            ids = [u.utterance_id for u in self.utterances if not math.isfinite(u.scores.get(measure.name, math.nan))]
+            if ids:
+                found[measure.name] = ids
+        return found
+
     def worst(self, name: str, count: int) -> list[UtteranceScores]:
         """The utterances that a measure finds worst, worst first; undefined ones are left out."""
         measure = BY_NAME[name]
@@ -160,7 +171,7 @@ class EvaluateResult:
             "set": self.set_name,
             "definitions": dict(self.definitions),
             "analysis": [settings.to_tree() for settings in self.analysis],
-            "f0_range": self.f0_range.to_tree(),
+            "f0_range": None if self.f0_range is None else self.f0_range.to_tree(),
             "recogniser": None if self.recogniser is None else dict(self.recogniser),
             "measures": [measure.to_tree() for measure in self.measures],
             "n_scored": len(self.utterances),
@@ -172,6 +183,7 @@ class EvaluateResult:
         if self.ceiling is not None:
             tree["ceiling"] = _summaries(self.ceiling)
         tree["utterances"] = [utterance.to_tree() for utterance in self.utterances]
+        tree["undefined"] = self.undefined
         tree["failures"] = [failure.to_tree() for failure in self.failures]
         tree["skipped"] = [skipped.to_tree() for skipped in self.skipped]
         tree["without_target"] = list(self.without_target)
@@ -244,7 +256,39 @@ def _summaries(summaries: Mapping[str, Summary]) -> dict[str, Any]:
     return {name: finite(summary.to_tree()) for name, summary in summaries.items()}
 
 
-def shared_utterances(results: Sequence[EvaluateResult]) -> list[str]:
-    """Ids that every result has, sorted."""
-    found = set.intersection(*({each.utterance_id for each in result.utterances} for result in results))
-    return sorted(found)
+def compare_results(first: EvaluateResult, second: EvaluateResult, *, seed: int = 0) -> Comparison:
+    """Two systems on the utterances that both have, measure by measure."""
+    ours = {each.utterance_id: each for each in first.utterances}
+    theirs = {each.utterance_id: each for each in second.utterances}
+    shared = sorted(ours.keys() & theirs.keys())
+    differences = []
+    for measure in first.measures:
+        if measure.name not in second.corpus or not shared:
+            continue
+        a, b = ([side[name].scores.get(measure.name, math.nan) for name in shared] for side in (ours, theirs))
+        weights = None
+        if measure.group == "text":
+            weights = [float(_length(ours[name], measure.name)) for name in shared]
+        differences.append(compare(measure, a, b, weights=weights, seed=seed))
+    return Comparison(
+        first, second, tuple(differences), tuple(sorted(ours.keys() - theirs.keys())),
+        tuple(sorted(theirs.keys() - ours.keys())),
+    )  # fmt: skip
+
+
+def crossed(result: EvaluateResult, thresholds: Sequence[Threshold]) -> list[str]:
+    """One line for each threshold that a result crosses. A measure that was not computed counts as crossed."""
+    lines = []
+    for threshold in thresholds:
+        summary = result.corpus.get(threshold.measure.name)
+        if summary is None:
+            lines.append(f"{threshold.text}: {threshold.measure.title} was not computed")
+        elif threshold.crossed(summary.mean):
+            value = f"{summary.mean:.6g}" if math.isfinite(summary.mean) else "not defined"
+            lines.append(f"{threshold.text}: {threshold.measure.title} is {value}")
+    return lines
+
+
+def _length(utterance: UtteranceScores, name: str) -> int:
+    counts: ErrorCounts | None = utterance.transcript.counts.get(name) if utterance.transcript else None
+    return 0 if counts is None else counts.length

@@ -7,7 +7,9 @@ that the same scores give the same interval. Nothing here depends on the order o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,6 +20,10 @@ FloatArray = npt.NDArray[np.float64]
 
 Best = Literal["low", "high", "zero", "one"]
 Group = Literal["signal", "text", "mos", "speaker"]
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
 
 N_RESAMPLES = 2000
 PERCENTILES = (2.5, 97.5)
@@ -83,11 +89,11 @@ MEASURES: tuple[Measure, ...] = (
         "mean over coefficients of ln(variance of the conversion / of the target); below zero: smoother", "corrected",
     ),
     Measure("logF0RMSE", "log-F0 RMSE", "semitones", "low", "F0 error on a musical scale, aligned voiced frames"),
-    Measure("VUV", "V/UV error", "%", "low", "aligned frames that are voiced on one side only"),
+    Measure("VUV", "V/UV error", "", "low", "share of aligned loud frames that are voiced on one side only"),
     Measure("RATE", "rate ratio", "", "one", "speaking rate of the conversion / of the target; above one: faster"),
-    Measure("CER", "CER", "%", "low", "character errors of speech recognition", group="text"),
-    Measure("KANA_CER", "kana CER", "%", "low", "the same on readings, blind to spelling", group="text"),
-    Measure("WER", "WER", "%", "low", "word errors of speech recognition", group="text"),
+    Measure("CER", "CER", "", "low", "character errors of speech recognition per character said", group="text"),
+    Measure("KANA_CER", "kana CER", "", "low", "the same on readings, blind to spelling", group="text"),
+    Measure("WER", "WER", "", "low", "word errors of speech recognition per word said", group="text"),
     Measure("DNSMOS", "DNSMOS", "1-5", "high", "predicted opinion of the whole (DNSMOS P.835 OVRL)", group="mos"),
     Measure("DNSMOS_SIG", "DNSMOS speech", "1-5", "high", "predicted opinion of the speech (P.835 SIG)", group="mos"),
     Measure("DNSMOS_BAK", "DNSMOS noise", "1-5", "high", "predicted opinion of the silence (P.835 BAK)", group="mos"),
@@ -110,6 +116,42 @@ def find_measure(name: str) -> Measure | None:
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """A bound on a mean that must not be crossed: ``cer>0.2`` fails where the mean CER is above 0.2."""
+
+    measure: Measure
+    operator: str
+    bound: float
+    text: str
+
+    def crossed(self, mean: float) -> bool:
+        """Whether a mean fails; what is not defined fails, because nobody could rely on it."""
+        return not math.isfinite(mean) or OPERATORS[self.operator](mean, self.bound)
+
+
+def parse_threshold(text: str) -> Threshold:
+    """Read ``NAME OPERATOR NUMBER``; a number may end in %.
+
+    Raises:
+        ValueError: with a message for people.
+    """
+    found = re.fullmatch(r"\s*([A-Za-z0-9_ -]+?)\s*(<=|>=|<|>)\s*(\S+?)(\s*%)?\s*", text)
+    if found is None:
+        raise ValueError(f"{text!r}: expected a measure, one of < <= > >=, and a number, like cer>0.2")
+    name, sign, number, percent = found.groups()
+    measure = find_measure(name)
+    if measure is None:
+        raise ValueError(f"{text!r}: no measure {name!r}; there are {', '.join(each.name for each in MEASURES)}")
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = math.nan
+    if not math.isfinite(bound):
+        raise ValueError(f"{text!r}: {number!r} is no number")
+    return Threshold(measure, sign, bound / 100.0 if percent else bound, text.strip())
+
+
+@dataclass(frozen=True)
 class ErrorCounts:
     """Edits between a reference and what was recognised.
 
@@ -128,9 +170,9 @@ class ErrorCounts:
         return self.substitutions + self.deletions + self.insertions
 
     @property
-    def percent(self) -> float:
-        """Errors in percent of the reference; NaN for an empty reference."""
-        return 100.0 * self.errors / self.length if self.length else math.nan
+    def rate(self) -> float:
+        """Errors per token of the reference; NaN for an empty reference."""
+        return self.errors / self.length if self.length else math.nan
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
         """Counts of both."""
@@ -214,7 +256,7 @@ def summarise(values: Sequence[float], *, seed: int = 0, n_resamples: int = N_RE
 
 
 def summarise_counts(counts: Sequence[ErrorCounts | None], *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Summary:
-    """Rate of the summed counts in percent; the interval resamples utterances with their lengths.
+    """Rate of the summed counts; the interval resamples utterances with their lengths.
 
     Utterances without counts, or with an empty reference, are undefined.
     """
@@ -225,10 +267,10 @@ def summarise_counts(counts: Sequence[ErrorCounts | None], *, seed: int = 0, n_r
     if not defined:
         return Summary(math.nan, math.nan, math.nan, 0, n_undefined)
     total = sum(defined, ErrorCounts(0, 0, 0, 0))
-    errors = np.array([100.0 * each.errors for each in defined])
+    errors = np.array([float(each.errors) for each in defined])
     lengths = np.array([float(each.length) for each in defined])
     low, high = _interval(errors, lengths, seed, n_resamples)
-    return Summary(total.percent, low, high, len(defined), n_undefined, total)
+    return Summary(total.rate, low, high, len(defined), n_undefined, total)
 
 
 def compare(

@@ -37,6 +37,7 @@ class ModeOption(StrEnum):
 
     PUBLISHED = "published"
     CORRECTED = "corrected"
+    BOTH = "both"
 
 
 # Shared options, declared once.

@@ -21,6 +21,7 @@ class Home:
         features/<kind>-<key>/...            one file per recording
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
         vocoders/<name>/
+        cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder
     """
 
@@ -50,6 +51,11 @@ class Home:
     def vocoders(self) -> Path:
         """Vocoders, one folder each."""
         return self.root / "vocoders"
+
+    @property
+    def cache(self) -> Path:
+        """Results by the content of what they were computed from."""
+        return self.root / "cache"
 
     @property
     def exp(self) -> Path:
