@@ -324,7 +324,8 @@ def _facts(results: Sequence[EvaluateResult]) -> tuple[tuple[str, str], ...]:
         low, high = first.f0_range.minimum, first.f0_range.maximum
         facts.append(("F0 range", f"{low:g}–{high:g} Hz, {first.f0_range.origin}"))
     if first.recogniser:
-        facts.append(("Speech recognition", ", ".join(f"{key} {value}" for key, value in first.recogniser.items())))
+        known = {key: value for key, value in first.recogniser.items() if value is not None}
+        facts.append(("Speech recognition", ", ".join(f"{key} {value}" for key, value in known.items())))
     facts += [(f"Measures, {mode}", words) for mode, words in first.definitions.items()]
     return tuple(facts)
 
