@@ -108,6 +108,18 @@ def test_two_systems_share_source_and_target_and_differ_in_their_conversions(res
     assert len(parse(render(page)).find("audio")) == 4 * len(NAMES)
 
 
+def test_systems_are_called_as_briefly_as_tells_them_apart(result: EvaluateResult, tmp_path: Path):
+    def names(*changes: dict[str, object]) -> list[str]:
+        systems = [dataclasses.replace(result, **each) for each in changes]  # type: ignore[arg-type]
+        page = collect.evaluation_page(Comparison(systems[0], systems[1], (), (), ()), n_utterances=0)
+        return [system.name for system in page.judged]
+
+    assert names({"name": "/data/x/one"}, {"name": "/data/y/two"}) == ["one", "two"]
+    assert names({"name": "/data/x/one"}, {"name": "/data/y/one"}) == ["/data/x/one", "/data/y/one"]
+    run = {"name": "a_b_first eval", "folder": tmp_path / "a_b_first"}
+    assert names(run, {"name": "/data/y/two"}) == ["a_b_first", "two"]
+
+
 def test_only_the_wanted_number_of_utterances_can_be_heard_and_the_page_says_so(result: EvaluateResult):
     told: list[tuple[int, int]] = []
     page = collect.evaluation_page(result, n_utterances=2, on_progress=lambda *done: told.append(done))
@@ -148,7 +160,7 @@ def test_the_model_of_a_run_shows_its_alignment_and_one_that_does_not_load_is_a_
     (folder / "best.safetensors").unlink()
     page = collect.evaluation_page(run)
     assert page.utterances[0].alignments == ()
-    assert any("No alignments of a run" in note and "best.safetensors" in note for note in page.notes)
+    assert any("No alignments of run" in note and "best.safetensors" in note for note in page.notes)
 
 
 def test_an_alignment_is_a_distribution_per_frame_and_its_path_goes_from_first_to_last_token(

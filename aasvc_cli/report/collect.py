@@ -277,7 +277,7 @@ def preview_page(
 
 def _scores_page(outcome: EvaluateResult | Comparison, results: Sequence[EvaluateResult]) -> Page:
     """The page without recordings."""
-    names = _distinct([result.name for result in results])
+    names = _names(results)
     keys = [f"system-{number}" for number in range(1, len(results) + 1)]
     systems = [
         System(key, name, means=_estimates(result.corpus))
@@ -305,8 +305,14 @@ def _scores_page(outcome: EvaluateResult | Comparison, results: Sequence[Evaluat
     )
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, start=1)]
+def _names(results: Sequence[EvaluateResult]) -> list[str]:
+    """What the systems are called: as briefly as tells them apart."""
+    full = [result.name for result in results]
+    brief = [Path(result.name).name if result.folder is None else result.folder.name for result in results]
+    for names in (brief, full):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(brief, start=1)]
 
 
 def _lead(results: Sequence[EvaluateResult]) -> str:
@@ -326,7 +332,8 @@ def _facts(results: Sequence[EvaluateResult]) -> tuple[tuple[str, str], ...]:
     if first.recogniser:
         known = {key: value for key, value in first.recogniser.items() if value is not None}
         facts.append(("Speech recognition", ", ".join(f"{key} {value}" for key, value in known.items())))
-    facts += [(f"Measures, {mode}", words) for mode, words in first.definitions.items()]
+    for mode, words in first.definitions.items():
+        facts.append((f"Measures, {mode}", words.removeprefix(f"{mode} definition: ")))
     return tuple(facts)
 
 

@@ -158,7 +158,7 @@ def pitch(takes: Sequence[Take], seconds: float, f0_range: tuple[float, float]) 
     contours = [take for take in takes if take.f0 is not None and np.any(take.f0 > 0)]
     if not contours:
         return None
-    width, height, left, bottom = 400.0, 160.0, 34.0, 20.0
+    width, height, left, bottom = 440.0, 160.0, 34.0, 20.0
     plot_width, plot_height = width - left - 6, height - bottom - 6
     parts = []
     for place, f0 in f0_ticks(f0_range):
