@@ -96,7 +96,7 @@ def page(n_systems: int = 1, names: dict[str, str] | None = None, **rest: object
     return Page(**{**fields, **rest})  # type: ignore[arg-type]
 
 
-VOID = {"meta", "link", "img", "input", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "br", "hr", "wbr"}
 
 
 class Element:

@@ -118,6 +118,14 @@ def test_systems_are_called_as_briefly_as_tells_them_apart(result: EvaluateResul
     assert names({"name": "/data/x/one"}, {"name": "/data/y/one"}) == ["/data/x/one", "/data/y/one"]
     run = {"name": "a_b_first eval", "folder": tmp_path / "a_b_first"}
     assert names(run, {"name": "/data/y/two"}) == ["a_b_first", "two"]
+    assert names(run, {"name": "a_b_second eval", "folder": tmp_path / "a_b_second"}) == ["first", "second"]
+    assert names(run, {**run, "name": "a_b_first dev"}) == ["a_b_first eval", "a_b_first dev"]
+
+
+def test_the_recogniser_is_named_without_the_folders_of_a_machine(result: EvaluateResult):
+    description = {"engine": "whisper", "model": "/somewhere/base", "identity": "123", "language": "ja", "reader": None}
+    facts = dict(collect.evaluation_page(dataclasses.replace(result, recogniser=description), n_utterances=0).facts)
+    assert facts["Speech recognition"] == "whisper, base, ja"
 
 
 def test_only_the_wanted_number_of_utterances_can_be_heard_and_the_page_says_so(result: EvaluateResult):
@@ -270,7 +278,7 @@ def test_transcripts_of_characters_join_and_those_of_words_stand_apart():
     assert [(p.kind, p.expected, p.heard) for p in words.pieces if p.kind != "same"] == [
         ("changed", "quick", "quack"), ("missing", "fox", ""),
     ]  # fmt: skip
-    assert words.errors == "WER 50.0 % (1 changed, 1 missing)"
+    assert words.errors == "WER 0.500 (1 changed, 1 missing)"
 
 
 def test_the_curves_of_a_log_are_its_values_and_broken_lines_are_left_out(tmp_path: Path):

@@ -7,6 +7,7 @@ alignment. Everything that may be missing (a log, a model, a source recording) i
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import warnings
@@ -309,6 +310,11 @@ def _names(results: Sequence[EvaluateResult]) -> list[str]:
     """What the systems are called: as briefly as tells them apart."""
     full = [result.name for result in results]
     brief = [Path(result.name).name if result.folder is None else result.folder.name for result in results]
+    if len(results) > 1 and all(result.folder is not None for result in results):
+        # runs begin with the names of the speakers, which are mostly the same
+        parts = [name.split("_") for name in brief]
+        n_shared = len(list(itertools.takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))))
+        brief = ["_".join(each[min(n_shared, len(each) - 1) :]) for each in parts]
     for names in (brief, full):
         if len(set(names)) == len(names):
             return names
@@ -330,11 +336,17 @@ def _facts(results: Sequence[EvaluateResult]) -> tuple[tuple[str, str], ...]:
         low, high = first.f0_range.minimum, first.f0_range.maximum
         facts.append(("F0 range", f"{low:g}–{high:g} Hz, {first.f0_range.origin}"))
     if first.recogniser:
-        known = {key: value for key, value in first.recogniser.items() if value is not None}
-        facts.append(("Speech recognition", ", ".join(f"{key} {value}" for key, value in known.items())))
+        facts.append(("Speech recognition", _recogniser(first.recogniser)))
     for mode, words in first.definitions.items():
         facts.append((f"Measures, {mode}", words.removeprefix(f"{mode} definition: ")))
     return tuple(facts)
+
+
+def _recogniser(description: Mapping[str, Any]) -> str:
+    """What recognised the speech, in short: names of folders without where they are, no fingerprints."""
+    known = {**description, "model": Path(str(description.get("model", ""))).name}
+    names = ("engine", "model", "compute_type", "language", "reader")
+    return ", ".join(str(known[name]) for name in names if known.get(name))
 
 
 def _measures(measures: Sequence[scores.Measure]) -> tuple[Measure, ...]:
@@ -562,5 +574,5 @@ def _counts(name: str, counts: scores.ErrorCounts) -> str:
         if number
     ]
     title = name.replace("_", " ").replace("KANA", "kana")
-    rate = f"{100.0 * counts.errors / counts.length:.1f} %" if counts.length else "not defined"
+    rate = f"{counts.errors / counts.length:.{DIGITS[name]}f}" if counts.length else "not defined"
     return f"{title} {rate}" + (f" ({', '.join(words)})" if words else "")

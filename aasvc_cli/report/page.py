@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from aasvc_cli import __version__
 from aasvc_cli.report import drawing
@@ -476,6 +477,11 @@ def _shown(measures: Iterable[Measure]) -> set[str]:
     return {*chosen, *[m.key for m in measures if m.shown is None][:room]}
 
 
+def _breakable(name: str) -> Markup:
+    """A name that may be broken where its parts meet."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -483,6 +489,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     environment.filters["fixed"] = lambda value, digits=1: f"{value:.{digits}f}"
     return environment
 
