@@ -7,6 +7,7 @@ and bring them to the 16 kHz that these models hear; whatever lies above 8 kHz t
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import math
 import os
@@ -141,7 +142,14 @@ def squim_missing() -> str | None:
     import torch
 
     path = Path(torch.hub.get_dir()) / SQUIM_FILE
-    return None if path.is_file() else f"weights not found: {path}; torchaudio.pipelines.SQUIM_OBJECTIVE fetches them"
+    if not path.is_file():
+        return f"weights not found: {path}; torchaudio.pipelines.SQUIM_OBJECTIVE fetches them"
+    try:
+        importlib.import_module("torchaudio.models")
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        return f"torchaudio does not load ({reason}); install the release that belongs to your PyTorch"
+    return None
 
 
 def squim(wave: Wave, sample_rate: int) -> dict[str, float]:

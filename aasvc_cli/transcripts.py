@@ -184,12 +184,12 @@ def normalise(text: str, language: str) -> str:
     """A text without what cannot be heard, for its language."""
     text = unicodedata.normalize("NFKC", text).lower()
     if language in WITHOUT_BLANKS:
-        return "".join(character for character in text if unicodedata.category(character)[0] in "LMN")
+        return unicodedata.normalize("NFKC", "".join(c for c in text if unicodedata.category(c)[0] in "LMN"))
     if language == "en":
         return _normalised_english(text)
     text = text.replace("\u2019", "'")
     kept = (c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
-    return " ".join("".join(kept).split())
+    return " ".join(unicodedata.normalize("NFKC", "".join(kept)).split())
 
 
 def reading(text: str, reader: Reader) -> str:
