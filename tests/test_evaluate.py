@@ -430,8 +430,13 @@ def test_a_recording_that_cannot_be_recognised_is_named_and_left_out(spoken, hom
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "no sentences"), ("a\n", "no sentences"), ("z hello\n", "none of its sentences belongs"), (None, "cannot be read")],
-)  # fmt: skip
+    [
+        ("", "no sentences"),
+        ("a\n", "no sentences"),
+        ("z hello\n", "none of its sentences belongs"),
+        (None, "cannot be read"),
+    ],
+)
 def test_texts_that_do_not_fit_are_refused(spoken, content, message):
     converted, target, text = spoken
     text.unlink()

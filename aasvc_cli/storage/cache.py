@@ -20,7 +20,8 @@ class Home:
         prepared/<name>/manifest.json        pairs and splits found by `prepare`
         features/<kind>-<key>/...            one file per recording
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
-        vocoders/<name>/
+        models/<name>/                       downloaded voices
+        vocoders/<name>/                     downloaded vocoders
         cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder
     """
@@ -46,6 +47,11 @@ class Home:
     def stats(self) -> Path:
         """Statistics, one folder per prepared set."""
         return self.root / "stats"
+
+    @property
+    def models(self) -> Path:
+        """Downloaded voices, one folder each."""
+        return self.root / "models"
 
     @property
     def vocoders(self) -> Path:
