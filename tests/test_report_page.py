@@ -308,6 +308,27 @@ def test_the_ranking_does_not_depend_on_the_order_and_leaves_nobody_with_scores_
 
 @given(scores_of_all)
 @settings(max_examples=50, deadline=None)
+def test_the_ranking_is_that_of_the_mean_of_shares_of_utterances_that_are_better(values):
+    """Counted pair by pair: half a place for each other one that is as good, a whole one for each that is better."""
+    means = {}
+    for i, mine in enumerate(values):
+        shares = []
+        for measure, own in zip(MEASURES[:2], mine[:2], strict=True):
+            index = MEASURES.index(measure)
+            others = [other[index] for j, other in enumerate(values) if j != i and not math.isnan(other[index])]
+            if not math.isnan(own):
+                better = [(measure.badness(o) < measure.badness(own)) + 0.5 * (o == own) for o in others]
+                shares.append(sum(better) / max(1, len(others)))
+        if shares:
+            means[f"u{i}"] = sum(shares) / len(shares)
+    ranks = _ranked(values, list(range(len(values))))
+    by_rank = sorted(ranks, key=lambda name: ranks[name])
+    assert set(by_rank) == set(means)
+    assert all(means[one] <= means[other] + 1e-9 for one, other in itertools.pairwise(by_rank))
+
+
+@given(scores_of_all)
+@settings(max_examples=50, deadline=None)
 def test_whoever_is_best_in_everything_is_ranked_first(values):
     assert _ranked([*values, (-11.0, 11.0, 0.0)], list(range(len(values) + 1)))[f"u{len(values)}"] == 1
 

@@ -9,6 +9,7 @@ anything but what it was written with.
 from __future__ import annotations
 
 import base64
+import bisect
 import hashlib
 import json
 import math
@@ -316,11 +317,13 @@ def rank(page: Page) -> dict[str, int]:
                 (measure.badness(u.scores.get(system.key, {}).get(measure.key, math.nan)), u.utterance_id)
                 for u in page.utterances
             ]
-            found = sorted(entry for entry in found if not math.isnan(entry[0]))
+            values = sorted(badness for badness, _ in found if not math.isnan(badness))
             for badness, utterance_id in found:
-                equal = [place for place, entry in enumerate(found) if entry[0] == badness]
-                # measures that fewer utterances have count as much as the others
-                places.setdefault(utterance_id, []).append(statistics.fmean(equal) / max(1, len(found) - 1))
+                if math.isnan(badness):
+                    continue
+                # equal values share the mean of their places; few values count as much as many
+                place = (bisect.bisect_left(values, badness) + bisect.bisect_right(values, badness) - 1) / 2
+                places.setdefault(utterance_id, []).append(place / max(1, len(values) - 1))
     order = sorted(places, key=lambda utterance_id: (statistics.fmean(places[utterance_id]), utterance_id))
     return {utterance_id: place for place, utterance_id in enumerate(order, start=1)}
 
