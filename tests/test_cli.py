@@ -93,8 +93,23 @@ class TestWrongUsage:
             (["convert", "--set", "eval"], "--set needs --model"),
             (["convert", "a.wav"], "-o FILE"),
             (["convert", "a.wav", "-o", "b.wav", "--out-dir", "c"], "-o FILE"),
-            (["convert", "a.wav", "-o", "b.wav", "--data", "c"], "--data goes with --set"),
+            (
+                ["convert", "a.wav", "-o", "b.wav", "--data", "c", "--source-stats", "d.h5"],
+                "--data and --source-stats both give statistics",
+            ),
             (["convert", "a.wav", "--speed", "0"], "--speed"),
+            (["convert", "a.wav", "--from0", "-", "--out-dir", "b"], "--from0 stands in place of inputs"),
+            (["convert", "--from0", "names", "-o", "b.wav"], "--from0 stands in place of inputs"),
+            (["convert", "a.wav", "-o", "b.wav", "--format", "mp4"], "--format mp4: use one of wav, flac, ogg, s8"),
+            (["convert", "a.wav", "-o", "b.wav", "--raw-rate", "8000"], "--raw-format and --raw-rate go together"),
+            (["convert", "a.wav", "-o", "b.wav", "--raw-format", "s16le"], "--raw-format and --raw-rate go together"),
+            (
+                ["convert", "a.wav", "-o", "b.wav", "--raw-format", "s17", "--raw-rate", "8000"],
+                "--raw-format s17: use one of s8",
+            ),
+            (["convert", "a.wav", "-o", "-", "--json", "-"], "standard output takes one thing"),
+            (["convert", "a.wav", "-o", "b.wav", "--json", "-", "--jsonl", "-"], "standard output takes one thing"),
+            (["convert", "a.wav", "-o", "b.wav", "--workers", "0"], "--workers"),
             (["download", "everything"], "demo"),
             (["--nonsense"], "--nonsense"),
         ],
@@ -458,6 +473,40 @@ class TestConvert:
         assert outcome.code == 0, outcome.err
         assert {path.relative_to(out).as_posix() for path in out.rglob("*.wav")} == {"録音/声.wav", "female.wav"}
         assert [Path(file["output"]).name for file in json.loads(outcome.out)["files"]] == ["声.wav", "female.wav"]
+
+    def test_a_dry_run_shows_what_would_be_done_and_loads_nothing(
+        self, aasvc: Aasvc, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("aasvc_cli.converter.Converter.load", None)
+        (tmp_path / "rec" / "sub").mkdir(parents=True)
+        for name in ("rec/a.flac", "rec/sub/b.flac"):
+            shutil.copy(data / "male.flac", tmp_path / name)
+        arguments = ["convert", tmp_path / "rec", "--out-dir", tmp_path / "out", "--dry-run"]
+        outcome = aasvc(*arguments)
+        assert outcome.code == 0
+        assert [line.split(" -> ")[1] for line in outcome.out.splitlines()] == [
+            str(tmp_path / "out" / "a.wav"), str(tmp_path / "out" / "sub" / "b.wav")
+        ]  # fmt: skip
+        assert outcome.err == "2 recordings would be converted\n"
+        assert len(json.loads(aasvc(*arguments, "--json", "-").out)["jobs"]) == 2
+        assert not (tmp_path / "out").exists()
+        assert "no such model" in aasvc(*arguments, "--model", "nothing").err
+        assert aasvc("convert", tmp_path / "gone.wav", "-o", tmp_path / "x.wav", "-n").code == 1
+
+    def test_lines_of_json_leave_standard_output_to_themselves(
+        self, aasvc: Aasvc, data: Path, tmp_path: Path, trained: Home
+    ):
+        arguments = ["convert", data / "male.flac", tmp_path / "gone.wav", "--out-dir", tmp_path, "--model", "tiny"]
+        outcome = aasvc(*arguments, "--jsonl", "-")
+        assert outcome.code == 1
+        assert [json.loads(line)["status"] for line in outcome.out.splitlines()] == ["converted", "failed"]
+        assert str(tmp_path / "male.wav") in outcome.err
+        lines = tmp_path / "new" / "lines.jsonl"
+        outcome = aasvc(*arguments, "--jsonl", lines, "--skip-existing")
+        assert [json.loads(line)["status"] for line in lines.read_text(encoding="utf-8").splitlines()] == [
+            "skipped", "failed"
+        ]  # fmt: skip
+        assert "cannot write" in aasvc(*arguments, "--jsonl", tmp_path).err
 
     def test_a_set_goes_to_the_folder_of_the_run_where_evaluate_finds_it(self, aasvc: Aasvc, trained: Home):
         outcome = aasvc("convert", "--set", "dev", "--model", "tiny")

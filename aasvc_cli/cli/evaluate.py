@@ -125,6 +125,23 @@ def evaluate(
     csv_file: Annotated[
         Path | None, output_option("--csv", metavar="FILE", help="Write the table of utterances as CSV.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        output_option(
+            "--report",
+            metavar="FILE",
+            help="Write one HTML file to hear and see the result: players, spectrograms, F0, alignments, transcripts.",
+        ),
+    ] = None,
+    report_utterances: Annotated[
+        int,
+        output_option(
+            "--report-utterances",
+            metavar="N",
+            min=0,
+            help="Utterances to hear in the report: the worst, the best, and some between. Scores are of all.",
+        ),
+    ] = 30,
     jobs: JobsOption = None,
     json_target: JsonOption = None,
 ) -> None:
@@ -135,6 +152,8 @@ def evaluate(
     Any two folders: [bold]aasvc evaluate --converted converted --target target[/bold]
 
     Two runs on the same utterances: [bold]aasvc evaluate first second[/bold]
+
+    To hear and see the result: [bold]aasvc evaluate --tag first --report first.html[/bold]
 
     Signal measures, error rates of speech recognition, predicted opinions and similarity of voices, per utterance and
     on average with 95 % intervals.
@@ -158,6 +177,8 @@ def evaluate(
     if not names and not folders:
         wanted = "--converted and --target go together" if target is not None else "name a run with --tag, or two "
         usage("evaluate", wanted if target is not None else wanted + "folders with --converted and --target")
+    if report is not None and report.is_dir():
+        usage("evaluate", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")
     from aasvc_cli.pipeline.evaluate import Options, chosen_groups
 
     thresholds = _thresholds(fail_if or [])
@@ -180,7 +201,9 @@ def evaluate(
             else:
                 results.append(_run(names[position], set_name.value, data, text, baseline, options))
         options["f0_range"] = results[0].f0_range  # two systems are heard in the same way
-    _show(results, json_target, csv_file, seed)
+    shown = _show(results, json_target, csv_file, seed)
+    if report is not None:
+        _report(shown, report, report_utterances)
     _end(results, thresholds)
 
 
@@ -200,7 +223,9 @@ def _run(
     )
 
 
-def _show(results: Sequence[EvaluateResult], json_target: str | None, csv_file: Path | None, seed: int) -> None:
+def _show(
+    results: Sequence[EvaluateResult], json_target: str | None, csv_file: Path | None, seed: int
+) -> EvaluateResult | Comparison:
     from aasvc_cli.cli.tables import comparison_lines, score_lines, summary_lines
     from aasvc_cli.evaluation import compare_results
 
@@ -223,6 +248,16 @@ def _show(results: Sequence[EvaluateResult], json_target: str | None, csv_file: 
                 say(f"{system.name}: {len(ids)} utterances that the other does not have: {_listed(ids)}")
     for result in results:
         _remark(result, f"{result.name}: " if len(results) > 1 else "")
+    return shown
+
+
+def _report(shown: EvaluateResult | Comparison, path: Path, n_utterances: int) -> None:
+    from aasvc_cli.pipeline.report import write_report
+
+    with progress("report") as on_progress:
+        written = write_report(shown, path, n_utterances=n_utterances, on_progress=on_progress)
+    heard = f"{written.n_heard} of {written.n_utterances} utterances to hear, {written.n_bytes / 1e6:.1f} MB"
+    say(f"report: {written.path}  ({heard})")
 
 
 def _remark(result: EvaluateResult, prefix: str) -> None:

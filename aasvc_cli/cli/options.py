@@ -47,6 +47,9 @@ data_option = partial(typer.Option, rich_help_panel="Data")
 model_option = partial(typer.Option, rich_help_panel="Model")
 
 
+raw_option = partial(typer.Option, rich_help_panel="Raw input")
+
+
 training_option = partial(typer.Option, rich_help_panel="Training")
 
 

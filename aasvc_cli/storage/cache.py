@@ -24,6 +24,7 @@ class Home:
         vocoders/<name>/                     downloaded vocoders
         cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder
+        imported/<name>-<key>/               our form of published models and vocoders
     """
 
     root: Path
@@ -67,6 +68,11 @@ class Home:
     def exp(self) -> Path:
         """Training runs, one folder each."""
         return self.root / "exp"
+
+    @property
+    def imported(self) -> Path:
+        """Published models and vocoders in our form; safe to delete."""
+        return self.root / "imported"
 
 
 def find_home(root: Path | None = None) -> Home:
