@@ -286,7 +286,9 @@ class VocoderConfig:
     pitch_steps: int = option(1500, minimum=1)
     """The first steps train the pitch network alone; afterwards it stays as it is."""
     pitch_lr: float = option(1e-3, minimum=0.0)
-    adversarial_start_step: int = option(3500, minimum=0)
+    pitch_recordings: int = option(200, minimum=1)
+    """As many recordings are analysed for their pitch, which takes a while; more hardly make the network better."""
+    adversarial_start_step: int = option(2700, minimum=0)
     """From this step on, discriminators take part."""
     discriminator_channels: int = option(16, minimum=2)
     discriminator_lr: float = option(3e-4, minimum=0.0)

@@ -131,8 +131,15 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
         ) from None
     sample_rate, hop_length, settings = config.mel.sample_rate, config.mel.hop_length, config.mcep
     signal = _checked(wave).astype(np.float64)
-    f0 = _pitch(signal, config, pyworld)
-    exact_times = np.arange(len(f0)) * (hop_length / sample_rate)
+    count = n_frames(len(signal), hop_length)
+    f0_ceil = min(settings.f0_ceil, sample_rate / 2 - 1)
+    rough, times = pyworld.dio(
+        signal, sample_rate, f0_floor=settings.f0_floor, f0_ceil=f0_ceil, frame_period=1000 * hop_length / sample_rate
+    )
+    # WORLD counts frames in floating point, so it may be one off at either side
+    f0, exact_times = np.zeros(count), np.arange(count) * (hop_length / sample_rate)
+    shared = min(count, len(rough))
+    f0[:shared] = pyworld.stonemask(signal, rough, times, sample_rate)[:shared]
     fft_size = pyworld.get_cheaptrick_fft_size(sample_rate, settings.f0_floor)
     envelope = pyworld.cheaptrick(
         signal, f0, exact_times, sample_rate, f0_floor=settings.f0_floor, fft_size=fft_size
@@ -142,7 +149,9 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
 
 
 def f0(wave: Array, config: FeatureConfig) -> Array:
-    """Fundamental frequency at the frame times of :func:`log_mel`, by WORLD's DIO and StoneMask.
+    """Fundamental frequency at the frame times of :func:`log_mel`, by WORLD's Harvest.
+
+    Harvest also follows the pitch where a voice fades in and out, which DIO does not.
 
     Args:
         wave: (n,) float32 at ``config.mel.sample_rate``
@@ -162,22 +171,19 @@ def f0(wave: Array, config: FeatureConfig) -> Array:
         raise MissingExtraError(
             f"the feature f0 needs pyworld ({error}); run: pip install pyworld 'setuptools<82'"
         ) from None
-    return _pitch(_checked(wave).astype(np.float64), config, pyworld).astype(np.float32)[:, None]
-
-
-def _pitch(signal: Array64, config: FeatureConfig, pyworld: Any) -> Array64:
-    """(n,) -> (T,) Hz."""
-    sample_rate, hop_length, settings = config.mel.sample_rate, config.mel.hop_length, config.mcep
-    count = n_frames(len(signal), hop_length)
-    f0_ceil = min(settings.f0_ceil, sample_rate / 2 - 1)
-    rough, times = pyworld.dio(
-        signal, sample_rate, f0_floor=settings.f0_floor, f0_ceil=f0_ceil, frame_period=1000 * hop_length / sample_rate
+    signal, settings, mel = _checked(wave).astype(np.float64), config.mcep, config.mel
+    found, _ = pyworld.harvest(
+        signal,
+        mel.sample_rate,
+        f0_floor=settings.f0_floor,
+        f0_ceil=min(settings.f0_ceil, mel.sample_rate / 2 - 1),
+        frame_period=1000 * mel.hop_length / mel.sample_rate,
     )
-    # WORLD counts frames in floating point, so it may be one off at either side
-    found = np.zeros(count)
-    shared = min(count, len(rough))
-    found[:shared] = pyworld.stonemask(signal, rough, times, sample_rate)[:shared]
-    return found
+    # WORLD counts frames in floating point, so it may be one off at the end
+    result = np.zeros(n_frames(len(signal), mel.hop_length), dtype=np.float32)
+    shared = min(len(result), len(found))
+    result[:shared] = found[:shared]
+    return result[:, None]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ run that was stopped needs no state of random numbers to go on exactly.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aasvc_cli.config import Config, MelConfig
+from aasvc_cli.config import Config, MelConfig, TrainConfig
 from aasvc_cli.errors import TrainingError
 from aasvc_cli.training import Averaged, DivergenceGuard, learning_rate
 from aasvc_cli.vocoder.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
@@ -42,13 +43,13 @@ class Recording:
     Attributes:
         wave: (n,) int16
         mel: (T, M) float32, log-mel, not normalised
-        f0: (T,) float32 in Hz, 0 where unvoiced
+        f0: (T,) float32 in Hz, 0 where unvoiced; None if the recording was not analysed for it
     """
 
     utterance_id: str
     wave: npt.NDArray[np.int16]
     mel: Array
-    f0: Array
+    f0: Array | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Crops:
 
     Attributes:
         mel: (B, margin + T + margin, M); the margins are for the pitch network only
-        f0: (B, margin + T + margin)
+        f0: (B, margin + T + margin); only 0 if a recording was not analysed
         wave: (B, T * hop_length), of the T frames in the middle
     """
 
@@ -95,7 +96,8 @@ class CropSource:
         index = np.clip(np.arange(start - margin, start + count + margin), 0, len(recording.mel) - 1)
         wave = recording.wave[start * hop : (start + count) * hop].astype(np.float32) / np.float32(32768.0)
         padded = np.pad(wave, (0, count * hop - len(wave)))
-        return recording.mel[index], recording.f0[index], padded
+        f0 = np.zeros(len(index), dtype=np.float32) if recording.f0 is None else recording.f0[index]
+        return recording.mel[index], f0, padded
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,13 @@ class VocoderTrainer:
         filters = [p for name, p in self.generator.named_parameters() if not name.startswith("pitch.")]
         self.optimizers = {
             "pitch": torch.optim.Adam(self.generator.pitch.parameters(), lr=config.vocoder.pitch_lr, fused=True),
-            "generator": torch.optim.AdamW(filters, lr=train.lr, betas=betas, weight_decay=train.weight_decay, fused=True),
-            "discriminators": torch.optim.AdamW(
-                self.discriminators.parameters(), lr=config.vocoder.discriminator_lr, betas=betas, weight_decay=0.0,
-                fused=True,
+            "generator": torch.optim.AdamW(
+                filters, lr=train.lr, betas=betas, weight_decay=train.weight_decay, fused=True
             ),
-        }  # fmt: skip
+            "discriminators": torch.optim.AdamW(
+                self.discriminators.parameters(), lr=config.vocoder.discriminator_lr, betas=betas, fused=True
+            ),
+        }
         self.average = Averaged(self.generator, train.ema_decay)
         self.guard = DivergenceGuard()
         self.step = 0
@@ -172,9 +175,7 @@ class VocoderTrainer:
         self.guard.check(float(losses["total"]), self.step)
         return VocoderStep(torch.stack([losses[name] for name in VOCODER_LOSSES]), norm, rate)
 
-    def _update_pitch(
-        self, crops: Crops, random: torch.Generator, losses: dict[str, Tensor]
-    ) -> tuple[float, float]:
+    def _update_pitch(self, crops: Crops, random: torch.Generator, losses: dict[str, Tensor]) -> tuple[float, float]:
         settings = self.config.vocoder
         mel = self.generator.normalise(crops.mel.to(self.device))
         mel = _blurred(mel, random)
@@ -207,9 +208,7 @@ class VocoderTrainer:
             judged, gradient = self._judge(wave[:, start : start + length], wanted[:, start : start + length], losses)
             total = total + (judged * gradient).sum()
             told = (
-                told
-                + settings.adversarial_weight * losses["adversarial"]
-                + settings.feature_weight * losses["feature"]
+                told + settings.adversarial_weight * losses["adversarial"] + settings.feature_weight * losses["feature"]
             )
         losses["total"] = told
         total.backward()
@@ -229,8 +228,9 @@ class VocoderTrainer:
         shown = wave.detach().requires_grad_()
         with self._autocast():
             real, fake = self.discriminators(wanted), self.discriminators(shown)
-        losses["adversarial"], losses["feature"] = (part.detach() for part in (adversarial_loss(fake), feature_loss(real, fake)))
-        weighted = settings.adversarial_weight * adversarial_loss(fake) + settings.feature_weight * feature_loss(real, fake)
+        persuasion, likeness = adversarial_loss(fake), feature_loss(real, fake)
+        losses["adversarial"], losses["feature"] = persuasion.detach(), likeness.detach()
+        weighted = settings.adversarial_weight * persuasion + settings.feature_weight * likeness
         (gradient,) = torch.autograd.grad(weighted, shown, retain_graph=True)
         loss = discriminator_loss(real, fake)
         loss.backward(inputs=list(self.discriminators.parameters()))
@@ -328,16 +328,14 @@ def generator_sizes(config: Config) -> dict[str, Any]:
     }
 
 
-def _remaining(train: Any, before: int) -> Any:
+def _remaining(train: TrainConfig, before: int) -> TrainConfig:
     """The schedule of what begins after some steps."""
-    import dataclasses
-
     return dataclasses.replace(train, max_steps=max(1, train.max_steps - before))
 
 
 def _blurred(mel: Tensor, random: torch.Generator) -> Tensor:
     """Some examples smoothed over time and bands, all shifted in level and some with noise: (B, T, M) -> same."""
-    smooth = functional.avg_pool2d(mel.unsqueeze(1), (5, 3), stride=1, padding=(2, 1), count_include_pad=False).squeeze(1)
+    smooth = functional.avg_pool2d(mel.unsqueeze(1), (5, 3), 1, (2, 1), count_include_pad=False).squeeze(1)
     share = torch.rand(len(mel), 1, 1, generator=random).to(mel)
     chosen = (torch.rand(len(mel), 1, 1, generator=random) < BLUR_SHARE).to(mel.device)
     noise = BLUR_NOISE * torch.randn(mel.shape, generator=random).to(mel)

@@ -152,14 +152,16 @@ class _Run:
         described = self._describe()
         self.folder.open(to_tree(self.config), described, FREE_TO_CHANGE)
         say(f"reading the recordings of {self.manifest.target_speaker}")
-        recordings = self._load("train")
-        self.dev_recordings = self._load("dev")
+        n_pitch = settings.pitch_recordings
+        recordings = self._load("train", n_pitch)
+        self.dev_recordings = self._load("dev", n_pitch)
         trainer = self._trainer(recordings)
         self._resume(trainer, say)
         self.folder.describe(dump_yaml(self.config), described)
-        source = CropSource(
-            recordings, self.mel, n_frames=settings.crop_frames, margin=trainer.margin, seed=train.seed
-        )
+        sources = {
+            stage: CropSource(chosen, self.mel, n_frames=settings.crop_frames, margin=trainer.margin, seed=train.seed)
+            for stage, chosen in (("pitch", [r for r in recordings if r.f0 is not None]), ("other", recordings))
+        }
         started = interval = time.monotonic()
         sums = torch.zeros(len(VOCODER_LOSSES), device=self.device)
         norms, since, saved, stopped = 0.0, 0, trainer.step, False
@@ -168,7 +170,9 @@ class _Run:
                 stopped = True
                 break
             stage = trainer.stage()
-            done = trainer.update(source.draw(trainer.step, train.batch_size))
+            done = trainer.update(
+                sources["pitch" if stage == "pitch" else "other"].draw(trainer.step, train.batch_size)
+            )
             sums += done.losses
             norms += done.grad_norm
             since += 1
@@ -218,19 +222,22 @@ class _Run:
         digest = hashlib.sha256(json.dumps(recordings).encode()).hexdigest()[:16]
         return {"prepared": self.manifest.name, "speaker": self.manifest.target_speaker, "digest": digest, **sets}
 
-    def _load(self, name: str) -> list[Recording]:
-        found = [self._recording(pair) for pair in self.manifest.sets[name]]
-        if not found:
+    def _load(self, name: str, n_pitch: int) -> list[Recording]:
+        """The recordings of a set; some, evenly spread, with their pitch."""
+        pairs = self.manifest.sets[name]
+        if not pairs:
             raise DataError(f"prepared data {self.manifest.name} has no {name} pairs; run: aasvc prepare")
-        return found
+        analysed = set(np.linspace(0, len(pairs) - 1, min(n_pitch, len(pairs))).round().astype(int).tolist())
+        return [self._recording(pair, pitch=index in analysed) for index, pair in enumerate(pairs)]
 
-    def _recording(self, pair: ParallelPair) -> Recording:
+    def _recording(self, pair: ParallelPair, *, pitch: bool) -> Recording:
         wave, rate = read_audio(pair.target)
         wave = resample(wave, rate, self.mel.sample_rate)
-        mel, f0 = (self._feature(kind, pair.target, wave) for kind in ("mel", "f0"))
+        mel = self._feature("mel", pair.target, wave)
+        f0 = self._feature("f0", pair.target, wave)[:, 0] if pitch else None
         # 16 bits are what recordings have, and half the memory
         whole = np.round(np.clip(wave, -1.0, 32767.0 / 32768.0) * 32768.0).astype(np.int16)
-        return Recording(pair.utterance_id, whole, mel, f0[:, 0])
+        return Recording(pair.utterance_id, whole, mel, f0)
 
     def _feature(self, kind: str, recording: Path, wave: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
         if self.store.facts(kind, recording) is not None:
@@ -297,6 +304,8 @@ class _Run:
                 difference = np.abs(np.maximum(made, -5.0) - np.maximum(recording.mel, -5.0))
                 distance += float(difference.mean()) * len(made)
                 total += len(made)
+                if recording.f0 is None:
+                    continue
                 with torch.inference_mode():
                     f0, voiced = trainer.generator.pitch.decode(trainer.generator.normalise(mel))
                 read = np.where(voiced[0].cpu().numpy(), f0[0].cpu().numpy(), 0.0)

@@ -1,11 +1,12 @@
 """Log-mel to waveform by ConvNeXt blocks at frame rate and an inverse short-time Fourier transform.
 
 The frame-rate generator is that of Siuzdak (Vocos: Closing the gap between time-domain and Fourier-based neural
-vocoders, 2024). What it writes is not a spectrum from nothing but the two filters of a source: a train of pulses at the
-pitch and white noise (as Wang, Takaki and Yamagishi, Neural source-filter waveform models, 2019). The pitch is read from
-the mel by a small network of its own, trained beforehand. So the phase of harmonics, the hardest thing to learn, runs on
-by itself from frame to frame, and a generator that has learnt nothing yet is a plain source-filter vocoder: the filter
-starts as the gain that gives the excitation the mel bands asked for.
+vocoders, 2024). What it writes is not a spectrum from nothing but the two filters of a source: a train of pulses at
+the pitch and white noise (as Wang, Takaki and Yamagishi, Neural source-filter waveform models, 2019). The pitch is
+read from the mel by a small network of its own, trained beforehand. So the phase of harmonics, the hardest thing to
+learn, runs on by itself from frame to frame. How loud each band is stands in the mel and need not be learnt either: the
+mixture of pulses and noise is brought to the mel asked for. So a generator that has learnt nothing yet is a plain
+source-filter vocoder.
 
 Everything is a function of the mel alone. Nothing draws random numbers at synthesis: the noise is a table.
 """
@@ -31,6 +32,9 @@ LAYER_SCALE = 0.3
 """Initial weight of each block beside its shortcut."""
 VOICED_NOISE = 0.1
 """Amplitude of the noise in voiced frames, relative to the pulses, before training."""
+BREATHY_HERTZ = 3500.0
+"""Above this frequency the pulses fade before training, because voices are mostly noise there. Spectral distances
+alone would not find out: they see too little of a difference between noise and harmonics that lie close together."""
 CHUNK_FRAMES = 1024
 """Frames that are synthesised at a time, about 11 s at the usual settings."""
 _NOISE_SAMPLES = 1 << 18
@@ -90,9 +94,7 @@ class PitchNet(nn.Module):
 
     centres: Tensor
 
-    def __init__(
-        self, n_mels: int, *, width: int, n_blocks: int, n_bins: int, f0_floor: float, f0_ceil: float
-    ) -> None:
+    def __init__(self, n_mels: int, *, width: int, n_blocks: int, n_bins: int, f0_floor: float, f0_ceil: float) -> None:
         super().__init__()
         self.backbone = Backbone(n_mels, n_bins + 1, width=width, hidden=3 * width, n_blocks=n_blocks)
         centres = torch.linspace(math.log(f0_floor), math.log(f0_ceil), n_bins)
@@ -115,7 +117,7 @@ class PitchNet(nn.Module):
         # the two neighbouring bins share the probability, in proportion to their nearness
         step = self.centres[1] - self.centres[0]
         position = ((f0.clamp_min(1.0).log() - self.centres[0]) / step).clamp(0, len(self.centres) - 1)
-        nearness = (1.0 - (position.unsqueeze(-1) - torch.arange(len(self.centres), device=f0.device)).abs() / 2.0)
+        nearness = 1.0 - (position.unsqueeze(-1) - torch.arange(len(self.centres), device=f0.device)).abs() / 2.0
         wanted = nearness.clamp_min(0.0)
         wanted = wanted / wanted.sum(-1, keepdim=True)
         bins = -(wanted * functional.log_softmax(logits, dim=-1)).sum(-1)  # (B, T)
@@ -159,6 +161,7 @@ class IstftGenerator(nn.Module):
     spread: Tensor
     window: Tensor
     noise: Tensor
+    fade: Tensor
 
     def __init__(
         self,
@@ -182,7 +185,7 @@ class IstftGenerator(nn.Module):
         self.pitch = PitchNet(
             mel.n_mels, width=pitch_width, n_blocks=pitch_blocks, n_bins=pitch_bins, f0_floor=f0_floor, f0_ceil=f0_ceil
         )
-        self.backbone = Backbone(mel.n_mels, 3 * n_bins, width=width, hidden=hidden, n_blocks=n_blocks)
+        self.backbone = Backbone(mel.n_mels, 4 * n_bins, width=width, hidden=hidden, n_blocks=n_blocks)
         with torch.no_grad():
             self.backbone.head.weight.mul_(HEAD_SCALE)
             self.backbone.head.bias.zero_()
@@ -192,6 +195,8 @@ class IstftGenerator(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("spread", _spread(basis), persistent=False)
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+        hertz = torch.linspace(0.0, mel.sample_rate / 2, n_bins)
+        self.register_buffer("fade", 1.0 / (1.0 + (hertz / BREATHY_HERTZ) ** 4), persistent=False)
         generator = torch.Generator().manual_seed(_NOISE_SAMPLES)
         self.register_buffer("noise", torch.randn(_NOISE_SAMPLES, generator=generator), persistent=False)
 
@@ -223,17 +228,17 @@ class IstftGenerator(nn.Module):
     def spectrum(self, log_mel: Tensor, excitation: Excitation) -> Tensor:
         """The spectrum of the waveform: (B, T, M) -> (B, T, F) complex."""
         filters = self.backbone(self.normalise(log_mel)).float()
-        pulse_gain, noise_gain, turn = filters.chunk(3, dim=-1)  # (B, T, F) each
-        with torch.no_grad():
-            gain = self.plain_gain(log_mel, excitation)
-        pulses = excitation.pulses * torch.polar(gain * pulse_gain.clamp(-_LIMIT, _LIMIT).exp(), turn)
-        return pulses + excitation.noise * (gain * noise_gain.clamp(-_LIMIT, _LIMIT).exp())
+        pulse_gain, noise_gain, turn, level = filters.chunk(4, dim=-1)  # (B, T, F) each
+        pulses = excitation.pulses * torch.polar(pulse_gain.clamp(-_LIMIT, _LIMIT).exp(), turn)
+        mixed = pulses + excitation.noise * noise_gain.clamp(-_LIMIT, _LIMIT).exp()
+        return mixed * (self.band_gain(log_mel, mixed) * level.clamp(-_LIMIT, _LIMIT).exp())
 
-    def plain_gain(self, log_mel: Tensor, excitation: Excitation) -> Tensor:
-        """The gain per bin (B, T, F) that gives the excitation the mel bands (B, T, M) asked for."""
-        power = excitation.pulses.abs().square() + excitation.noise.abs().square()
-        there = power.sqrt() @ self.basis.T
+    def band_gain(self, log_mel: Tensor, spectrum: Tensor) -> Tensor:
+        """The gain per bin (B, T, F) that gives a spectrum (B, T, F) the mel bands (B, T, M) asked for."""
+        power = spectrum.real.square() + spectrum.imag.square()
+        there = (power + _FLOOR**2).sqrt() @ self.basis.T
         wanted = self.magnitude(log_mel)
+        # the floor of the logarithm stands for silence, not for that much sound in every bin
         wanted = torch.where(wanted > _FLOOR, wanted, wanted * 1e-2)
         return (wanted / there.clamp_min(1e-4)) @ self.spread
 
@@ -271,7 +276,8 @@ class IstftGenerator(nn.Module):
         gate = level[:, :-1].unsqueeze(-1) + (level[:, 1:] - level[:, :-1]).unsqueeze(-1) * ramp
         pulses = gate * _pulse_train(cycles, f0_now, rate)
         weight = 1.0 - (1.0 - VOICED_NOISE) * gate
-        return Excitation(self._analyse(pulses.flatten(1)), self._analyse(weight.flatten(1) * noise))
+        pulse_spectrum = self._analyse(pulses.flatten(1)) * self.fade
+        return Excitation(pulse_spectrum, self._analyse(weight.flatten(1) * noise))
 
     def _analyse(self, wave: Tensor) -> Tensor:
         """(B, T * hop_length) -> (B, T, F) complex; silence before and behind."""
