@@ -93,7 +93,10 @@ class TestWrongUsage:
             (["convert", "--set", "eval"], "--set needs --model"),
             (["convert", "a.wav"], "-o FILE"),
             (["convert", "a.wav", "-o", "b.wav", "--out-dir", "c"], "-o FILE"),
-            (["convert", "a.wav", "-o", "b.wav", "--data", "c"], "--data goes with --set"),
+            (
+                ["convert", "a.wav", "-o", "b.wav", "--data", "c", "--source-stats", "d.h5"],
+                "--data and --source-stats both give statistics",
+            ),
             (["convert", "a.wav", "--speed", "0"], "--speed"),
             (["download", "everything"], "demo"),
             (["--nonsense"], "--nonsense"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Annotated
 
 from aasvc_cli.cli.options import (
@@ -18,6 +19,7 @@ from aasvc_cli.cli.options import (
     SourceFeatureOption,
     TargetFeatureOption,
     machine_option,
+    model_option,
     output_option,
     overrides_of,
     training_option,
@@ -68,6 +70,16 @@ def train(
     dp_feat: DurationFeatureOption = None,
     frames_per_token: FramesPerTokenOption = None,
     norm_name: NormNameOption = "self",
+    init: Annotated[
+        str | None,
+        model_option(
+            "--init",
+            metavar="MODEL",
+            help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
+            "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
+            "keeps the model's, for more recordings of the same speakers.",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, output_option("--tensorboard", help="Also log for TensorBoard, an optional package.")
     ] = False,
@@ -77,6 +89,8 @@ def train(
     """Train a voice on a prepared set.
 
     Example: [bold]aasvc train --tag first --batch-size 2 --accum 8[/bold]
+
+    Fine-tune a model on your own pairs: [bold]aasvc train --init MODEL --tag mine[/bold]
 
     Ctrl-C saves and stops; the same command goes on from there. Options left out come from --conf, and without it
     from the configuration that `aasvc prepare` was given.
@@ -106,7 +120,12 @@ def train(
         }
     )
     manifest = read_manifest(home, data)
-    config = resolve_config(conf, overrides, manifest.config)
+    fallback = manifest.config
+    if init is not None and conf is None:
+        from aasvc_cli.voice import find_voice, read_voice
+
+        fallback = replace(fallback, model=read_voice(find_voice(home, init), home, weights=False).config.model)
+    config = resolve_config(conf, overrides, fallback)
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
 
@@ -121,6 +140,7 @@ def train(
             data=manifest.name,
             tag=tag,
             norm_name=norm_name,
+            init=init,
             overwrite=overwrite,
             tensorboard=tensorboard,
             on_report=on_report,

@@ -20,7 +20,9 @@ class Home:
         prepared/<name>/manifest.json        pairs and splits found by `prepare`
         features/<kind>-<key>/...            one file per recording
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
-        vocoders/<name>/
+        models/<name>/                       downloaded voices
+        vocoders/<name>/                     downloaded vocoders
+        imported/<name>-<key>/               our form of published models and vocoders
         exp/<source>_<target>_<tag>/         one training run: a model folder
     """
 
@@ -45,6 +47,16 @@ class Home:
     def stats(self) -> Path:
         """Statistics, one folder per prepared set."""
         return self.root / "stats"
+
+    @property
+    def models(self) -> Path:
+        """Downloaded voices, one folder each."""
+        return self.root / "models"
+
+    @property
+    def imported(self) -> Path:
+        """Published models and vocoders in our form; safe to delete."""
+        return self.root / "imported"
 
     @property
     def vocoders(self) -> Path:
