@@ -23,7 +23,7 @@ from aasvc_cli.config import Config, MelConfig, TrainConfig
 from aasvc_cli.errors import TrainingError
 from aasvc_cli.training import Averaged, DivergenceGuard, learning_rate
 from aasvc_cli.vocoder.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
-from aasvc_cli.vocoder.istft import Excitation, IstftGenerator, held_pitch
+from aasvc_cli.vocoder.istft import Excitation, IstftGenerator, IstftSizes, held_pitch
 from aasvc_cli.vocoder.spectral_losses import SpectralLoss
 
 Array = npt.NDArray[np.float32]
@@ -121,7 +121,7 @@ class VocoderTrainer:
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
-        self.generator = build_generator(config).to(device)
+        self.generator = IstftGenerator(config.features.mel, generator_sizes(config)).to(device)
         self.generator.mean.copy_(torch.from_numpy(mean))
         self.generator.scale.copy_(torch.from_numpy(scale))
         self.discriminators = Discriminators(channels=config.vocoder.discriminator_channels).to(device)
@@ -313,19 +313,20 @@ class VocoderTrainer:
         yield from self.discriminators.named_parameters(prefix="discriminators")
 
 
-def build_generator(config: Config) -> IstftGenerator:
-    """The untrained generator of a configuration."""
-    return IstftGenerator(config.features.mel, **generator_sizes(config))
-
-
-def generator_sizes(config: Config) -> dict[str, Any]:
-    """The sizes that a generator is built from, without the mel."""
+def generator_sizes(config: Config) -> IstftSizes:
+    """The sizes of the generator that a configuration asks for."""
     settings = config.vocoder
-    names = ("width", "hidden", "n_blocks", "pitch_width", "pitch_blocks", "pitch_bins", "n_fft")
-    return {name: getattr(settings, name) for name in names} | {
-        "f0_floor": config.features.mcep.f0_floor,
-        "f0_ceil": config.features.mcep.f0_ceil,
-    }
+    return IstftSizes(
+        width=settings.width,
+        hidden=settings.hidden,
+        n_blocks=settings.n_blocks,
+        pitch_width=settings.pitch_width,
+        pitch_blocks=settings.pitch_blocks,
+        pitch_bins=settings.pitch_bins,
+        f0_floor=config.features.mcep.f0_floor,
+        f0_ceil=min(config.features.mcep.f0_ceil, config.features.mel.sample_rate / 2 - 1),
+        n_fft=settings.n_fft,
+    )
 
 
 def _remaining(train: TrainConfig, before: int) -> TrainConfig:

@@ -23,6 +23,7 @@ from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json
 from aasvc_cli.storage.run_folder import RunFolder
+from aasvc_cli.vocoder.build import StoredVocoder, write_vocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
 from aasvc_cli.vocoder_training import (
     VOCODER_LOSSES,
@@ -35,7 +36,6 @@ from aasvc_cli.voice import pick_device
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
-WEIGHTS = "generator.safetensors"
 
 
 @dataclass(frozen=True)
@@ -275,19 +275,11 @@ class _Run:
         tensors, numbers = trainer.state()
         header = {"trainer": numbers, "step": trainer.step, "dev": self.dev, "seconds": seconds}
         save_checkpoint(self.folder.last, tensors, header)
-        told = {"step": trainer.step, "seconds": seconds, "dev": self.dev, "data": self.manifest.name}
-        save_checkpoint(self.folder.path / WEIGHTS, trainer.weights(), told)
-        self._write_config()
+        origin = {"step": trainer.step, "seconds": seconds, "dev": self.dev, "data": self.manifest.name}
+        sizes = dataclasses.asdict(generator_sizes(self.config))
+        write_vocoder(self.folder.path, StoredVocoder("istft", self.mel, sizes, trainer.weights(), origin))
         last = {"step": trainer.step, "max_steps": self.config.train.max_steps, "seconds": seconds}
         write_json(self.folder.path / "checkpoints.json", {"last": last | {"dev": self.dev}})
-
-    def _write_config(self) -> None:
-        import yaml
-
-        from aasvc_cli.storage.files import write_text
-
-        tree = {"kind": "istft", "mel": to_tree(self.mel), "generator": generator_sizes(self.config)}
-        write_text(self.folder.path / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
     # --- measuring --------------------------------------------------------------------------------------------------
 

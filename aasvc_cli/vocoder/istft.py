@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aasvc_cli.config import MelConfig
+from aasvc_cli.config import MelConfig, option
 from aasvc_cli.features import mel_basis
 
 KERNEL = 7
@@ -38,12 +38,42 @@ alone would not find out: they see too little of a difference between noise and 
 CHUNK_FRAMES = 1024
 """Frames that are synthesised at a time, about 11 s at the usual settings."""
 _NOISE_SAMPLES = 1 << 18
+_NOISE_STRIDE = 7919
+"""Samples of the table of noise by which two seeds are apart."""
 _PITCH_REACH = 3
 """Bins on either side of the likeliest whose mean is the pitch."""
 _FLOOR = 1e-5
 """Smallest mel magnitude told apart from silence."""
 _LIMIT = 5.0
 """Largest change of the log-magnitude of a filter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IstftSizes:
+    """Sizes of the network."""
+
+    width: int = option(256, minimum=1)
+    """Channels of the backbone."""
+    hidden: int = option(512, minimum=1)
+    """Channels between the two layers of a block."""
+    n_blocks: int = option(8, minimum=0)
+    pitch_width: int = option(96, minimum=1)
+    pitch_blocks: int = option(4, minimum=0)
+    pitch_bins: int = option(128, minimum=8)
+    f0_floor: float = option(71.0, minimum=10.0)
+    """Range of the pitch, in Hz."""
+    f0_ceil: float = option(800.0, minimum=20.0)
+    n_fft: int | None = option(None, minimum=16)
+    """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        found = []
+        if self.n_fft is not None and self.n_fft % 2:
+            found.append(f"n_fft: {self.n_fft} is odd; use an even size")
+        if self.f0_floor >= self.f0_ceil:
+            found.append(f"f0_floor: {self.f0_floor:g} Hz is not below f0_ceil, {self.f0_ceil:g} Hz")
+        return found
 
 
 class ConvNeXtBlock(nn.Module):
@@ -94,10 +124,13 @@ class PitchNet(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, n_mels: int, *, width: int, n_blocks: int, n_bins: int, f0_floor: float, f0_ceil: float) -> None:
+    def __init__(self, n_mels: int, sizes: IstftSizes) -> None:
         super().__init__()
-        self.backbone = Backbone(n_mels, n_bins + 1, width=width, hidden=3 * width, n_blocks=n_blocks)
-        centres = torch.linspace(math.log(f0_floor), math.log(f0_ceil), n_bins)
+        width = sizes.pitch_width
+        self.backbone = Backbone(
+            n_mels, sizes.pitch_bins + 1, width=width, hidden=3 * width, n_blocks=sizes.pitch_blocks
+        )
+        centres = torch.linspace(math.log(sizes.f0_floor), math.log(sizes.f0_ceil), sizes.pitch_bins)
         self.register_buffer("centres", centres, persistent=False)
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,10 +182,6 @@ class IstftGenerator(nn.Module):
 
     Args:
         mel: settings of the log-mel that goes in
-        width, hidden, n_blocks: of the backbone
-        pitch_width, pitch_blocks, pitch_bins: of the pitch network
-        f0_floor, f0_ceil: range of the pitch, in Hz
-        n_fft: of the head; at least four hops, so that frames overlap enough
     """
 
     mean: Tensor
@@ -163,29 +192,16 @@ class IstftGenerator(nn.Module):
     noise: Tensor
     fade: Tensor
 
-    def __init__(
-        self,
-        mel: MelConfig,
-        *,
-        width: int = 256,
-        hidden: int = 512,
-        n_blocks: int = 8,
-        pitch_width: int = 96,
-        pitch_blocks: int = 4,
-        pitch_bins: int = 128,
-        f0_floor: float = 71.0,
-        f0_ceil: float = 800.0,
-        n_fft: int | None = None,
-    ) -> None:
+    def __init__(self, mel: MelConfig, sizes: IstftSizes) -> None:
         super().__init__()
         self.mel = mel
-        self.n_fft = n_fft or head_size(mel)
+        self.n_fft = sizes.n_fft or head_size(mel)
         self.hop_length = mel.hop_length
         n_bins = self.n_fft // 2 + 1
-        self.pitch = PitchNet(
-            mel.n_mels, width=pitch_width, n_blocks=pitch_blocks, n_bins=pitch_bins, f0_floor=f0_floor, f0_ceil=f0_ceil
+        self.pitch = PitchNet(mel.n_mels, sizes)
+        self.backbone = Backbone(
+            mel.n_mels, 4 * n_bins, width=sizes.width, hidden=sizes.hidden, n_blocks=sizes.n_blocks
         )
-        self.backbone = Backbone(mel.n_mels, 4 * n_bins, width=width, hidden=hidden, n_blocks=n_blocks)
         with torch.no_grad():
             self.backbone.head.weight.mul_(HEAD_SCALE)
             self.backbone.head.bias.zero_()
@@ -210,9 +226,11 @@ class IstftGenerator(nn.Module):
         return (log_mel - self.mean) / self.scale
 
     def magnitude(self, log_mel: Tensor) -> Tensor:
-        """The mel that a log-mel stands for, (..., M) -> (..., M)."""
+        """The mel that a log-mel stands for, seen by the head: (..., M) -> (..., M)."""
         base = math.e if self.mel.log_base is None else self.mel.log_base
-        return torch.exp(log_mel * math.log(base))
+        # the head's window may be longer, and then magnitudes are larger
+        longer = self.n_fft / (self.mel.win_length or self.mel.n_fft)
+        return torch.exp(log_mel * math.log(base)) * longer
 
     def forward(self, log_mel: Tensor, excitation: Excitation) -> Tensor:
         """Filter an excitation as a log-mel asks for.
@@ -301,11 +319,12 @@ class IstftVocoder:
         self.hop_length = generator.mel.hop_length
         self.chunk_frames = chunk_frames
 
-    def synthesise(self, log_mel: Tensor) -> Tensor:
-        """Waveforms of a batch of equally long log-mels; the same input always gives the same output.
+    def synthesise(self, log_mel: Tensor, *, seed: int = 0) -> Tensor:
+        """Waveforms of a batch of equally long log-mels; the same input and seed always give the same output.
 
         Args:
             log_mel: (B, T, M), not normalised. Values that are not numbers count as silence.
+            seed: where the table of noise begins
 
         Returns:
             (B, T * hop_length) float32 on the device of the input, full scale at 1.0, not clipped
@@ -330,7 +349,7 @@ class IstftVocoder:
                 low, high = max(0, start - net.context), min(n_frames, end + net.context)
                 excitation = net.excite(
                     f0[:, low : high + 1], voiced[:, low : high + 1], cycles[:, low],
-                    self._noise(low * hop, high * hop).expand(n_batch, -1),
+                    self._noise(low * hop, high * hop, seed).expand(n_batch, -1),
                 )  # fmt: skip
                 part = net(log_mel[:, low:high], excitation)
                 wave[:, start * hop : end * hop] = part[:, (start - low) * hop : (end - low) * hop]
@@ -348,10 +367,11 @@ class IstftVocoder:
         f0, voiced = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         return torch.cat([f0, f0[:, -1:]], dim=1), torch.cat([voiced, voiced[:, -1:]], dim=1)
 
-    def _noise(self, start: int, end: int) -> Tensor:
+    def _noise(self, start: int, end: int, seed: int) -> Tensor:
         """The noise of a stretch of samples; it begins anew where the table ends."""
         table = self.generator.noise
-        return table[torch.arange(start, end, device=table.device) % len(table)]
+        offset = seed * _NOISE_STRIDE
+        return table[torch.arange(start + offset, end + offset, device=table.device) % len(table)]
 
 
 def head_size(mel: MelConfig) -> int:
