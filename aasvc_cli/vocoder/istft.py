@@ -37,6 +37,9 @@ BREATHY_HERTZ = 3500.0
 alone would not find out: they see too little of a difference between noise and harmonics that lie close together."""
 CHUNK_FRAMES = 1024
 """Frames that are synthesised at a time, about 11 s at the usual settings."""
+PITCH_FRAMES = 4096
+"""Frames whose pitch is read at a time. Fixed, because the rounding of sums depends on it, and over minutes the phase
+of the pulses would run away by it."""
 _NOISE_SAMPLES = 1 << 18
 _NOISE_STRIDE = 7919
 """Samples of the table of noise by which two seeds are apart."""
@@ -359,8 +362,8 @@ class IstftVocoder:
         """Pitch and voicing at the start of every frame and at the end of the last: (B, T + 1)."""
         net, n_frames = self.generator, log_mel.shape[1]
         margin, found = net.pitch.backbone.context, []
-        for start in range(0, n_frames, self.chunk_frames):
-            end = min(n_frames, start + self.chunk_frames)
+        for start in range(0, n_frames, PITCH_FRAMES):
+            end = min(n_frames, start + PITCH_FRAMES)
             low = max(0, start - margin)
             f0, voiced = net.pitch.decode(net.normalise(log_mel[:, low : min(n_frames, end + margin)]))
             found.append((f0[:, start - low : end - low], voiced[:, start - low : end - low]))
