@@ -101,7 +101,7 @@ class FeatureConfig:
 
     def width(self, kind: str) -> int:
         """Channels of one feature kind."""
-        return self.mel.n_mels if kind == "mel" else self.mcep.order + 1
+        return {"mel": self.mel.n_mels, "mcep": self.mcep.order + 1, "f0": 1}[kind]
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
@@ -283,6 +283,8 @@ class VocoderConfig:
     pitch_bins: int = option(128, minimum=8)
     n_fft: int | None = option(None, minimum=16)
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
+    refinements: int = option(1, minimum=0)
+    """How often the mel of the waveform itself is brought nearer to the one asked for."""
     pitch_steps: int = option(1500, minimum=1)
     """The first steps train the pitch network alone; afterwards it stays as it is."""
     pitch_lr: float = option(1e-3, minimum=0.0)
@@ -304,7 +306,7 @@ class VocoderConfig:
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
         found = []
-        if self.judged_frames > self.crop_frames - 8:
+        if self.judged_frames > self.crop_frames - 16:
             found.append(f"judged_frames: {self.judged_frames} do not lie well inside crop_frames {self.crop_frames}")
         if self.n_fft is not None and self.n_fft % 2:
             found.append(f"n_fft: {self.n_fft} is odd; use an even size")

@@ -195,8 +195,8 @@ class VocoderTrainer:
         excitation = self.excite(mel, random)
         with self._autocast():
             wave = self.generator(mel[:, self.margin : self.margin + settings.crop_frames], excitation)
-        # frames beyond the crop would have overlapped with its ends
-        edge = math.ceil(self.generator.n_fft / 2 / hop) * hop
+        # frames beyond the crop would have overlapped with its ends, once for each transform
+        edge = (1 + self.generator.refinements) * math.ceil(self.generator.n_fft / 2 / hop) * hop
         wave, wanted = wave[:, edge:-edge], wanted[:, edge:-edge]
         mel_loss, stft_loss = self.spectral(wave, wanted)
         total = settings.mel_weight * mel_loss + settings.stft_weight * stft_loss
@@ -326,6 +326,7 @@ def generator_sizes(config: Config) -> IstftSizes:
         f0_floor=config.features.mcep.f0_floor,
         f0_ceil=min(config.features.mcep.f0_ceil, config.features.mel.sample_rate / 2 - 1),
         n_fft=settings.n_fft,
+        refinements=settings.refinements,
     )
 
 

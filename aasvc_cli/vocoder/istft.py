@@ -47,6 +47,8 @@ _PITCH_REACH = 3
 """Bins on either side of the likeliest whose mean is the pitch."""
 _FLOOR = 1e-5
 """Smallest mel magnitude told apart from silence."""
+_MOST_REFINED = 10.0
+"""Largest factor by which a refinement changes a band."""
 _LIMIT = 5.0
 """Largest change of the log-magnitude of a filter."""
 
@@ -68,6 +70,9 @@ class IstftSizes:
     f0_ceil: float = option(800.0, minimum=20.0)
     n_fft: int | None = option(None, minimum=16)
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
+    refinements: int = option(1, minimum=0)
+    """How often the mel of the waveform itself is brought nearer to the one asked for: frames change each other where they
+    overlap."""
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
@@ -200,6 +205,7 @@ class IstftGenerator(nn.Module):
         self.mel = mel
         self.n_fft = sizes.n_fft or head_size(mel)
         self.hop_length = mel.hop_length
+        self.refinements = sizes.refinements
         n_bins = self.n_fft // 2 + 1
         self.pitch = PitchNet(mel.n_mels, sizes)
         self.backbone = Backbone(
@@ -222,7 +228,7 @@ class IstftGenerator(nn.Module):
     @property
     def context(self) -> int:
         """Frames on either side that a frame of the waveform depends on, given the pitch."""
-        return self.backbone.context + 2 * math.ceil(self.n_fft / self.hop_length) + 1
+        return self.backbone.context + (1 + self.refinements) * 2 * math.ceil(self.n_fft / self.hop_length) + 1
 
     def normalise(self, log_mel: Tensor) -> Tensor:
         """(..., M) -> (..., M), zero mean and unit variance over the training data."""
@@ -244,7 +250,11 @@ class IstftGenerator(nn.Module):
         Returns:
             (B, T * hop_length)
         """
-        return self.inverse(self.spectrum(log_mel, excitation))
+        wave = self.inverse(self.spectrum(log_mel, excitation))
+        for _ in range(self.refinements):
+            reached = self._analyse(wave)
+            wave = self.inverse(reached * self.band_gain(log_mel, reached).clamp(1.0 / _MOST_REFINED, _MOST_REFINED))
+        return wave
 
     def spectrum(self, log_mel: Tensor, excitation: Excitation) -> Tensor:
         """The spectrum of the waveform: (B, T, M) -> (B, T, F) complex."""
