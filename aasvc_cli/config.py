@@ -399,15 +399,6 @@ def parse_config(tree: Mapping[str, Any], origin: str) -> Config:
     return config
 
 
-def parse_section(cls: type[T], tree: Any, path: str, origin: str) -> T:
-    """Check a mapping against one of the dataclasses of a configuration and build it; raises ConfigError."""
-    faults: list[str] = []
-    section = _parse(cls, tree, path, faults)
-    if faults:
-        raise ConfigError(origin, faults)
-    return section
-
-
 def override(config: Config, changes: Mapping[str, Any], origin: str = "command line") -> Config:
     """A configuration with dotted keys replaced, e.g. ``{"train.batch_size": 4}``, and checked again."""
     tree = to_tree(config)
@@ -423,6 +414,15 @@ def override(config: Config, changes: Mapping[str, Any], origin: str = "command 
 def to_tree(config: Any) -> dict[str, Any]:
     """Plain nested dictionaries of a configuration, ready for YAML or JSON."""
     return dataclasses.asdict(config)
+
+
+def parse_section(cls: type[T], tree: Any, path: str, origin: str) -> T:
+    """Check a mapping against one of the dataclasses of a configuration and build it; raises ConfigError."""
+    faults: list[str] = []
+    section = _parse(cls, tree, path, faults)
+    if faults:
+        raise ConfigError(origin, faults)
+    return section
 
 
 def dump_yaml(config: Any) -> str:

@@ -314,6 +314,16 @@ def test_weights_may_be_folded_or_in_the_newer_form_of_weight_normalisation(vari
     assert torch.allclose(waves[0], waves[1], atol=1e-6) and torch.allclose(waves[0], waves[2], atol=1e-6)
 
 
+def test_checkpoints_of_the_oldest_file_format_are_read(tmp_path: Path):
+    network = PublishedHiFiGan(causal=False)
+    folder = write_published(tmp_path / "v", network)
+    mel = torch.randn(1, 9, 6)
+    expected = load_vocoder(folder).synthesise(mel)
+    tree = {"model": {"generator": network.state, "discriminator": {}}, "optimizer": {"generator": {}}, "steps": 8}
+    torch.save(tree, folder / "checkpoint-8steps.pkl", _use_new_zipfile_serialization=False)
+    assert torch.equal(load_vocoder(folder).synthesise(mel), expected)
+
+
 @pytest.mark.parametrize("variant", ["hifi-gan", "pwg"])
 def test_a_network_without_biases_is_one_with_zeros(variant: str, tmp_path: Path):
     network = VARIANTS[variant]()
