@@ -150,7 +150,7 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
 
 
 def f0(wave: Array, config: FeatureConfig) -> Array:
-    """Fundamental frequency at the frame times of :func:`log_mel`, by WORLD's Harvest.
+    """Fundamental frequency at the frame times of :func:`log_mel`, by Harvest.
 
     Harvest also follows the pitch where a voice fades in and out, which DIO does not.
 
@@ -162,25 +162,18 @@ def f0(wave: Array, config: FeatureConfig) -> Array:
 
     Raises:
         DataError: no samples at all.
-        MissingExtraError: pyworld cannot be loaded.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import pyworld
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the feature f0 needs pyworld ({error}); run: pip install pyworld 'setuptools<82'"
-        ) from None
+    from aasvc_cli.harvest import harvest
+
     signal, settings, mel = _checked(wave).astype(np.float64), config.mcep, config.mel
-    found, _ = pyworld.harvest(
+    found, _ = harvest(
         signal,
         mel.sample_rate,
-        f0_floor=settings.f0_floor,
-        f0_ceil=min(settings.f0_ceil, mel.sample_rate / 2 - 1),
+        f0_min=settings.f0_floor,
+        f0_max=min(settings.f0_ceil, mel.sample_rate / 2 - 1),
         frame_period=1000 * mel.hop_length / mel.sample_rate,
     )
-    # WORLD counts frames in floating point, so it may be one off at the end
+    # frames are counted in floating point there, so it may be one off at the end
     result = np.zeros(n_frames(len(signal), mel.hop_length), dtype=np.float32)
     shared = min(len(result), len(found))
     result[:shared] = found[:shared]

@@ -34,34 +34,14 @@ from aasvc_cli.storage.run_folder import RunFolder
 from aasvc_cli.training import FREE_TO_CHANGE, LOSS_NAMES, Trainer, with_precision
 from aasvc_cli.voice import find_voice, pick_device, read_voice
 
-<<<<<<< HEAD
-=======
 if TYPE_CHECKING:
     from aasvc_cli.report.page import Alignment
 
-FREE_TO_CHANGE = frozenset(
-    {
-        "name",
-        "train.max_steps",
-        "train.device",
-        "train.threads",
-        "train.n_workers",
-        "train.precision",
-        "train.checkpointing",
-        "train.log_every",
-        "train.eval_every",
-        "train.save_every",
-        "train.preview_every",
-        "train.n_previews",
-    }
-)
-"""Settings that may differ between a run and its continuation."""
 PREVIEW_STEPS = 4
 """Steps, up to the last one, on the page of previews."""
 _PREVIEW_STEP = re.compile(r"step-(\d+)-")
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
->>>>>>> main
 INIT_FILE = "init.json"
 """What a run began with, if not with random weights."""
 SHOWN_TENSORS = 8

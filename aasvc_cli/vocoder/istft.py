@@ -71,8 +71,8 @@ class IstftSizes:
     n_fft: int | None = option(None, minimum=16)
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
     refinements: int = option(1, minimum=0)
-    """How often the mel of the waveform itself is brought nearer to the one asked for: frames change each other where they
-    overlap."""
+    """How often the mel of the waveform itself is brought nearer to the one asked for, as overlapping frames change
+    each other."""
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
