@@ -32,6 +32,13 @@ class PrecisionOption(StrEnum):
     AUTO = "auto"
 
 
+class TrainedOption(StrEnum):
+    """What `train` trains."""
+
+    VOICE = "aas-vc"
+    VOCODER = "vocoder"
+
+
 class ModeOption(StrEnum):
     """Definitions of the scores."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from aasvc_cli.cli.options import (
     ConfOption,
@@ -18,22 +19,37 @@ from aasvc_cli.cli.options import (
     PrecisionOption,
     SourceFeatureOption,
     TargetFeatureOption,
+    TrainedOption,
     machine_option,
     model_option,
     output_option,
     overrides_of,
     training_option,
 )
-from aasvc_cli.cli.output import home_folder, say, say_next, show_result
+from aasvc_cli.cli.output import home_folder, say, say_next, show_result, usage
 from aasvc_cli.cli.progress import progress, stop_on_signals, training_progress
 from aasvc_cli.errors import Interrupted
+
+if TYPE_CHECKING:
+    from aasvc_cli.corpus import Manifest
+    from aasvc_cli.storage.cache import Home
 
 
 def train(
     data: DataOption = None,
+    model: Annotated[
+        TrainedOption,
+        model_option(
+            "--model", help="A voice (aas-vc), or a vocoder for the target speaker, to give to `convert --vocoder`."
+        ),
+    ] = TrainedOption.VOICE,
     tag: Annotated[
         str | None,
-        output_option("--tag", metavar="TAG", help="Name of the run: it goes to exp/<source>_<target>_<tag>."),
+        output_option(
+            "--tag",
+            metavar="TAG",
+            help="Name of the run: it goes to exp/<source>_<target>_<tag>, a vocoder to vocoders/<target>_<tag>.",
+        ),
     ] = None,
     conf: ConfOption = None,
     batch_size: Annotated[int | None, training_option("--batch-size", min=1, help="Utterances at once.")] = None,
@@ -92,6 +108,8 @@ def train(
 
     Fine-tune a model on your own pairs: [bold]aasvc train --init MODEL --tag mine[/bold]
 
+    Train a vocoder for the target speaker: [bold]aasvc train --model vocoder --tag mine[/bold]
+
     Ctrl-C saves and stops; the same command goes on from there. Options left out come from --conf, and without it
     from the configuration that `aasvc prepare` was given.
     """
@@ -120,6 +138,11 @@ def train(
         }
     )
     manifest = read_manifest(home, data)
+    if model is TrainedOption.VOCODER:
+        if init is not None or tensorboard:
+            usage("train", "--init and --tensorboard are for voices; leave them out with --model vocoder")
+        _train_vocoder(home, manifest, conf, overrides, tag=tag, overwrite=overwrite, json_target=json_target)
+        return
     fallback = manifest.config
     if init is not None and conf is None:
         from aasvc_cli.voice import find_voice, read_voice
@@ -159,3 +182,39 @@ def train(
         [f"{result.folder}  (step {result.step}, best at {result.best_step}" + (f": {best})" if best else ")")],
     )
     say_next(f"aasvc convert --set eval --model {shlex.quote(result.folder.name)}")
+
+
+def _train_vocoder(
+    home: Home,
+    manifest: Manifest,
+    conf: str | None,
+    overrides: Mapping[str, Any],
+    *,
+    tag: str | None,
+    overwrite: bool,
+    json_target: str | None,
+) -> None:
+    from aasvc_cli.config import read_preset
+    from aasvc_cli.pipeline.configure import resolve_config
+    from aasvc_cli.pipeline.train_vocoder import train_vocoder
+
+    config = resolve_config(conf, overrides, replace(read_preset("vocoder"), features=manifest.config.features))
+    with stop_on_signals() as should_stop, training_progress() as on_report:
+        result = train_vocoder(
+            home,
+            config,
+            data=manifest.name,
+            tag=tag,
+            overwrite=overwrite,
+            on_report=on_report,
+            on_message=say,
+            should_stop=should_stop,
+        )
+    if result.stopped:
+        raise Interrupted(
+            f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
+            "the same command goes on from there"
+        )
+    dev = ", ".join(f"{name} {value:.4g}" for name, value in result.dev.items())
+    show_result(result, json_target, [f"{result.folder}  (step {result.step}: {dev})"])
+    say_next(f"aasvc convert --set eval --vocoder {shlex.quote(result.folder.name)}")
