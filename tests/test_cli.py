@@ -21,6 +21,7 @@ import soundfile
 import typer
 
 from aasvc_cli import __version__, cli, corpus
+from aasvc_cli.cli import program as program_module
 from aasvc_cli.cli import progress
 from aasvc_cli.config import Config, read_preset
 from aasvc_cli.corpus import Finding, Manifest
@@ -229,7 +230,7 @@ class TestErrorBoundary:
 
     def test_main_exits_with_the_code(self, handlers: None):
         with pytest.raises(SystemExit) as caught:
-            cli.main(["nonsense"])
+            program_module.main(["nonsense"])
         assert caught.value.code == 2
 
     def test_a_request_to_terminate_cleans_up_like_an_interrupt(
@@ -242,7 +243,7 @@ class TestErrorBoundary:
 
         replace(monkeypatch, "aasvc_cli.pipeline.download.download_demo", write)
         with pytest.raises(SystemExit) as caught:
-            cli.main(["download"])
+            program_module.main(["download"])
         assert caught.value.code == 130
         assert not list(tmp_path.glob(".*")) + list(tmp_path.glob("file"))
 

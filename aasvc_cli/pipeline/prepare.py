@@ -38,6 +38,7 @@ from aasvc_cli.corpus import (
 )
 from aasvc_cli.errors import AasvcError, AudioError, DataError, Interrupted
 from aasvc_cli.features import extract, feature_key, resample
+from aasvc_cli.signals import children_without_ctrl_c
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import read_audio, remove_file, write_json
@@ -340,8 +341,9 @@ def _run(work: list[Job], store: FeatureStore, jobs: int | None) -> Iterator[tup
         waiting: set[Future[list[tuple[Path, Analysis]]]] = set()
         while True:
             # few at a time: loky's manager thread stumbles if it is stopped with tasks that no process has taken
-            for chunk in itertools.islice(chunks, 2 * n_jobs - len(waiting)):
-                waiting.add(pool.submit(_analyse_chunk, chunk, store))
+            with children_without_ctrl_c():
+                for chunk in itertools.islice(chunks, 2 * n_jobs - len(waiting)):
+                    waiting.add(pool.submit(_analyse_chunk, chunk, store))
             if not waiting:
                 break
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
