@@ -20,7 +20,7 @@ from aasvc_cli.storage.cache import Home
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 ROOT = Path(__file__).parent.parent
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds in which the program must have ended: far above what it takes, for machines that are busy elsewhere."""
 
 
