@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from aasvc_cli.cli.help import command_help, group_help
 from aasvc_cli.cli.options import NEEDS, YIELDS
-from aasvc_cli.cli.output import settings
+from aasvc_cli.cli.output import check_json_target, settings
 from aasvc_cli.config_layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Origin
 from aasvc_cli.errors import ConfigError
 
@@ -69,6 +69,7 @@ class AasvcCommand(TyperCommand):
         settings.names = {option.name: long_name(option) for option in options_of(self)}
         settings.values = dict(ctx.params)
         settings.start()
+        check_json_target(ctx.params.get("json_target"))
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -153,6 +153,7 @@ def prepare(
     name = _check_name(home, name, ours, theirs, overwrite)
     candidates, unmatched = match(ours, theirs)
     store = FeatureStore(home.features, config.features, feature_key)
+    _assign_sets(candidates, candidates, dev, evaluation, seed)  # an impossible split is told before hours of analysis
     analyses = _analyse_all(candidates, config, store, jobs, on_progress)
 
     store.remove_leftovers()
