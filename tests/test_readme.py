@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -134,8 +135,23 @@ def test_every_option_in_the_text_exists():
 
 
 def test_the_configuration_in_the_text_is_a_configuration():
-    (text,) = code_blocks("yaml")
+    text, *_ = code_blocks("yaml")
     assert parse_config(read_yaml(text, "README"), "README").train.lr == 8e-4
+
+
+def test_the_settings_file_in_the_text_works(
+    aasvc: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AASVC_HOME")
+    (settings,) = [text for text in code_blocks("yaml") if "# aasvc.yaml" in text]
+    (tmp_path / "aasvc.yaml").write_text(settings, encoding="utf-8")
+    outcome = aasvc("train", "--print-config", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    shown = json.loads(outcome.out)
+    assert (shown["config"]["train"]["batch_size"], shown["config"]["train"]["seed"]) == (4, 3)
+    assert shown["config"]["train"]["device"] == "cuda"
+    assert shown["options"]["tag"]["value"] == "mine"
 
 
 def test_files_that_the_text_links_to_exist():
