@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -131,6 +131,14 @@ class Trainer:
         self.average = Averaged(self.model, train.ema_decay)
         self.guard = DivergenceGuard()
         self.bf16 = train.precision == "bf16"
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the random weights of a new training; names that are not among ``weights`` keep theirs."""
+        state = self.model.state_dict()
+        self.model.load_state_dict(
+            {name: weights[name].to(tensor.dtype) if name in weights else tensor for name, tensor in state.items()}
+        )
+        self.average = Averaged(self.model, self.config.train.ema_decay)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> TeacherForced:
         """Pass one batch through the network.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Annotated
 
 from aasvc_cli.cli.configuration import configured, show_schema, shown_config, traced_config
@@ -20,6 +21,7 @@ from aasvc_cli.cli.options import (
     SourceFeatureOption,
     TargetFeatureOption,
     machine_option,
+    model_option,
     output_option,
     overrides_of,
     training_option,
@@ -98,6 +100,16 @@ def train(
     dp_feat: DurationFeatureOption = None,
     frames_per_token: FramesPerTokenOption = None,
     norm_name: NormNameOption = "self",
+    init: Annotated[
+        str | None,
+        model_option(
+            "--init",
+            metavar="MODEL",
+            help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
+            "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
+            "keeps the model's, for more recordings of the same speakers.",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, output_option("--tensorboard", help="Also log for TensorBoard, an optional package.")
     ] = False,
@@ -114,6 +126,8 @@ def train(
     """Train a voice on a prepared set.
 
     Example: [bold]aasvc train --tag first --batch-size 2 --accum 8[/bold]
+
+    Fine-tune a model on your own pairs: [bold]aasvc train --init MODEL --tag mine[/bold]
 
     See what would be used, and where it comes from: [bold]aasvc train --conf small --print-config[/bold]
 
@@ -153,6 +167,11 @@ def train(
         show_result(shown, json_target, shown.lines())
         return
     manifest = read_manifest(home, data)
+    if init is not None and conf is None:
+        from aasvc_cli.voice import find_voice, read_voice
+
+        model = read_voice(find_voice(home, init), home, weights=False).config.model
+        manifest = replace(manifest, config=replace(manifest.config, model=model))
     config = configured(conf, overrides, manifest)
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
@@ -168,6 +187,7 @@ def train(
             data=manifest.name,
             tag=tag,
             norm_name=norm_name,
+            init=init,
             overwrite=overwrite,
             tensorboard=tensorboard,
             on_report=on_report,

@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,7 +35,10 @@ from aasvc_cli.storage.files import (
     write_text,
 )
 from aasvc_cli.training import LOSS_NAMES, Trainer
-from aasvc_cli.voice import pick_device
+from aasvc_cli.voice import find_voice, pick_device, read_voice
+
+if TYPE_CHECKING:
+    from aasvc_cli.report.page import Alignment
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -53,8 +57,15 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 """Settings that may differ between a run and its continuation."""
+PREVIEW_STEPS = 4
+"""Steps, up to the last one, on the page of previews."""
+_PREVIEW_STEP = re.compile(r"step-(\d+)-")
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
+INIT_FILE = "init.json"
+"""What a run began with, if not with random weights."""
+SHOWN_TENSORS = 8
+"""Names of tensors that a message lists; ``init.json`` has all."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ def train(
     data: str | None = None,
     tag: str | None = None,
     norm_name: str = "self",
+    init: str | Path | None = None,
     overwrite: bool = False,
     tensorboard: bool = False,
     on_report: Callable[[StepReport], None] | None = None,
@@ -121,6 +133,7 @@ def train(
         data: a prepared set; the one prepared last if None
         tag: last part of the folder's name; the configuration's name if None
         norm_name: which statistics, as written by ``stats``
+        init: a model, ours or published, whose weights a new run begins with; a run that goes on has its own
         overwrite: start anew, discarding what the folder holds
 
     Raises:
@@ -137,7 +150,7 @@ def train(
     if clean_name(name) != name:
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
-    run = _Run(home, folder, config, manifest, stats, tensorboard=tensorboard)
+    run = _Run(home, folder, config, manifest, stats, init=init, tensorboard=tensorboard)
     with _alone(folder):
         if overwrite:
             run.clear()
@@ -197,9 +210,18 @@ class _Run:
     """One run: its folder, its data, and the loop."""
 
     def __init__(
-        self, home: Home, folder: Path, config: Config, manifest: Manifest, stats: NormStats, *, tensorboard: bool
+        self,
+        home: Home,
+        folder: Path,
+        config: Config,
+        manifest: Manifest,
+        stats: NormStats,
+        *,
+        init: str | Path | None,
+        tensorboard: bool,
     ):
         self.home = home
+        self.init = init
         self.folder = folder
         self.manifest = manifest
         self.stats = stats
@@ -265,6 +287,7 @@ class _Run:
             remove_file(leftover)
         if (self.folder / "config.yaml").exists():
             self._check_same(described)
+            self._check_init(last.exists())
         if last.exists():
             tensors, header = load_checkpoint(last)
             try:
@@ -276,15 +299,81 @@ class _Run:
                 raise ModelError(f"{last}: not a checkpoint of this run; use another --tag, or --overwrite") from None
             self._cut_log(trainer.step)
             say(f"resuming {self.folder} at step {trainer.step}")
-        elif self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "config.yaml").exists():
+        elif not (self.folder / "config.yaml").exists() and any(p.name != INIT_FILE for p in self.folder.iterdir()):
             raise ConfigError(str(self.folder), ["the folder is not empty and not a training run; use another --tag"])
         else:
             self._cut_log(0)
+            if self.init is not None:
+                write_json(self.folder / INIT_FILE, self._initialise(trainer, self.init, say))
         write_text(self.folder / "config.yaml", dump_yaml(self.config))
         write_json(self.folder / "data.json", described)
         write_json(self.folder / "stats.json", self.stats.to_tree())
         if self.tensorboard_writer is not None:
             self.writer = self.tensorboard_writer(self.folder / "tensorboard", purge_step=trainer.step + 1)
+
+    def _check_init(self, begun: bool) -> None:
+        """Refuse an ``init`` that is not the one that this run began with."""
+        path = self.folder / INIT_FILE
+        there = read_json(path, "what the run began with")["model"] if path.exists() else None
+        if self.init is not None and there != str(self.init):
+            what = "random weights" if there is None else there
+            fault = (
+                f"the run that lives here began with {what}, not with {self.init}; use another --tag, or --overwrite"
+            )
+            raise ConfigError(str(self.folder), [fault])
+        if self.init is None and there is not None and not begun:
+            fault = f"the run was begun with --init {there} and has no checkpoint yet; give that again, or --overwrite"
+            raise ConfigError(str(self.folder), [fault])
+
+    def _initialise(self, trainer: Trainer, init: str | Path, say: Callable[[str], None]) -> dict[str, Any]:
+        """Begin with the weights of another model, and say how well they fit.
+
+        Raises:
+            ModelError: no such model, it cannot be read, or it has too little in common with this one.
+        """
+        voice = find_voice(self.home, init)
+        files = read_voice(voice, self.home)
+        expected = trainer.model.state_dict()
+        fitting = {
+            name: tensor
+            for name, tensor in files.weights.items()
+            if name in expected and tensor.shape == expected[name].shape
+        }
+        broken = [name for name, tensor in fitting.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise ModelError(f"{files.origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]})")
+        reshaped = {
+            name: f"{name} {tuple(files.weights[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in files.weights and name not in fitting
+        }
+        new = [reshaped.get(name, name) for name in expected if name not in fitting]
+        left_over = [name for name in files.weights if name not in expected]
+        taken, total = (sum(t.numel() for t in tensors.values()) for tensors in (fitting, expected))
+        if taken < total / 2:
+            raise ModelError(
+                f"--init {init}: only {len(fitting)} of {len(expected)} tensors fit this model (first that does not: "
+                f"{new[0]}); leave --conf out to take its sizes, or choose another model"
+            )
+        trainer.start_from(fitting)
+        say(f"begins with the weights of {voice}: {len(fitting)} of {len(expected)} tensors")
+        for what, names in (("new, random", new), ("left over, not used", left_over)):
+            if names:
+                more = f", and {len(names) - SHOWN_TENSORS} more" if len(names) > SHOWN_TENSORS else ""
+                say(f"{what}: {', '.join(names[:SHOWN_TENSORS])}{more}")
+        for side, key in feature_keys(files.config.features).items():
+            if feature_keys(self.config.features)[side] != key:
+                say(
+                    f"warning: {voice} was trained on {side} features of other settings; it may have to learn them anew"
+                )
+        return {
+            "model": str(init),
+            "name": voice.absolute().name,
+            "card": dict(files.card),
+            "taken": len(fitting),
+            "new": new,
+            "left_over": left_over,
+        }
 
     def _check_same(self, described: dict[str, Any]) -> None:
         path = self.folder / "config.yaml"
@@ -438,11 +527,13 @@ class _Run:
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""
         from aasvc_cli.report.figures import alignment_figure, mel_figure
+        from aasvc_cli.report.page import Alignment
         from aasvc_cli.vocoder.build import build_vocoder
 
         mel_config = self.config.features.mel
         vocoder = build_vocoder("griffin-lim", mel_config)
         trainer.model.eval()
+        alignments = {}
         with trainer.average.swapped(), torch.no_grad():
             for index in range(min(self.config.train.n_previews, len(self.dev_set))):
                 item = self.dev_set[index]
@@ -464,6 +555,36 @@ class _Run:
                 picture = alignment_figure(alignment, forced.path[0].tolist(), title)
                 write_bytes(pictures / f"{name}-alignment.png", picture)
                 write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
+                path = [int(token) for token in forced.path[0]]
+                alignments[item.utterance_id] = Alignment(f"step {trainer.step:,}", alignment, path)
+        self._preview_page(trainer.step, alignments)
+
+    def _preview_page(self, step: int, alignments: dict[str, Alignment]) -> None:
+        """One page of the latest previews, to listen to in a browser."""
+        from aasvc_cli.report.collect import preview_page
+        from aasvc_cli.report.page import render
+
+        folder = self.folder / "previews"
+        pairs = self.dev_set.pairs[: self.config.train.n_previews]
+        steps = {int(found[1]) for path in folder.glob("step-*") if (found := _PREVIEW_STEP.match(path.name))}
+        latest = sorted(before for before in steps if before <= step)[-PREVIEW_STEPS:]
+        conversions = {
+            pair.utterance_id: {
+                before: path
+                for before in latest
+                if (path := folder / f"step-{before:06d}-{pair.utterance_id}.wav").is_file()
+            }
+            for pair in pairs
+        }
+        page = preview_page(
+            self.folder.name,
+            {pair.utterance_id: (pair.source, pair.target) for pair in pairs},
+            conversions,
+            alignments,
+            log=self.folder / "log.jsonl",
+            best_step=self.best_step or None,
+        )
+        write_text(folder / "index.html", render(page))
 
 
 def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:

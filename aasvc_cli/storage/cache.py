@@ -19,8 +19,11 @@ class Home:
         prepared/<name>/manifest.json        pairs and splits found by `prepare`
         features/<kind>-<key>/...            one file per recording
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
-        vocoders/<name>/
+        models/<name>/                       downloaded voices
+        vocoders/<name>/                     downloaded vocoders
+        cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder
+        imported/<name>-<key>/               our form of published models and vocoders
     """
 
     root: Path
@@ -46,14 +49,29 @@ class Home:
         return self.root / "stats"
 
     @property
+    def models(self) -> Path:
+        """Downloaded voices, one folder each."""
+        return self.root / "models"
+
+    @property
     def vocoders(self) -> Path:
         """Vocoders, one folder each."""
         return self.root / "vocoders"
 
     @property
+    def cache(self) -> Path:
+        """Results by the content of what they were computed from."""
+        return self.root / "cache"
+
+    @property
     def exp(self) -> Path:
         """Training runs, one folder each."""
         return self.root / "exp"
+
+    @property
+    def imported(self) -> Path:
+        """Published models and vocoders in our form; safe to delete."""
+        return self.root / "imported"
 
 
 def find_home(root: Path | None = None) -> Home:
