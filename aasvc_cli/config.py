@@ -12,7 +12,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -101,7 +101,7 @@ class FeatureConfig:
 
     def width(self, kind: str) -> int:
         """Channels of one feature kind."""
-        return self.mel.n_mels if kind == "mel" else self.mcep.order + 1
+        return {"mel": self.mel.n_mels, "mcep": self.mcep.order + 1, "f0": 1}[kind]
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
@@ -270,6 +270,50 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocoderConfig:
+    """Sizes and losses of a vocoder to train; optimisation and bookkeeping are those of :class:`TrainConfig`."""
+
+    width: int = option(256, minimum=4)
+    """Channels of the backbone."""
+    hidden: int = option(512, minimum=4)
+    """Channels between the two layers of a block."""
+    n_blocks: int = option(8, minimum=1)
+    pitch_width: int = option(96, minimum=4)
+    pitch_blocks: int = option(4, minimum=1)
+    pitch_bins: int = option(128, minimum=8)
+    n_fft: int | None = option(None, minimum=16)
+    """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
+    refinements: int = option(1, minimum=0)
+    """How often the mel of the waveform itself is brought nearer to the one asked for."""
+    pitch_steps: int = option(1500, minimum=1)
+    """The first steps train the pitch network alone; afterwards it stays as it is."""
+    pitch_lr: float = option(1e-3, minimum=0.0)
+    pitch_recordings: int = option(200, minimum=1)
+    """As many recordings are analysed for their pitch, which takes a while; more hardly make the network better."""
+    adversarial_start_step: int = option(2700, minimum=0)
+    """From this step on, discriminators take part."""
+    discriminator_channels: int = option(16, minimum=2)
+    discriminator_lr: float = option(3e-4, minimum=0.0)
+    crop_frames: int = option(64, minimum=16)
+    """Frames of each training example."""
+    judged_frames: int = option(32, minimum=8)
+    """Frames of each example that the discriminators see, which take most of the time."""
+    mel_weight: float = option(10.0, minimum=0.0)
+    stft_weight: float = option(0.5, minimum=0.0)
+    adversarial_weight: float = option(2.0, minimum=0.0)
+    feature_weight: float = option(8.0, minimum=0.0)
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        found = []
+        if self.judged_frames > self.crop_frames - 16:
+            found.append(f"judged_frames: {self.judged_frames} do not lie well inside crop_frames {self.crop_frames}")
+        if self.n_fft is not None and self.n_fft % 2:
+            found.append(f"n_fft: {self.n_fft} is odd; use an even size")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides what a run computes."""
 
@@ -278,6 +322,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
@@ -311,8 +356,13 @@ def preset_names() -> list[str]:
 
 def read_preset(name: str) -> Config:
     """One of the configurations that ship with the package."""
+    return parse_config(preset_tree(name), f"preset {name}")
+
+
+def preset_tree(name: str) -> dict[str, Any]:
+    """What the file of a preset says, which is less than a whole configuration."""
     text = (resources.files("aasvc_cli") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_config(read_yaml(text, f"preset {name}"), f"preset {name}")
+    return read_yaml(text, f"preset {name}")
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -354,6 +404,32 @@ def parse_config(tree: Mapping[str, Any], origin: str) -> Config:
     return config
 
 
+def parse_partial(tree: Mapping[str, Any], origin: str, *, also: Sequence[str] = ()) -> dict[str, Any]:
+    """Check a mapping that says only some things: its keys, types and ranges.
+
+    What is impossible together is left to :func:`parse_config`, when everything is known.
+
+    Args:
+        also: keys that may stand beside ours, for guesses at what a misspelt one means
+
+    Returns:
+        the mapping with every value as the configuration will hold it
+
+    Raises:
+        ConfigError: lists every unknown key and wrong value.
+    """
+    faults: list[str] = []
+    config = _parse(Config, tree, "", faults, together=False, also=also)
+    if faults:
+        raise ConfigError(origin, faults)
+    return _given(tree, config)
+
+
+def _given(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    values = {key: getattr(config, key) for key in tree}
+    return {key: _given(tree[key], value) if is_dataclass(value) else value for key, value in values.items()}
+
+
 def override(config: Config, changes: Mapping[str, Any], origin: str = "command line") -> Config:
     """A configuration with dotted keys replaced, e.g. ``{"train.batch_size": 4}``, and checked again."""
     tree = to_tree(config)
@@ -387,7 +463,9 @@ def dump_yaml(config: Any) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
 
 
-def _parse(cls: type[T], tree: Any, path: str, faults: list[str]) -> T:
+def _parse(
+    cls: type[T], tree: Any, path: str, faults: list[str], *, together: bool = True, also: Sequence[str] = ()
+) -> T:
     if not isinstance(tree, Mapping):
         faults.append(f"{path or 'file'}: expected a mapping, found {_show(tree)}")
         return cls()
@@ -398,12 +476,12 @@ def _parse(cls: type[T], tree: Any, path: str, faults: list[str]) -> T:
     for key, value in tree.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+            near = difflib.get_close_matches(str(key), [*known, *also], n=1)
             faults.append(f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
             continue
         kind = hints[key]
         if is_dataclass(kind):
-            values[key] = _parse(typing.cast(type, kind), value, where, faults)
+            values[key] = _parse(typing.cast(type, kind), value, where, faults, together=together)
             continue
         ok, parsed = _coerce(kind, value)
         if not ok:
@@ -418,7 +496,7 @@ def _parse(cls: type[T], tree: Any, path: str, faults: list[str]) -> T:
         else:
             values[key] = parsed
     result = cls(**values)
-    if len(faults) == before and hasattr(result, "faults"):
+    if together and len(faults) == before and hasattr(result, "faults"):
         faults.extend(f"{path}.{fault}" if path else fault for fault in result.faults())
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -17,7 +18,36 @@ from aasvc_cli.losses import Losses, total_loss
 from aasvc_cli.model.aasvc import AASVC, TeacherForced
 
 LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "total")
+FREE_TO_CHANGE = frozenset(
+    {
+        "name",
+        "train.max_steps",
+        "train.device",
+        "train.threads",
+        "train.n_workers",
+        "train.precision",
+        "train.checkpointing",
+        "train.log_every",
+        "train.eval_every",
+        "train.save_every",
+        "train.preview_every",
+        "train.n_previews",
+    }
+)
+"""Settings that may differ between a run and its continuation."""
 _DEV_NOISE_SEED = 20230914
+
+
+def with_precision(config: Config, device: torch.device) -> Config:
+    """Replace ``auto`` precision by what the device multiplies natively."""
+    if config.train.precision != "auto":
+        return config
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    chosen = dataclasses.replace(config.train, precision="bf16" if native else "fp32")
+    return dataclasses.replace(config, train=chosen)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import soundfile
 import typer
 
 from aasvc_cli import __version__, cli, corpus
+from aasvc_cli.cli import program as program_module
 from aasvc_cli.cli import progress
 from aasvc_cli.config import Config, read_preset
 from aasvc_cli.corpus import Finding, Manifest
@@ -28,7 +30,12 @@ from aasvc_cli.storage.cache import HOME_VARIABLE, Home
 from aasvc_cli.storage.files import atomic_write
 
 Aasvc = Callable[..., Any]
-COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate"]
+COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "doctor"]
+NO_DEFAULT = {
+    "convert": {"inputs", "output", "out_dir", "set_name", "source_stats", "save_mel"},
+    "evaluate": {"tag", "converted", "target", "source"},
+}
+"""Parameters that nothing stands in for: where results go, and what is to be done at all."""
 
 
 def replace(monkeypatch: pytest.MonkeyPatch, target: str, function: Callable[..., Any]) -> None:
@@ -37,34 +44,95 @@ def replace(monkeypatch: pytest.MonkeyPatch, target: str, function: Callable[...
     monkeypatch.setattr(target, function)
 
 
+def program() -> Any:
+    """The program with its commands, built anew."""
+    return typer.main.get_command(cli.app)
+
+
 class TestHelp:
     def test_the_list_of_commands_is_complete_and_in_the_order_of_work(self, aasvc: Aasvc):
-        shown = re.findall(r"^│ (\w+) {2,}\w", aasvc("--help").out.split("Commands")[1], re.MULTILINE)
-        assert shown == COMMANDS
-        assert [command.callback.__name__ for command in cli.app.registered_commands] == COMMANDS
+        listed = aasvc("--help").out.split("Commands")[1].split("\n\n")[0]
+        assert re.findall(r"^  (\w+) {2,}\w", listed, re.MULTILINE) == COMMANDS
+        assert list(program().commands) == COMMANDS
+        modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+        assert set(COMMANDS) <= modules
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_the_summary_in_the_list_is_the_one_of_the_command(self, command: str):
+        text = program().commands[command].help
+        assert text.split("\n\n")[0] == program().modules[command]
 
     @pytest.mark.parametrize("command", COMMANDS)
     @pytest.mark.parametrize("flag", ["-h", "--help"])
     def test_every_command_shows_help_that_opens_with_an_example(self, aasvc: Aasvc, command: str, flag: str):
         outcome = aasvc(command, flag)
         assert (outcome.code, outcome.err) == (0, "")
-        text = outcome.out.split("╭")[0]
-        assert re.search(rf"Example: aasvc {command}\b", text)
+        usage, _, example, *_ = outcome.out.split("\n\n")
+        assert usage.startswith(f"Usage: aasvc {command} ")
+        assert example.startswith(f"Example: aasvc {command}")
 
     @pytest.mark.parametrize("command", COMMANDS)
-    def test_every_option_of_every_command_is_explained(self, command: str):
-        group = typer.main.get_command(cli.app)
-        for parameter in group.commands[command].params:  # type: ignore[attr-defined]
-            assert getattr(parameter, "help", ""), f"aasvc {command} {parameter.opts}"
+    def test_every_option_is_explained_has_a_panel_and_shows_its_default(self, command: str):
+        for parameter in program().commands[command].params:
+            where = f"aasvc {command} {parameter.opts}"
+            assert getattr(parameter, "help", ""), where
+            if parameter.param_type_name == "option":
+                assert parameter.rich_help_panel, f"{where} is in no group"
+            if getattr(parameter, "is_flag", False) or parameter.hidden:
+                continue
+            shown = isinstance(parameter.show_default, str) or parameter.default is not None
+            assert shown != (parameter.name in {"json_target", *NO_DEFAULT.get(command, ())}), (
+                f"{where}: say what happens without it"
+            )
+
+    def test_the_options_of_the_program_are_explained_and_stand_behind_every_command_too(self):
+        everywhere = {
+            parameter.name for parameter in program().params if parameter.expose_value and not parameter.is_eager
+        }
+        shown = [parameter for parameter in program().params if parameter.name in everywhere]
+        assert all(parameter.help and parameter.rich_help_panel for parameter in shown)
+        for command in COMMANDS:
+            hidden = {parameter.name for parameter in program().commands[command].params if parameter.hidden}
+            assert hidden == everywhere
+
+    def test_options_are_listed_with_their_values_ranges_and_defaults(self, aasvc: Aasvc):
+        text = aasvc("convert", "-h").out
+        assert re.search(r"^  -o, --output FILE  +The converted", text, re.MULTILINE)
+        assert re.search(r"--speed X +2 speaks twice as fast. \[default: 1.0; 0.1 to 10\]", text)
+        assert "[default: the bundled voice]" in " ".join(text.split())
+        assert re.search(r"--precision fp32\|bf16\|auto", aasvc("train", "-h").out)
+
+    @pytest.mark.parametrize("columns", ["20", "60", "300"])
+    def test_help_fits_the_terminal(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch, columns: str):
+        monkeypatch.setenv("COLUMNS", columns)
+        for command in COMMANDS:
+            text = aasvc(command, "-h").out
+            widest = max(len(line) for line in text.splitlines() if "aasvc " not in line)
+            assert widest <= max(50, min(110, int(columns)))
+            assert text.isascii()
+
+    @pytest.mark.parametrize(
+        ("variables", "coloured"),
+        [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+    )
+    def test_colour_is_what_the_user_says(
+        self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], coloured: bool
+    ):
+        for name in ("NO_COLOR", "FORCE_COLOR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert ("\x1b[" in aasvc("train", "-h").out) == coloured
+        assert ("\x1b[" in aasvc("train", "--nonsense").err) == coloured
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_the_example_of_every_help_is_a_command_line_that_parses(self, command: str):
-        text = typer.main.get_command(cli.app).commands[command].help  # type: ignore[attr-defined]
+        text = program().commands[command].help
         examples = re.findall(r"\[bold\]aasvc (.*?)\[/bold\]", text)
         assert examples
         for example in examples:
-            name, *arguments = example.split()
-            with typer.main.get_command(cli.app).commands[name].make_context(name, arguments):  # type: ignore[attr-defined]
+            name, *arguments = shlex.split(example)
+            with program().commands[name].make_context(name, arguments):
                 pass
 
     def test_no_arguments_show_the_help(self, aasvc: Aasvc):
@@ -112,6 +180,9 @@ class TestWrongUsage:
             (["convert", "a.wav", "-o", "b.wav", "--workers", "0"], "--workers"),
             (["download", "everything"], "demo"),
             (["--nonsense"], "--nonsense"),
+            (["doctor", "--yes"], "--yes goes with --clean"),
+            (["train", "--print-confg"], "--print-config"),
+            (["train", "--precision", "bf61"], "bf16"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
@@ -174,7 +245,7 @@ class TestErrorBoundary:
 
     def test_main_exits_with_the_code(self, handlers: None):
         with pytest.raises(SystemExit) as caught:
-            cli.main(["nonsense"])
+            program_module.main(["nonsense"])
         assert caught.value.code == 2
 
     def test_a_request_to_terminate_cleans_up_like_an_interrupt(
@@ -187,7 +258,7 @@ class TestErrorBoundary:
 
         replace(monkeypatch, "aasvc_cli.pipeline.download.download", write)
         with pytest.raises(SystemExit) as caught:
-            cli.main(["download"])
+            program_module.main(["download"])
         assert caught.value.code == 130
         assert not list(tmp_path.glob(".*")) + list(tmp_path.glob("file"))
 
@@ -513,9 +584,12 @@ class TestConvert:
         assert outcome.code == 0, outcome.err
         assert "next: aasvc evaluate --tag tiny --set dev" in outcome.err
         assert len(list((trained.exp / "male_female_tiny" / "converted" / "dev").glob("*.wav"))) == 2
-        outcome = aasvc("evaluate", "--tag", "tiny", "--set", "dev", "--baseline", "--jobs", 1)
+        outcome = aasvc(
+            "evaluate", "--tag", "tiny", "--set", "dev", "--baseline", "--measures", "signal,text", "--jobs", 1
+        )
         assert outcome.code == 0, outcome.err
-        assert "mean, unconverted" in outcome.out
+        assert "unconverted" in outcome.out
+        assert "left out: CER, WER: " in outcome.err
         assert (trained.exp / "male_female_tiny" / "scores-dev.json").is_file()
 
 
@@ -531,20 +605,63 @@ class TestEvaluate:
 
     def test_recordings_against_themselves_are_perfect(self, aasvc: Aasvc, folders: tuple[Path, Path]):
         male, female = folders
-        outcome = aasvc("evaluate", "--converted", female, "--target", female, "--source", male, "--jobs", 1)
+        outcome = aasvc(
+            "evaluate", "--converted", female, "--target", female, "--source", male, "--measures", "signal", "--jobs", 1
+        )
         assert outcome.code == 0, outcome.err
-        heading, *rows, mean, interval, unconverted = outcome.out.splitlines()
-        assert [word for word in heading.split() if word.isupper() or "0" in word] == [
-            "MCD",
-            "F0RMSE",
-            "F0CORR",
-            "DDUR",
-        ]
-        assert [row.split()[0] for row in rows] == [path.stem for path in sorted(female.iterdir())]
-        assert mean.split()[1:] == ["0.000", "0.000", "1.000", "0.000"]
-        assert interval.startswith("95 % of means")
-        assert float(unconverted.removeprefix("mean, unconverted").split()[0]) > 1.0
-        assert len({len(line) for line in outcome.out.splitlines()}) == 1, "columns are aligned"
+        published, corrected, further, summary = (block.splitlines() for block in outcome.out.split("\n\n"))
+        assert "published" in published[0]
+        assert published[1].split() == "utterance MCD [dB] F0RMSE [Hz] F0CORR DDUR [s] GV".split()
+        assert [row.split()[0] for row in published[2:]] == [path.stem for path in sorted(female.iterdir())]
+        assert [row.split()[1:5] for row in published[2:]] == [["0.000", "0.000", "1.000", "0.000"]] * 2
+        assert len({len(line) for line in published[1:]}) == 1, "columns are aligned"
+        assert "corrected" in corrected[0]
+        assert [row.split()[1:] for row in further[2:]] == [["0.000", "0.000", "1.000"]] * 2
+        mcd = next(row for row in summary if row.startswith("MCD [dB]"))
+        mean, low, _, high, unconverted, n = mcd.removeprefix("MCD [dB]").split()[:6]
+        assert (mean, low, high, n) == ("0.000", "0.000", "0.000", "2")
+        assert float(unconverted) > 1.0
+
+    def test_two_folders_are_compared(self, aasvc: Aasvc, folders: tuple[Path, Path], tmp_path: Path):
+        male, female = folders
+        outcome = aasvc(
+            "evaluate", male, female, "--target", female, "--measures", "signal", "--jobs", 1,
+            "--csv", tmp_path / "scores.csv", "--json", tmp_path / "scores.json", "--fail-if", "mcd > 0.5",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err  # the second is held to the threshold, and is perfect
+        tree = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+        mcd = next(each for each in tree["differences"] if each["measure"] == "MCD")
+        assert (mcd["second"], mcd["better"], mcd["n"]) == (0.0, 2, 2)
+        line = next(line for line in outcome.out.splitlines() if line.startswith("MCD [dB]") and "second" in line)
+        assert f"{mcd['difference']:+.3f}" in line
+        rows = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+        assert rows[0].startswith("system,id,MCD,F0RMSE,F0CORR,DDUR,GV,MCD_corrected")
+        assert len(rows) == 5
+
+    def test_a_crossed_threshold_ends_with_one_and_one_line_with_value_and_bound(
+        self, aasvc: Aasvc, folders: tuple[Path, Path]
+    ):
+        male, female = folders
+        arguments = ["evaluate", "--converted", male, "--target", female, "--measures", "signal", "--jobs", 1]
+        outcome = aasvc(*arguments, "--fail-if", "mcd>0.5", "--fail-if", "ddur>100", "--json", "-")
+        assert outcome.code == 1
+        mean = json.loads(outcome.out)["corpus"]["MCD"]["mean"]
+        assert outcome.err.splitlines()[-1] == f"aasvc: error: fails mcd>0.5: MCD is {mean:.6g}"
+        outcome = aasvc(*arguments, "--fail-if", "mdc>0.5")
+        assert outcome.code == 2
+        assert "no measure 'mdc'" in outcome.err
+
+    def test_on_a_terminal_the_tables_are_drawn(self, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+        from aasvc_cli.cli import tables
+
+        rows = [["measure", "mean"], ["[bold]x", "1.000"], ["病院", "-1.5"]]
+        plain = tables.draw(rows, "title")
+        assert plain == ["title", "measure   mean", "[bold]x  1.000", "病院      -1.5"]
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        drawn = "\n".join(tables.draw(rows, "title"))
+        assert "\u2500" in drawn
+        for cell in ("[bold]x", "1.000", "病院"):
+            assert cell in drawn, "nothing is taken for markup"
 
     def test_an_utterance_that_cannot_be_scored_is_named_and_the_exit_code_says_so(
         self, aasvc: Aasvc, folders: tuple[Path, Path]
@@ -552,7 +669,9 @@ class TestEvaluate:
         male, female = folders
         bad = sorted(male.iterdir())[0]
         bad.write_text("this is no sound")
-        outcome = aasvc("evaluate", "--converted", male, "--target", female, "--jobs", 1, "--json", "-")
+        outcome = aasvc(
+            "evaluate", "--converted", male, "--target", female, "--measures", "signal", "--jobs", 1, "--json", "-"
+        )
         assert outcome.code == 1
         assert json.loads(outcome.out)["n_scored"] == 1
         assert bad.stem in outcome.err
@@ -560,7 +679,16 @@ class TestEvaluate:
 
     @pytest.mark.parametrize(
         "arguments",
-        [["--converted", "a"], ["--target", "a"], ["--source", "a", "--tag", "x"], []],
+        [
+            ["--converted", "a"],
+            ["--target", "a"],
+            ["--source", "a", "--tag", "x"],
+            ["--tag", "x", "y"],
+            ["x", "y", "z"],
+            ["x", "--converted", "a", "--target", "b"],
+            ["--tag", "x", "--target", "b"],
+            [],
+        ],
         ids=lambda arguments: " ".join(arguments) or "nothing",
     )
     def test_options_that_do_not_go_together_are_wrong_usage(self, aasvc: Aasvc, arguments: list[str]):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, dump_yaml, parse_config, read_config_file, to_tree
-from aasvc_cli.corpus import Manifest, clean_name, read_manifest
+from aasvc_cli.config import Config, dump_yaml, to_tree
+from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.dataset import PairDataset, Position, batch_stream, collate
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
 from aasvc_cli.features import NormStats, feature_key, feature_keys
@@ -26,33 +26,21 @@ from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import (
     make_folder,
     read_json,
-    remove_file,
-    storage_error,
     write_audio,
     write_bytes,
     write_json,
     write_text,
 )
-from aasvc_cli.training import LOSS_NAMES, Trainer
+from aasvc_cli.storage.run_folder import RunFolder
+from aasvc_cli.training import FREE_TO_CHANGE, LOSS_NAMES, Trainer, with_precision
 from aasvc_cli.voice import find_voice, pick_device, read_voice
 
-FREE_TO_CHANGE = frozenset(
-    {
-        "name",
-        "train.max_steps",
-        "train.device",
-        "train.threads",
-        "train.n_workers",
-        "train.precision",
-        "train.checkpointing",
-        "train.log_every",
-        "train.eval_every",
-        "train.save_every",
-        "train.preview_every",
-        "train.n_previews",
-    }
-)
-"""Settings that may differ between a run and its continuation."""
+if TYPE_CHECKING:
+    from aasvc_cli.report.page import Alignment
+
+PREVIEW_STEPS = 4
+"""Steps, up to the last one, on the page of previews."""
+_PREVIEW_STEP = re.compile(r"step-(\d+)-")
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
 INIT_FILE = "init.json"
@@ -144,29 +132,10 @@ def train(
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
     run = _Run(home, folder, config, manifest, stats, init=init, tensorboard=tensorboard)
-    with _alone(folder):
+    with run.files.alone():
         if overwrite:
-            run.clear()
+            run.files.clear()
         return run.go(say, on_report or _ignore, should_stop or (lambda: False))
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in the same folder; the lock vanishes with the process, however it ends."""
-    from filelock import FileLock, Timeout
-
-    make_folder(folder.parent)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise TrainingError(f"{folder}: another process is training here; wait for it, or use another --tag") from None
-    except OSError as error:
-        raise storage_error("lock", folder, error) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _ignore(_: Any) -> None:
@@ -216,12 +185,13 @@ class _Run:
         self.home = home
         self.init = init
         self.folder = folder
+        self.files = RunFolder(folder)
         self.manifest = manifest
         self.stats = stats
         self.device = pick_device(config.train.device)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        self.config = _with_precision(config, self.device)
+        self.config = with_precision(config, self.device)
         store = FeatureStore(home.features, config.features, feature_key)
         for set_name in ("train", "dev"):
             for pair in manifest.sets[set_name]:
@@ -232,6 +202,7 @@ class _Run:
                         "raise model.frames_per_token, or run: aasvc prepare with this configuration, "
                         "which leaves such pairs out"
                     )
+                _check_there(store, pair, config)
         self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
@@ -244,19 +215,6 @@ class _Run:
         self.writer: Any = None
 
     # --- files ------------------------------------------------------------------------------------------------------
-
-    def clear(self) -> None:
-        """Remove what an earlier run left, results included."""
-        import shutil
-
-        if self.folder.exists() and not (self.folder / "config.yaml").exists() and any(self.folder.iterdir()):
-            raise ConfigError(str(self.folder), ["not a training run; --overwrite would delete unknown files"])
-        try:
-            shutil.rmtree(self.folder, ignore_errors=False)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise storage_error("remove", self.folder, error) from None
 
     def _describe(self) -> dict[str, Any]:
         """What the run was trained on."""
@@ -273,12 +231,11 @@ class _Run:
 
     def _open(self, trainer: Trainer, say: Callable[[str], None]) -> None:
         """Start a new folder, or load where the run stopped."""
-        last = self.folder / "last.safetensors"
+        last = self.files.last
         described = self._describe()
-        for leftover in self.folder.glob(".*.safetensors.*"):  # of a write that was killed
-            remove_file(leftover)
+        settings = {name: part for name, part in to_tree(self.config).items() if name != "vocoder"}
+        self.files.open(settings, described, FREE_TO_CHANGE, other_files=(INIT_FILE,))
         if (self.folder / "config.yaml").exists():
-            self._check_same(described)
             self._check_init(last.exists())
         if last.exists():
             tensors, header = load_checkpoint(last)
@@ -289,16 +246,13 @@ class _Run:
                 self.seconds_before = header["seconds"]
             except (KeyError, RuntimeError, TypeError, ValueError):
                 raise ModelError(f"{last}: not a checkpoint of this run; use another --tag, or --overwrite") from None
-            self._cut_log(trainer.step)
+            self.files.cut_log(trainer.step)
             say(f"resuming {self.folder} at step {trainer.step}")
-        elif not (self.folder / "config.yaml").exists() and any(p.name != INIT_FILE for p in self.folder.iterdir()):
-            raise ConfigError(str(self.folder), ["the folder is not empty and not a training run; use another --tag"])
         else:
-            self._cut_log(0)
+            self.files.cut_log(0)
             if self.init is not None:
                 write_json(self.folder / INIT_FILE, self._initialise(trainer, self.init, say))
-        write_text(self.folder / "config.yaml", dump_yaml(self.config))
-        write_json(self.folder / "data.json", described)
+        self.files.describe(dump_yaml(self.config), described)
         write_json(self.folder / "stats.json", self.stats.to_tree())
         if self.tensorboard_writer is not None:
             self.writer = self.tensorboard_writer(self.folder / "tensorboard", purge_step=trainer.step + 1)
@@ -367,44 +321,8 @@ class _Run:
             "left_over": left_over,
         }
 
-    def _check_same(self, described: dict[str, Any]) -> None:
-        path = self.folder / "config.yaml"
-        old = _flat(to_tree(parse_config(read_config_file(path), str(path))))
-        new = _flat(to_tree(self.config))
-        changed = [f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key]]
-        changed = [text for text in changed if text.split(":")[0] not in FREE_TO_CHANGE]
-        data = self.folder / "data.json"
-        if not changed and data.exists() and read_json(data, "the data of the run")["digest"] != described["digest"]:
-            changed = ["its training data or statistics were others"]
-        if changed:
-            raise ConfigError(
-                str(self.folder),
-                [
-                    "a run with other settings lives here ("
-                    + ", ".join(changed)
-                    + "); use another --tag, or --overwrite"
-                ],
-            )
-
-    def _cut_log(self, step: int) -> None:
-        """Drop log lines from behind the step that training goes on from."""
-        path = self.folder / "log.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-        write_text(path, "".join(line + "\n" for line in kept))
-
     def _log(self, entry: dict[str, Any]) -> None:
-        path = self.folder / "log.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise storage_error("write", path, error) from None
+        self.files.log(entry)
         if self.writer is not None:
             for name, value in entry.items():
                 if name != "step" and isinstance(value, (int, float)):
@@ -420,7 +338,7 @@ class _Run:
             "best_dev": self.best_dev,
             "seconds": seconds,
         }
-        save_checkpoint(self.folder / "last.safetensors", tensors, header)
+        save_checkpoint(self.files.last, tensors, header)
         # for people and programs; training itself reads the header inside the checkpoint
         last = {"step": trainer.step, "max_steps": self.config.train.max_steps, "seconds": seconds}
         best = {"step": self.best_step, "dev": self.best_dev, "by": BEST_BY}
@@ -496,7 +414,7 @@ class _Run:
             if config.preview_every and (step % config.preview_every == 0 or last):
                 self._preview(trainer)
         seconds = self.seconds_before + time.monotonic() - started
-        if saved != trainer.step or not (self.folder / "last.safetensors").exists():
+        if saved != trainer.step or not self.files.last.exists():
             self._save_last(trainer, seconds)
         if self.writer is not None:
             self.writer.close()
@@ -519,11 +437,13 @@ class _Run:
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""
         from aasvc_cli.report.figures import alignment_figure, mel_figure
+        from aasvc_cli.report.page import Alignment
         from aasvc_cli.vocoder.build import build_vocoder
 
         mel_config = self.config.features.mel
         vocoder = build_vocoder("griffin-lim", mel_config)
         trainer.model.eval()
+        alignments = {}
         with trainer.average.swapped(), torch.no_grad():
             for index in range(min(self.config.train.n_previews, len(self.dev_set))):
                 item = self.dev_set[index]
@@ -545,26 +465,48 @@ class _Run:
                 picture = alignment_figure(alignment, forced.path[0].tolist(), title)
                 write_bytes(pictures / f"{name}-alignment.png", picture)
                 write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
+                path = [int(token) for token in forced.path[0]]
+                alignments[item.utterance_id] = Alignment(f"step {trainer.step:,}", alignment, path)
+        self._preview_page(trainer.step, alignments)
+
+    def _preview_page(self, step: int, alignments: dict[str, Alignment]) -> None:
+        """One page of the latest previews, to listen to in a browser."""
+        from aasvc_cli.report.collect import preview_page
+        from aasvc_cli.report.page import render
+
+        folder = self.folder / "previews"
+        pairs = self.dev_set.pairs[: self.config.train.n_previews]
+        steps = {int(found[1]) for path in folder.glob("step-*") if (found := _PREVIEW_STEP.match(path.name))}
+        latest = sorted(before for before in steps if before <= step)[-PREVIEW_STEPS:]
+        conversions = {
+            pair.utterance_id: {
+                before: path
+                for before in latest
+                if (path := folder / f"step-{before:06d}-{pair.utterance_id}.wav").is_file()
+            }
+            for pair in pairs
+        }
+        page = preview_page(
+            self.folder.name,
+            {pair.utterance_id: (pair.source, pair.target) for pair in pairs},
+            conversions,
+            alignments,
+            log=self.folder / "log.jsonl",
+            best_step=self.best_step or None,
+        )
+        write_text(folder / "index.html", render(page))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    pairs: Iterator[tuple[str, Any]] = iter(tree.items())
-    flat: dict[str, Any] = {}
-    for key, value in pairs:
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _with_precision(config: Config, device: torch.device) -> Config:
-    """Replace ``auto`` precision by what the device multiplies natively."""
-    if config.train.precision != "auto":
-        return config
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    chosen = dataclasses.replace(config.train, precision="bf16" if native else "fp32")
-    return dataclasses.replace(config, train=chosen)
+def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:
+    """Raise DataError, before a folder is made, if a feature of a pair is gone."""
+    features = config.features
+    for kind, recording in (
+        (features.source, pair.source),
+        (features.duration, pair.source),
+        (features.target, pair.target),
+    ):
+        if not store.path(kind, recording).is_file():
+            store.load(kind, recording)  # says what is missing and what to do
 
 
 def _tensorboard_writer() -> Any:

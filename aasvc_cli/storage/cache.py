@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 HOME_VARIABLE = "AASVC_HOME"
@@ -22,6 +21,7 @@ class Home:
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
         models/<name>/                       downloaded voices
         vocoders/<name>/                     downloaded vocoders
+        cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder
         imported/<name>-<key>/               our form of published models and vocoders
     """
@@ -59,6 +59,11 @@ class Home:
         return self.root / "vocoders"
 
     @property
+    def cache(self) -> Path:
+        """Results by the content of what they were computed from."""
+        return self.root / "cache"
+
+    @property
     def exp(self) -> Path:
         """Training runs, one folder each."""
         return self.root / "exp"
@@ -84,4 +89,6 @@ def find_home(root: Path | None = None) -> Home:
 
 def bundled(name: str) -> Path:
     """A file or folder inside the package's ``assets``."""
+    from importlib import resources
+
     return Path(str(resources.files("aasvc_cli") / "assets" / name))

@@ -237,12 +237,20 @@ def forward_reader() -> Any:
 
 
 def encode_audio(samples: Wave, sample_rate: int, format_name: str = "WAV", subtype: str | None = None) -> bytes:
-    """Encode mono samples; clipping and rounding to 16 bit are libsndfile's."""
+    """Encode mono samples; clipping and rounding to 16 bit are libsndfile's.
+
+    MP3 has a constant bit rate (80 kbit/s up to 24 kHz, 112 above), so that a jump to a position in it is exact.
+    """
     import soundfile
 
     buffer = io.BytesIO()
-    default = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}.get(format_name)
-    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format=format_name, subtype=subtype or default) as stream:
+    default = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}.get(format_name)
+    quality: dict[str, Any] = {}
+    if format_name == "MP3":
+        quality = {"compression_level": 0.5 if sample_rate < 32000 else 0.7, "bitrate_mode": "CONSTANT"}
+    with soundfile.SoundFile(
+        buffer, "w", sample_rate, 1, format=format_name, subtype=subtype or default, **quality
+    ) as stream:
         # libsndfile's Vorbis encoder crashes when it is given some minutes at once
         for start in range(0, len(samples), 1 << 16):
             stream.write(samples[start : start + (1 << 16)])
