@@ -32,9 +32,17 @@ from aasvc_cli.storage.files import atomic_write
 Aasvc = Callable[..., Any]
 COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "doctor"]
 NO_DEFAULT = {
-    "convert": {"inputs", "output", "out_dir", "set_name", "source_stats", "save_mel"},
-    "evaluate": {"tag", "converted", "target", "source"},
-}
+    "download": {"names", "mirror"},
+    "train": {"init"},
+    "convert": {
+        "inputs", "output", "out_dir", "from0", "set_name", "data", "source_stats", "save_mel", "raw_format",
+        "raw_rate", "jsonl",
+    },
+    "evaluate": {
+        "systems", "tag", "converted", "target", "source", "text", "measures", "asr_model", "language", "fail_if",
+        "csv_file", "report",
+    },
+}  # fmt: skip
 """Parameters that nothing stands in for: where results go, and what is to be done at all."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -157,16 +158,12 @@ def test_text_files_are_read_and_written_as_utf8(path: Path):
         given = {keyword.arg for keyword in node.keywords}
         if name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute):
             assert "encoding" in given, f"line {node.lineno}: {ast.unparse(node)}"
-        if (
-            name == "open"
-            and ast.unparse(node.func) != "os.open"
-            and not any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
-        ):
-            assert "encoding" in given or ast.unparse(node.func).split(".")[0] in (
-                "zipfile",
-                "tarfile",
-                "webbrowser",
-            ), f"line {node.lineno}: {ast.unparse(node)}"
+        # the built-in one, or a path's with a mode; archives and the like have an open() of their own
+        modes = [
+            a.value for a in node.args if isinstance(a, ast.Constant) and re.fullmatch(r"[rwax+bt]+", str(a.value))
+        ]
+        if name == "open" and (isinstance(node.func, ast.Name) or modes) and not any("b" in str(m) for m in modes):
+            assert "encoding" in given, f"line {node.lineno}: {ast.unparse(node)}"
 
 
 WITHOUT_POSIX = """

@@ -32,7 +32,7 @@ from aasvc_cli.errors import AasvcError, Interrupted
 from aasvc_cli.storage.cache import HOME_VARIABLE
 
 COMMANDS = {
-    "download": "Lay a corpus out in the data folder.",
+    "download": "Fetch published models and corpora into the data folder.",
     "prepare": "Pair, check and analyse recordings of two speakers.",
     "stats": "Find the mean and scale of the features of a training set.",
     "train": "Train a voice on a prepared set.",
