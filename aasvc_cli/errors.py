@@ -10,6 +10,7 @@
     ├── StorageError        the file system refused: no permission, no space
     ├── TrainingError       training diverged or cannot go on
     ├── MissingExtraError   an optional package is not installed
+    ├── ToldElsewhere       another process of the job says why; this one ends without a word
     └── Interrupted         stopped by the user; exit code 130
 
 Messages say what was found, what was expected and what to do next. Library code raises these and never exits the
@@ -70,6 +71,10 @@ class TrainingError(AasvcError):
 
 class MissingExtraError(AasvcError):
     """A feature needs an optional package that is not installed."""
+
+
+class ToldElsewhere(AasvcError):
+    """Another process of the same job tells what went wrong; this one ends without a word."""
 
 
 class Interrupted(AasvcError):
