@@ -324,6 +324,46 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocoderConfig:
+    """Sizes and losses of a vocoder to train; optimisation and bookkeeping are those of :class:`TrainConfig`."""
+
+    width: int = option(256, minimum=4)
+    """Channels of the backbone."""
+    hidden: int = option(512, minimum=4)
+    """Channels between the two layers of a block."""
+    n_blocks: int = option(8, minimum=1)
+    pitch_width: int = option(96, minimum=4)
+    pitch_blocks: int = option(4, minimum=1)
+    pitch_bins: int = option(128, minimum=8)
+    n_fft: int | None = option(None, minimum=16)
+    """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
+    pitch_steps: int = option(1500, minimum=1)
+    """The first steps train the pitch network alone; afterwards it stays as it is."""
+    pitch_lr: float = option(1e-3, minimum=0.0)
+    adversarial_start_step: int = option(3500, minimum=0)
+    """From this step on, discriminators take part."""
+    discriminator_channels: int = option(16, minimum=2)
+    discriminator_lr: float = option(3e-4, minimum=0.0)
+    crop_frames: int = option(64, minimum=16)
+    """Frames of each training example."""
+    judged_frames: int = option(32, minimum=8)
+    """Frames of each example that the discriminators see, which take most of the time."""
+    mel_weight: float = option(10.0, minimum=0.0)
+    stft_weight: float = option(0.5, minimum=0.0)
+    adversarial_weight: float = option(2.0, minimum=0.0)
+    feature_weight: float = option(8.0, minimum=0.0)
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        found = []
+        if self.judged_frames > self.crop_frames - 8:
+            found.append(f"judged_frames: {self.judged_frames} do not lie well inside crop_frames {self.crop_frames}")
+        if self.n_fft is not None and self.n_fft % 2:
+            found.append(f"n_fft: {self.n_fft} is odd; use an even size")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides what a run computes."""
 
@@ -332,6 +372,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""

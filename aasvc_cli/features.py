@@ -131,21 +131,53 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
         ) from None
     sample_rate, hop_length, settings = config.mel.sample_rate, config.mel.hop_length, config.mcep
     signal = _checked(wave).astype(np.float64)
-    count = n_frames(len(signal), hop_length)
-    f0_ceil = min(settings.f0_ceil, sample_rate / 2 - 1)
-    rough, times = pyworld.dio(
-        signal, sample_rate, f0_floor=settings.f0_floor, f0_ceil=f0_ceil, frame_period=1000 * hop_length / sample_rate
-    )
-    # WORLD counts frames in floating point, so it may be one off at either side
-    f0, exact_times = np.zeros(count), np.arange(count) * (hop_length / sample_rate)
-    shared = min(count, len(rough))
-    f0[:shared] = pyworld.stonemask(signal, rough, times, sample_rate)[:shared]
+    f0 = _pitch(signal, config, pyworld)
+    exact_times = np.arange(len(f0)) * (hop_length / sample_rate)
     fft_size = pyworld.get_cheaptrick_fft_size(sample_rate, settings.f0_floor)
     envelope = pyworld.cheaptrick(
         signal, f0, exact_times, sample_rate, f0_floor=settings.f0_floor, fft_size=fft_size
     )  # (T, fft_size // 2 + 1), power
     cepstrum = pysptk.sp2mc(envelope + _POWER_FLOOR, settings.order, pysptk.util.mcepalpha(sample_rate))
     return np.ascontiguousarray(cepstrum, dtype=np.float32)
+
+
+def f0(wave: Array, config: FeatureConfig) -> Array:
+    """Fundamental frequency at the frame times of :func:`log_mel`, by WORLD's DIO and StoneMask.
+
+    Args:
+        wave: (n,) float32 at ``config.mel.sample_rate``
+
+    Returns:
+        (T, 1) float32 in Hz, 0 where unvoiced, with T = 1 + n // hop_length
+
+    Raises:
+        DataError: no samples at all.
+        MissingExtraError: pyworld cannot be loaded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pyworld
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the feature f0 needs pyworld ({error}); run: pip install pyworld 'setuptools<82'"
+        ) from None
+    return _pitch(_checked(wave).astype(np.float64), config, pyworld).astype(np.float32)[:, None]
+
+
+def _pitch(signal: Array64, config: FeatureConfig, pyworld: Any) -> Array64:
+    """(n,) -> (T,) Hz."""
+    sample_rate, hop_length, settings = config.mel.sample_rate, config.mel.hop_length, config.mcep
+    count = n_frames(len(signal), hop_length)
+    f0_ceil = min(settings.f0_ceil, sample_rate / 2 - 1)
+    rough, times = pyworld.dio(
+        signal, sample_rate, f0_floor=settings.f0_floor, f0_ceil=f0_ceil, frame_period=1000 * hop_length / sample_rate
+    )
+    # WORLD counts frames in floating point, so it may be one off at either side
+    found = np.zeros(count)
+    shared = min(count, len(rough))
+    found[:shared] = pyworld.stonemask(signal, rough, times, sample_rate)[:shared]
+    return found
 
 
 @dataclass(frozen=True)
@@ -173,6 +205,7 @@ def _mcep_settings(config: FeatureConfig) -> dict[str, Any]:
 FEATURES: dict[str, FeatureSpec] = {
     "mel": FeatureSpec(lambda wave, config: log_mel(wave, config.mel), _mel_settings),
     "mcep": FeatureSpec(mcep, _mcep_settings),
+    "f0": FeatureSpec(f0, _mcep_settings),
 }
 """All kinds of features. A new kind is one more entry."""
 
