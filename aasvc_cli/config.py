@@ -287,8 +287,9 @@ class TrainConfig:
     threads: int | None = option(None, minimum=1)
     """CPU threads; ``null`` leaves the choice to torch."""
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    """``bf16`` runs encoder and decoder in bfloat16, ``fp16`` in float16 with a scaled loss; alignment, durations, losses
-    and weights stay in float32. ``auto`` takes bf16 where the processor multiplies it natively, else fp16 on a GPU."""
+    """``bf16`` runs encoder and decoder in bfloat16, ``fp16`` in float16 with a scaled loss; alignment, durations,
+    losses and weights stay in float32. ``auto`` takes bf16 where the processor multiplies it natively, else fp16 on a
+    GPU."""
     compile: bool = False
     """Compile the conformer blocks (``torch.compile``); where that fails, training goes on without it."""
     checkpointing: bool = False

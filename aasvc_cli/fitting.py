@@ -29,9 +29,7 @@ class Fit:
     checkpointing: bool
 
 
-def largest_batch(
-    config: Config, device: torch.device, longest: Callable[[int], Batch], limit: int, most: int
-) -> Fit:
+def largest_batch(config: Config, device: torch.device, longest: Callable[[int], Batch], limit: int, most: int) -> Fit:
     """Take steps that change nothing with more and more utterances, as long as they fit.
 
     Args:
