@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from aasvc_cli.cli import completion
 from aasvc_cli.cli.options import (
     JobsOption,
     JsonOption,
@@ -29,8 +30,8 @@ def evaluate(
             "--tag",
             "--model",
             metavar="TAG_OR_FOLDER",
-            envvar="AASVC_MODEL",
             help="A training run whose held-out set was converted.",
+            autocompletion=completion.runs,
         ),
     ] = None,
     set_name: Annotated[SetOption, data_option("--set", help="Which set of the run.")] = SetOption.EVAL,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Annotated
 
+from aasvc_cli.cli.configuration import configured, show_schema, shown_config, traced_config
 from aasvc_cli.cli.options import (
+    THE_CONFIGURATIONS,
     ConfOption,
     DataOption,
     DeviceOption,
@@ -31,36 +33,64 @@ def train(
     data: DataOption = None,
     tag: Annotated[
         str | None,
-        output_option("--tag", metavar="TAG", help="Name of the run: it goes to exp/<source>_<target>_<tag>."),
+        output_option(
+            "--tag",
+            metavar="TAG",
+            help="Name of the run: it goes to exp/<source>_<target>_<tag>.",
+            show_default="the configuration's name",
+        ),
     ] = None,
     conf: ConfOption = None,
-    batch_size: Annotated[int | None, training_option("--batch-size", min=1, help="Utterances at once.")] = None,
-    accum: Annotated[int | None, training_option("--accum", min=1, help="Batches per step.")] = None,
-    max_steps: Annotated[int | None, training_option("--max-steps", min=1, help="Steps in all.")] = None,
-    lr: Annotated[float | None, training_option("--lr", min=0.0, help="Highest learning rate.")] = None,
+    batch_size: Annotated[
+        int | None, training_option("--batch-size", min=1, help="Utterances at once.", show_default=THE_CONFIGURATIONS)
+    ] = None,
+    accum: Annotated[
+        int | None, training_option("--accum", min=1, help="Batches per step.", show_default=THE_CONFIGURATIONS)
+    ] = None,
+    max_steps: Annotated[
+        int | None, training_option("--max-steps", min=1, help="Steps in all.", show_default=THE_CONFIGURATIONS)
+    ] = None,
+    lr: Annotated[
+        float | None, training_option("--lr", min=0.0, help="Highest learning rate.", show_default=THE_CONFIGURATIONS)
+    ] = None,
     warmup_steps: Annotated[
-        int | None, training_option("--warmup-steps", min=1, help="Steps until the highest learning rate.")
+        int | None,
+        training_option(
+            "--warmup-steps", min=1, help="Steps until the highest learning rate.", show_default=THE_CONFIGURATIONS
+        ),
     ] = None,
     eval_every: Annotated[
-        int | None, training_option("--eval-every", min=1, help="Steps between measurements on the dev set.")
+        int | None,
+        training_option(
+            "--eval-every", min=1, help="Steps between measurements on the dev set.", show_default=THE_CONFIGURATIONS
+        ),
     ] = None,
-    save_every: Annotated[int | None, training_option("--save-every", min=1, help="Steps between checkpoints.")] = None,
+    save_every: Annotated[
+        int | None,
+        training_option("--save-every", min=1, help="Steps between checkpoints.", show_default=THE_CONFIGURATIONS),
+    ] = None,
     seed: Annotated[
-        int | None, training_option("--seed", min=0, envvar="AASVC_SEED", help="Start of all random numbers.")
+        int | None,
+        training_option("--seed", min=0, help="Start of all random numbers.", show_default=THE_CONFIGURATIONS),
     ] = None,
     device: DeviceOption = None,
     threads: Annotated[
-        int | None, machine_option("--threads", min=1, envvar="AASVC_THREADS", help="CPU threads.")
+        int | None, machine_option("--threads", min=1, help="CPU threads.", show_default=THE_CONFIGURATIONS)
     ] = None,
     precision: Annotated[
         PrecisionOption | None,
-        machine_option("--precision", help="auto takes bf16 where the processor multiplies it natively."),
+        machine_option(
+            "--precision",
+            help="auto takes bf16 where the processor multiplies it natively.",
+            show_default=THE_CONFIGURATIONS,
+        ),
     ] = None,
     checkpointing: Annotated[
         bool | None,
         machine_option(
             "--checkpointing/--no-checkpointing",
             help="Train in far less memory, a third slower; the result is the same.",
+            show_default=THE_CONFIGURATIONS,
         ),
     ] = None,
     src_feat: SourceFeatureOption = None,
@@ -71,6 +101,13 @@ def train(
     tensorboard: Annotated[
         bool, output_option("--tensorboard", help="Also log for TensorBoard, an optional package.")
     ] = False,
+    print_config: Annotated[
+        bool,
+        output_option("--print-config", help="Only show the configuration, and where each value comes from."),
+    ] = False,
+    print_schema: Annotated[
+        bool, output_option("--print-schema", help="Only show a JSON schema of configuration files, for editors.")
+    ] = False,
     overwrite: OverwriteOption = False,
     json_target: JsonOption = None,
 ) -> None:
@@ -78,12 +115,16 @@ def train(
 
     Example: [bold]aasvc train --tag first --batch-size 2 --accum 8[/bold]
 
-    Ctrl-C saves and stops; the same command goes on from there. Options left out come from --conf, and without it
-    from the configuration that `aasvc prepare` was given.
+    See what would be used, and where it comes from: [bold]aasvc train --conf small --print-config[/bold]
+
+    Ctrl-C saves and stops; the same command goes on from there. Options left out come from --conf, else aasvc.yaml,
+    else your own file, else the configuration that `aasvc prepare` was given.
     """
     from aasvc_cli.corpus import read_manifest
-    from aasvc_cli.pipeline.configure import resolve_config
 
+    if print_schema:
+        show_schema()
+        return
     home = home_folder()
     overrides = overrides_of(
         {
@@ -105,8 +146,14 @@ def train(
             "train.checkpointing": checkpointing,
         }
     )
+    if print_config:
+        prepared = data is not None or (home.prepared / "latest.json").is_file()
+        traced = traced_config(conf, overrides, read_manifest(home, data) if prepared else None)
+        shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
+        show_result(shown, json_target, shown.lines())
+        return
     manifest = read_manifest(home, data)
-    config = resolve_config(conf, overrides, manifest.config)
+    config = configured(conf, overrides, manifest)
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
 
