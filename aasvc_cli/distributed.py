@@ -201,6 +201,7 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
         max_restarts=0,
         signals_to_handle=",".join(name for name in STOP_SIGNALS if hasattr(signal, name)),
     )
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in config.signals_to_handle.split(",")}
     try:
         elastic_launch(config, sys.executable)("-m", "aasvc_cli", *arguments)
     except SignalException as stopped:
@@ -211,6 +212,9 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
         failures = failed.failures
     else:
         return
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(getattr(signal, name), handler)
     if any(failure.exitcode == Interrupted.exit_code for failure in failures.values()):
         raise Interrupted("stopped; the same command goes on from the last checkpoint")
     killed = [(rank, failure) for rank, failure in failures.items() if failure.exitcode < 0]

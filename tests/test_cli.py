@@ -259,7 +259,7 @@ class TestTrain:
             options["on_message"]("a message")
             return SimpleNamespace(
                 folder=home.exp / "male_female_x", step=2, best_step=2, best_dev={"loss": 1.25},
-                stopped=options["should_stop"](), seconds=1.0, to_tree=lambda: {"step": 2},
+                stopped=options["should_stop"](), out_of_time=False, seconds=1.0, to_tree=lambda: {"step": 2},
             )  # fmt: skip
 
         def compute_stats(home: Home, **options: Any) -> None:

@@ -27,7 +27,7 @@ from aasvc_cli.cli.output import (
     settings,
     traceback_if_wanted,
 )
-from aasvc_cli.errors import AasvcError, Interrupted
+from aasvc_cli.errors import AasvcError, Interrupted, ToldElsewhere
 from aasvc_cli.storage.cache import HOME_VARIABLE
 
 COMMANDS = {
@@ -131,12 +131,15 @@ def run(arguments: Sequence[str]) -> int:
     """Run the program and return its exit code."""
     try:
         settings.begin(debug="--debug" in arguments)
+        settings.arguments = list(arguments)
         if os.environ.get(COMPLETION_VARIABLE):
             from aasvc_cli.cli.completion import make_quick
 
             make_quick()
         code = app(args=list(arguments), prog_name="aasvc", standalone_mode=False, color=colour())
         sys.stdout.flush()
+    except ToldElsewhere as error:
+        return error.exit_code
     except AasvcError as error:
         traceback_if_wanted()
         return fail(str(error), error.exit_code, "" if isinstance(error, Interrupted) else "error: ")

@@ -115,9 +115,7 @@ class RunFolder:
         path = self.path / self.settings_name
         old = flat(to_tree(parse_config(read_config_file(path), str(path))))
         new = flat(settings)
-        changed = [
-            f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free
-        ]
+        changed = [f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free]
         there = self.path / "data.json"
         if not changed and there.exists() and read_json(there, "the data of the run")["digest"] != data["digest"]:
             changed = ["its training data or statistics were others"]
