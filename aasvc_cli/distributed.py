@@ -188,8 +188,9 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is said below
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is said below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     config = LaunchConfig(
         min_nodes=1,
@@ -251,7 +252,8 @@ def _peers() -> Iterator[None]:
         yield
     except RuntimeError as error:  # DistError is one, too
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        known = "Connection closed" in reason or "Connection reset" in reason
+        what = "is gone" if known else f"does not answer ({reason})"
         raise TrainingError(
-            f"another process of this training is gone or does not answer ({reason}); the same command goes on from "
-            "the last checkpoint"
-        ) from None
+            f"another process of this training {what}; the same command goes on from the last checkpoint"
+        ) from error

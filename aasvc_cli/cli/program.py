@@ -24,6 +24,7 @@ from aasvc_cli.cli.output import (
     close_standard_output,
     colour,
     fail,
+    is_first_process,
     settings,
     traceback_if_wanted,
 )
@@ -138,10 +139,10 @@ def run(arguments: Sequence[str]) -> int:
             make_quick()
         code = app(args=list(arguments), prog_name="aasvc", standalone_mode=False, color=colour())
         sys.stdout.flush()
-    except ToldElsewhere as error:
-        return error.exit_code
     except AasvcError as error:
         traceback_if_wanted()
+        if isinstance(error, ToldElsewhere) or (isinstance(error, Interrupted) and not is_first_process()):
+            return error.exit_code
         return fail(str(error), error.exit_code, "" if isinstance(error, Interrupted) else "error: ")
     except typer.TyperException as error:
         return _wrong_usage(error)
