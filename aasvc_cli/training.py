@@ -187,7 +187,8 @@ class Trainer:
         for part in self._compiled:
             part._compiled_call_impl = None
         self._compiled = []
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        inner = getattr(error, "inner_exception", error)  # the compiler's wrapping only names its own parts
+        reason = (str(inner).strip() or type(inner).__name__).splitlines()[0]
         self._say(f"going on without --compile, which does not work here ({reason})")
 
     @contextlib.contextmanager
