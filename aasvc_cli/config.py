@@ -498,6 +498,15 @@ def to_tree(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def parse_section(cls: type[T], tree: Any, path: str, origin: str) -> T:
+    """Check a mapping against one of the dataclasses of a configuration and build it; raises ConfigError."""
+    faults: list[str] = []
+    section = _parse(cls, tree, path, faults)
+    if faults:
+        raise ConfigError(origin, faults)
+    return section
+
+
 def dump_yaml(config: Any) -> str:
     """A configuration as YAML text that :func:`parse_config` reads back to an equal object."""
     import yaml
@@ -552,6 +561,11 @@ def _coerce(kind: Any, value: Any) -> tuple[bool, Any]:
         if value is None:
             return type(None) in get_args(kind), None
         return next((r for r in (_coerce(k, value) for k in get_args(kind) if k is not type(None)) if r[0]), (False, 0))
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, value
+        entries = [_coerce(get_args(kind)[0], entry) for entry in value]
+        return all(ok for ok, _ in entries), tuple(entry for _, entry in entries)
     if kind is float:
         if isinstance(value, bool):
             return False, value
@@ -573,6 +587,8 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(str(choice) for choice in get_args(kind))
     if origin in (types.UnionType, typing.Union):
         return " or ".join("null" if k is type(None) else _describe(k) for k in get_args(kind))
+    if origin is tuple:
+        return "a list of " + _describe(get_args(kind)[0]).removeprefix("a ") + "s"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
 
 

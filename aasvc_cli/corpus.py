@@ -295,7 +295,7 @@ def _corpus_folder(home: Home, corpus: str | Path | None) -> Path:
                 + (
                     f"; corpora here: {', '.join(installed)}"
                     if installed
-                    else "; aasvc download fetches a small corpus"
+                    else "; aasvc download demo lays out a small corpus"
                 )
             )
         return only
@@ -307,7 +307,10 @@ def _corpus_folder(home: Home, corpus: str | Path | None) -> Path:
         return folder
     if folder.exists():
         raise DataError(f"{folder}: is a file, expected the folder of a corpus")
-    raise DataError(f"{corpus}: no such folder, and no corpus of that name{_suggest(str(corpus), installed)}")
+    raise DataError(
+        f"{corpus}: no such folder, and no corpus of that name{_suggest(str(corpus), installed)}; "
+        "aasvc download --list shows what can be fetched"
+    )
 
 
 def _choose_speakers(

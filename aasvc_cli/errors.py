@@ -8,6 +8,7 @@
     │   └── AudioError      one audio file cannot be used
     ├── ModelError          a model folder or a checkpoint cannot be used
     ├── StorageError        the file system refused: no permission, no space
+    ├── DownloadError       a file could not be fetched, or is not the right one
     ├── TrainingError       training diverged or cannot go on
     ├── MissingExtraError   an optional package is not installed
     ├── ToldElsewhere       another process of the job says why; this one ends without a word
@@ -63,6 +64,10 @@ class ModelError(AasvcError):
 
 class StorageError(AasvcError):
     """The file system refused a read or a write."""
+
+
+class DownloadError(AasvcError):
+    """A file could not be fetched, or is not the right one; what arrived is kept."""
 
 
 class TrainingError(AasvcError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -202,6 +202,14 @@ class Trainer:
         finally:
             for part, implementation in zip(self._compiled, kept, strict=True):
                 part._compiled_call_impl = implementation
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the random weights of a new training; names that are not among ``weights`` keep theirs."""
+        state = self.model.state_dict()
+        self.model.load_state_dict(
+            {name: weights[name].to(tensor.dtype) if name in weights else tensor for name, tensor in state.items()}
+        )
+        self.average = Averaged(self.model, self.config.train.ema_decay)
 
     def forward(
         self, batch: Batch, generator: torch.Generator | None = None, noise: Tensor | None = None

@@ -93,7 +93,10 @@ class TestWrongUsage:
             (["convert", "--set", "eval"], "--set needs --model"),
             (["convert", "a.wav"], "-o FILE"),
             (["convert", "a.wav", "-o", "b.wav", "--out-dir", "c"], "-o FILE"),
-            (["convert", "a.wav", "-o", "b.wav", "--data", "c"], "--data goes with --set"),
+            (
+                ["convert", "a.wav", "-o", "b.wav", "--data", "c", "--source-stats", "d.h5"],
+                "--data and --source-stats both give statistics",
+            ),
             (["convert", "a.wav", "--speed", "0"], "--speed"),
             (["download", "everything"], "demo"),
             (["--nonsense"], "--nonsense"),
@@ -117,7 +120,7 @@ class TestErrorBoundary:
             def fail(*_: Any, **__: Any) -> None:
                 raise error
 
-            replace(monkeypatch, "aasvc_cli.pipeline.download.download_demo", fail)
+            replace(monkeypatch, "aasvc_cli.pipeline.download.download", fail)
             return aasvc(*before, "download", "demo")
 
         return call
@@ -170,7 +173,7 @@ class TestErrorBoundary:
                 stream.write(b"half")
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        replace(monkeypatch, "aasvc_cli.pipeline.download.download_demo", write)
+        replace(monkeypatch, "aasvc_cli.pipeline.download.download", write)
         with pytest.raises(SystemExit) as caught:
             cli.main(["download"])
         assert caught.value.code == 130
@@ -182,16 +185,18 @@ class TestResults:
     def downloads(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
 
-        def download(home: Home, **options: Any) -> SimpleNamespace:
-            calls.append({"home": home, **options})
-            if options["on_progress"]:
-                options["on_progress"](1, 2)
-                options["on_progress"](2, 2)
-            return SimpleNamespace(
-                folder=home.corpora / "demo", n_files=3, already_there=False, to_tree=lambda: {"name": "デモ"}
-            )
+        def download(home: Home, items: Any, source: Any, **options: Any) -> SimpleNamespace:
+            calls.append({"home": home, "names": [item.name for item in items], "source": source, **options})
+            if options["on_bytes"]:
+                for done in (1_000_000, 2_000_000, 3_000_000):
+                    options["on_bytes"]("x.zip", done, 5_000_000)
+            item = SimpleNamespace(
+                name="demo", kind="corpus", folder=home.corpora / "demo", n_files=3, n_bytes=5_000_000,
+                already_there=False,
+            )  # fmt: skip
+            return SimpleNamespace(items=[item], to_tree=lambda: {"name": "デモ"})
 
-        replace(monkeypatch, "aasvc_cli.pipeline.download.download_demo", download)
+        replace(monkeypatch, "aasvc_cli.pipeline.download.download", download)
         return calls
 
     def test_the_result_goes_to_standard_output_and_talk_to_standard_error(
@@ -206,7 +211,7 @@ class TestResults:
         outcome = aasvc("--quiet", "download")
         assert outcome.out
         assert outcome.err == ""
-        assert downloads[0]["on_progress"] is None
+        assert downloads[0]["on_bytes"] is None
 
     def test_json_on_standard_output_is_nothing_but_json(self, aasvc: Aasvc, downloads: list[Any]):
         assert json.loads(aasvc("download", "--json", "-").out) == {"name": "デモ"}
@@ -228,7 +233,16 @@ class TestResults:
         self, aasvc: Aasvc, downloads: list[Any], monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(progress, "PLAIN_PROGRESS_SECONDS", 0.0)
-        assert re.search(r"download: 1/2, [\d.]+/s, 0:00:\d\d left", aasvc("download").err)
+        assert re.search(r"x\.zip: 2\.0 MB of 5\.0 MB, [\d.]+ .?B/s, 0:00:\d\d left", aasvc("download").err)
+
+    def test_plain_progress_counts_recordings_in_the_same_way(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(progress, "PLAIN_PROGRESS_SECONDS", 0.0)
+        with progress.progress("features") as on_progress:
+            assert on_progress is not None
+            on_progress(1, 2)
+        assert re.search(r"features: 1/2, [\d.]+/s, 0:00:\d\d left", capsys.readouterr().err)
 
     def test_on_a_terminal_progress_is_a_bar(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -237,6 +251,20 @@ class TestResults:
             assert on_progress is not None
             on_progress(3, 7)
         assert "3/7" in capsys.readouterr().err
+
+    def test_on_a_terminal_a_transfer_is_a_bar_with_bytes(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "120")
+        with progress.byte_progress() as on_bytes:
+            assert on_bytes is not None
+            assert capsys.readouterr().err == ""  # a question may have to be asked first
+            on_bytes("a.zip", 1_500_000, 3_000_000)
+            on_bytes("b.zip", 0, None)
+        shown = capsys.readouterr().err
+        assert "a.zip" in shown or "b.zip" in shown
 
 
 class TestTrain:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from aasvc_cli.pipeline.convert import Converter, ConvertSummary, convert_files,
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import read_audio, write_audio, write_json
+from aasvc_cli.vocoder.build import StoredVocoder, generator_tree, write_vocoder
+from aasvc_cli.vocoder.gan_generators import HiFiGan, HiFiGanSizes
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from tests.voices import tiny_config, write_voice
 
@@ -387,3 +391,131 @@ def test_nothing_heavy_that_conversion_does_not_need_is_loaded(voice: Path, tmp_
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class TestPublished:
+    """The published chain from the command line: model, both normalisations, vocoder."""
+
+    def arguments(self, data: Path, out: Path) -> list[Any]:
+        utterance = np.load(data / "end_to_end_mel.npz")["utterance"]
+        return [
+            "convert", data / f"male_{utterance}.flac", "-o", out, "--model", data / "aasvc-stochastic",
+            "--noise-scale", 0,
+        ]  # fmt: skip
+
+    def test_it_writes_the_published_waveform_and_mel(self, aasvc: Callable[..., Any], data: Path, tmp_path: Path):
+        expected, rate = soundfile.read(data / "end_to_end_wave.flac", dtype="int16")
+        # at first from the published files, then from our form of them
+        for name in ("first", "second"):
+            outcome = aasvc(
+                *self.arguments(data, tmp_path / f"{name}.wav"), "--vocoder", data / "vocoder-hifigan",
+                "--source-stats", data / "source_stats.h5", "--save-mel", tmp_path / f"{name}.npy",
+            )  # fmt: skip
+            assert (outcome.code, outcome.err) == (0, "")
+            found, found_rate = soundfile.read(tmp_path / f"{name}.wav", dtype="int16")
+            assert found_rate == rate and found.shape == expected.shape
+            assert np.abs(found.astype(int) - expected.astype(int)).max() <= 2
+            mel = np.load(tmp_path / f"{name}.npy")
+            assert np.abs(mel - np.load(data / "end_to_end_mel.npz")["converted_mel"]).max() <= 1e-5
+
+    def test_without_statistics_and_vocoder_it_works_and_says_what_is_missing(
+        self, aasvc: Callable[..., Any], data: Path, tmp_path: Path
+    ):
+        outcome = aasvc(*self.arguments(data, tmp_path / "out.wav"), "--json", "-")
+        assert outcome.code == 0
+        statistics, vocoder = outcome.err.splitlines()
+        assert statistics.startswith("warning: ") and "--source-stats" in statistics
+        assert vocoder.startswith("warning: ") and "pwg_jp_female" in vocoder and "aasvc download" in vocoder
+        assert json.loads(outcome.out)["vocoder"] == "griffin-lim"
+
+    def test_the_vocoder_that_a_model_names_is_used_where_it_is(self, home: Home, data: Path, tmp_path: Path):
+        folder = tmp_path / "downloads" / "model"
+        shutil.copytree(data / "aasvc-stochastic", folder)
+
+        def vocoder_name() -> str:
+            said: list[str] = []
+            converter = Converter.load(
+                folder, home=home, device="cpu", source_stats=data / "source_stats.h5", on_message=said.append
+            )
+            assert bool(said) == (converter.vocoder_name == "griffin-lim"), said
+            return f"{converter.vocoder_name} at {converter.sample_rate}"
+
+        assert vocoder_name() == "griffin-lim at 24000"
+        for place in (folder.parent, home.vocoders, folder):  # beside it, by name, inside it
+            shutil.copytree(data / "vocoder-pwg", place / "pwg_jp_female")
+            assert vocoder_name() == "pwg_jp_female at 24000"
+            shutil.rmtree(place / "pwg_jp_female")
+        shutil.copytree(data / "vocoder-pwg", home.vocoders / "pwg_jp_female")
+        config = home.vocoders / "pwg_jp_female" / "config.yml"
+        config.write_text(config.read_text().replace("sampling_rate: 24000", "sampling_rate: 48000"))
+        assert vocoder_name() == "griffin-lim at 24000"
+        with pytest.raises(ModelError, match="sample_rate 48000, the model has 24000"):
+            Converter.load(folder, home=home, device="cpu", vocoder="pwg_jp_female")
+
+    def test_the_seed_decides_the_noise_of_the_vocoder(self, home: Home, data: Path):
+        converter = Converter.load(
+            data / "aasvc-stochastic", home=home, device="cpu", vocoder=str(data / "vocoder-pwg"),
+            source_stats=data / "source_stats.h5",
+        )  # fmt: skip
+        sound = buzz(0.5, 24000)
+        one, again, other = (converter.convert(sound, 24000, seed=seed, noise_scale=0.0) for seed in (1, 1, 2))
+        assert np.array_equal(one.wave, again.wave)
+        assert np.array_equal(one.log_mel, other.log_mel) and not np.array_equal(one.wave, other.wave)
+
+    def test_a_recording_is_normalised_with_its_own_statistics_if_there_are_no_others(self, home: Home, data: Path):
+        converter = Converter.load(data / "aasvc-stochastic", home=home, device="cpu")
+        mel = log_mel(buzz(0.5, 24000), converter.voice.config.features.mel)
+        source = torch.from_numpy((mel - mel.mean(0)) / mel.std(0))
+        direct = converter.voice.model.convert(source, source, noise_scale=0.0)
+        stats = converter.voice.stats.target
+        found = converter.convert(buzz(0.5, 24000), 24000, noise_scale=0.0)
+        assert np.allclose(found.log_mel, direct.mel.numpy() * stats.scale + stats.mean, atol=1e-4)
+
+    @pytest.mark.parametrize(("level", "gain"), [(0.5, 1.0), (0.999, 1.0), (2.0, 0.495)])
+    def test_what_a_vocoder_gives_is_left_alone_unless_it_would_clip(self, converter: Converter, level, gain):
+        class Loud:
+            mel = converter.vocoder.mel
+            sample_rate, hop_length = mel.sample_rate, mel.hop_length
+
+            def synthesise(self, log_mel: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+                return torch.full((1, log_mel.shape[1] * self.hop_length), level)
+
+        result = Converter(converter.voice, Loud()).convert(buzz(), RATE)
+        assert result.gain == pytest.approx(gain)
+        assert np.allclose(result.wave, min(level, 0.99) if gain < 1 else level)
+
+    def test_data_is_for_models_without_statistics(self, aasvc: Callable[..., Any], voice: Path, tmp_path: Path):
+        source = write(tmp_path / "in.wav", buzz(0.2))
+        outcome = aasvc("convert", source, "-o", tmp_path / "out.wav", "--model", voice, "--data", "x")
+        assert outcome.code == 1 and "has its own statistics" in outcome.err
+
+    def test_a_vocoder_that_is_not_there_is_named(self, aasvc: Callable[..., Any], voice: Path, tmp_path: Path):
+        source = write(tmp_path / "in.wav", buzz(0.2))
+        outcome = aasvc("convert", source, "-o", tmp_path / "out.wav", "--model", voice, "--vocoder", "griffinlim")
+        assert outcome.code == 1 and "did you mean griffin-lim?" in outcome.err
+        assert not (tmp_path / "out.wav").exists()
+
+    def test_a_copied_voice_folder_with_a_vocoder_in_it_converts_elsewhere(
+        self, home: Home, voice: Path, tmp_path: Path
+    ):
+        mel = tiny_config().features.mel
+        sizes = HiFiGanSizes(
+            in_channels=mel.n_mels, channels=8, upsample_scales=(8, 16), resblock_kernel_sizes=(3,),
+            resblock_dilations=((1,),),
+        )  # fmt: skip
+        torch.manual_seed(0)
+        stored = StoredVocoder("hifi-gan", mel, generator_tree(sizes), HiFiGan(sizes).state_dict(), {"steps": 1})
+        whole = tmp_path / "whole"
+        shutil.copytree(voice, whole)
+        write_vocoder(whole / "vocoder", stored)
+        write_json(whole / "card.json", {"vocoder": "vocoder"})
+        source = write(tmp_path / "in.wav", buzz(0.3))
+        waves = []
+        for place in (whole, tmp_path / "another" / "machine"):
+            if place != whole:
+                place.parent.mkdir()
+                shutil.move(whole, place)
+            summary = convert_files(home, [source], output=tmp_path / "out.wav", model=place, device="cpu")
+            assert summary.vocoder == "vocoder"
+            waves.append((tmp_path / "out.wav").read_bytes())
+        assert waves[0] == waves[1]

@@ -169,6 +169,134 @@ def test_every_fault_of_a_published_recipe_is_named():
     assert all(word in str(caught.value) for word in ("encoder_type", "no_such_key", "VTN"))
 
 
+CONSTRUCTOR = """
+idim odim adim aheads elayers eunits dlayers dunits postnet_layers postnet_chans postnet_filts positionwise_layer_type
+positionwise_conv_kernel_size use_scaled_pos_enc use_batch_norm encoder_input_layer encoder_input_conv_kernel_size
+encoder_normalize_before decoder_normalize_before encoder_concat_after decoder_concat_after
+duration_predictor_use_encoder_outputs duration_predictor_input_dim duration_predictor_layers duration_predictor_chans
+duration_predictor_kernel_size encoder_reduction_factor post_encoder_reduction_factor decoder_reduction_factor
+encoder_type decoder_type duration_predictor_type conformer_pos_enc_layer_type conformer_self_attn_layer_type
+use_macaron_style_in_conformer use_cnn_in_conformer conformer_enc_kernel_size conformer_dec_kernel_size spk_embed_dim
+spk_embed_integration_type transformer_enc_dropout_rate transformer_enc_positional_dropout_rate
+transformer_enc_attn_dropout_rate transformer_dec_dropout_rate transformer_dec_positional_dropout_rate
+transformer_dec_attn_dropout_rate duration_predictor_dropout_rate postnet_dropout_rate init_type use_masking
+use_weighted_masking diffsinger_denoiser_residual_channels prodiff_denoiser_layers prodiff_denoiser_channels
+prodiff_diffusion_steps prodiff_diffusion_timescale prodiff_diffusion_beta prodiff_diffusion_scheduler
+prodiff_diffusion_cycle_ln stochastic_duration_predictor_kernel_size stochastic_duration_predictor_dropout_rate
+stochastic_duration_predictor_flows stochastic_duration_predictor_dds_conv_layers
+stochastic_duration_predictor_noise_scale
+""".split()
+"""Every argument of the published constructor."""
+# published key: (our field, the published default, another value)
+UNDERSTOOD: dict[str, tuple[str, Any, Any]] = {
+    "idim": ("source_dim", 80, 40),
+    "odim": ("target_dim", 80, 40),
+    "duration_predictor_input_dim": ("duration_dim", 80, 40),
+    "adim": ("width", 384, 64),
+    "aheads": ("n_heads", 4, 2),
+    "elayers": ("encoder_layers", 6, 3),
+    "dlayers": ("decoder_layers", 6, 3),
+    "eunits": ("encoder_hidden", 1536, 100),
+    "dunits": ("decoder_hidden", 1536, 100),
+    "positionwise_layer_type": ("feed_forward", "conv1d", "conv1d-linear"),
+    "positionwise_conv_kernel_size": ("feed_forward_kernel", 1, 3),
+    "conformer_enc_kernel_size": ("encoder_kernel", 7, 9),
+    "conformer_dec_kernel_size": ("decoder_kernel", 31, 9),
+    "encoder_normalize_before": ("encoder_norm_first", False, True),
+    "decoder_normalize_before": ("decoder_norm_first", False, True),
+    "use_macaron_style_in_conformer": ("macaron", True, False),
+    "use_cnn_in_conformer": ("conv_module", True, False),
+    "encoder_reduction_factor": ("source_stack", 1, 2),
+    "post_encoder_reduction_factor": ("frames_per_token", 1, 4),
+    "decoder_reduction_factor": ("target_stack", 1, 2),
+    "transformer_enc_dropout_rate": ("encoder_dropout", 0.1, 0.3),
+    "transformer_enc_positional_dropout_rate": ("encoder_positional_dropout", 0.1, 0.3),
+    "transformer_enc_attn_dropout_rate": ("encoder_attention_dropout", 0.1, 0.3),
+    "transformer_dec_dropout_rate": ("decoder_dropout", 0.1, 0.3),
+    "transformer_dec_positional_dropout_rate": ("decoder_positional_dropout", 0.1, 0.3),
+    "transformer_dec_attn_dropout_rate": ("decoder_attention_dropout", 0.1, 0.3),
+    "postnet_layers": ("postnet_layers", 5, 0),
+    "postnet_chans": ("postnet_channels", 512, 32),
+    "postnet_filts": ("postnet_kernel", 5, 7),
+    "postnet_dropout_rate": ("postnet_dropout", 0.5, 0.3),
+    "use_batch_norm": ("postnet_batch_norm", True, False),
+    "duration_predictor_type": ("duration_predictor", "deterministic", "stochastic"),
+    "duration_predictor_use_encoder_outputs": ("duration_input", "tokens", "feature"),
+    "duration_predictor_layers": ("duration_layers", 2, 3),
+    "duration_predictor_chans": ("duration_channels", 384, 32),
+    "duration_predictor_kernel_size": ("duration_kernel", 3, 5),
+    "duration_predictor_dropout_rate": ("duration_dropout", 0.1, 0.3),
+    "stochastic_duration_predictor_kernel_size": ("flow_kernel", 3, 5),
+    "stochastic_duration_predictor_dropout_rate": ("flow_dropout", 0.5, 0.3),
+    "stochastic_duration_predictor_flows": ("flow_count", 4, 2),
+    "stochastic_duration_predictor_dds_conv_layers": ("flow_layers", 3, 2),
+    "stochastic_duration_predictor_noise_scale": ("noise_scale", 0.8, 0.3),
+}
+UNSUPPORTED = {
+    "encoder_input_layer": "conv2d",
+    "encoder_concat_after": True,
+    "decoder_concat_after": True,
+    "encoder_type": "transformer",
+    "decoder_type": "prodiff",
+    "conformer_pos_enc_layer_type": "legacy_rel_pos",
+    "conformer_self_attn_layer_type": "legacy_rel_selfattn",
+    "spk_embed_dim": 256,
+}
+IGNORED = {
+    "use_scaled_pos_enc": False,
+    "use_masking": True,
+    "use_weighted_masking": True,
+    "init_type": "pytorch",
+    "encoder_input_conv_kernel_size": 5,
+    "spk_embed_integration_type": "concat",
+    "diffsinger_denoiser_residual_channels": 1,
+    "prodiff_denoiser_layers": 1,
+    "prodiff_denoiser_channels": 1,
+    "prodiff_diffusion_steps": 1,
+    "prodiff_diffusion_timescale": 2,
+    "prodiff_diffusion_beta": 1.0,
+    "prodiff_diffusion_scheduler": "linear",
+    "prodiff_diffusion_cycle_ln": 2,
+}
+
+
+def _model(**params: Any) -> Any:
+    tree, faults = published_model_tree({"idim": 80, "odim": 80} | params)
+    assert not faults
+    return parse_config({"model": {**tree, **dict.fromkeys(("source_dim", "target_dim", "duration_dim"))}}, "x").model
+
+
+def test_every_argument_of_the_published_constructor_is_dealt_with():
+    assert set(CONSTRUCTOR) == {*UNDERSTOOD, *UNSUPPORTED, *IGNORED}
+    assert len(CONSTRUCTOR) == len(UNDERSTOOD) + len(UNSUPPORTED) + len(IGNORED)
+
+
+@pytest.mark.parametrize("key", UNDERSTOOD)
+def test_an_argument_has_the_published_default_and_reaches_the_model(key: str):
+    field, default, other = UNDERSTOOD[key]
+    if field.endswith("_dim"):
+        tree, _ = published_model_tree({"idim": 80, "odim": 80, key: other})
+        assert tree[field] == other and published_model_tree({"idim": 80, "odim": 80})[0][field] == default
+        return
+    given = False if key == "duration_predictor_use_encoder_outputs" else other
+    assert getattr(_model(), field) == default
+    changed = {name for name, value in vars(_model(**{key: given})).items() if value != getattr(_model(), name)}
+    assert getattr(_model(**{key: given}), field) == other
+    # how durations are rounded goes with the kind of predictor
+    assert changed - {"duration_rounding"} == {field}
+
+
+@pytest.mark.parametrize("key", IGNORED)
+def test_what_has_no_effect_in_the_published_code_has_none_here(key: str):
+    assert _model(**{key: IGNORED[key]}) == _model()
+
+
+@pytest.mark.parametrize("key", [*UNSUPPORTED, "conformer_activation_type"])
+def test_what_is_not_supported_is_named(key: str):
+    _, faults = published_model_tree({key: UNSUPPORTED.get(key, "relu")})
+    assert len(faults) == 1 and faults[0].startswith(f"model_params.{key}: ")
+
+
 def test_published_sizes_are_those_of_the_preset():
     from aasvc_cli.config import read_preset
 
@@ -182,7 +310,8 @@ def test_published_sizes_are_those_of_the_preset():
 def test_a_published_folder_gives_configuration_weights_and_target_statistics():
     folder = DATA / "aasvc-stochastic"
     assert is_published_folder(folder) and not is_published_folder(DATA)
-    config, state, stats = read_published_voice(folder)
+    config, state, stats, card = read_published_voice(folder)
+    assert card["step"] == 10
     AASVC(config.model).load_state_dict(state)
     assert stats.mean.shape == stats.scale.shape == (80,)
     with pytest.raises(ModelError, match=r"expected mcep_mean .* found mel_mean, mel_scale"):

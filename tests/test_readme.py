@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 import soundfile
 
 from aasvc_cli import cli
@@ -86,9 +87,24 @@ def test_the_installed_package_converts_the_recording_of_the_first_command(tmp_p
     assert soundfile.info(tmp_path / words[words.index("-o") + 1]).duration > 0.5
 
 
+@pytest.fixture
+def mirror(demo_corpus: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Server]:
+    """Stands for the servers of the published files: the same paths, with a small model and a small corpus."""
+    with servers.serving() as server:
+        servers.put_published(server, data)
+        servers.put_captain(server, {each: servers.captain_zip(demo_corpus, each, 4) for each in ("male", "female")})
+        monkeypatch.setenv("AASVC_MIRROR", server.url)
+        yield server
+
+
 @pytest.mark.slow
 def test_every_other_command_works_in_the_order_of_the_readme(
-    aasvc: Callable[..., Any], home: Home, demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    aasvc: Callable[..., Any],
+    home: Home,
+    demo_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mirror: servers.Server,
 ):
     monkeypatch.chdir(tmp_path)
     male, female = demo_corpus / "male" / "wav", demo_corpus / "female" / "wav"
@@ -114,6 +130,10 @@ def test_every_other_command_works_in_the_order_of_the_readme(
     assert len(list((run / "converted" / "eval").glob("*.wav"))) == 10
     assert (run / "scores-eval.json").is_file()
     assert soundfile.info(tmp_path / "out.wav").duration > 0.1
+    assert (home.models / "male_female_aas_vc_mel_pretrained" / "checkpoint-50000steps.pkl").is_file()
+    assert (home.vocoders / "pwg_jp_female" / "checkpoint-400000steps.pkl").is_file()
+    assert len(list((home.corpora / "hificaptain-ja").glob("*/wav/train_parallel/*.wav"))) == 8
+    assert (home.prepared / "captain" / "manifest.json").is_file()
     assert len(list((tmp_path / "converted").glob("*.wav"))) == 2
 
 

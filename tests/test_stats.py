@@ -1,13 +1,16 @@
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aasvc_cli.config import Config, FeatureConfig, dump_yaml, override
+from aasvc_cli.config import Config, FeatureConfig, dump_yaml, override, read_config_file
 from aasvc_cli.corpus import Manifest, ParallelPair, write_manifest
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features import NormStats, feature_key, feature_keys
+from aasvc_cli.legacy.published import config_from_published, read_h5_stats
 from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import save_checkpoint
@@ -120,12 +123,32 @@ def test_statistics_of_a_model_are_taken_over_as_they_are(home, own_stats):
 
 
 def test_statistics_of_other_features_are_refused(home, own_stats):
-    tree = own_stats.to_tree()
-    tree["duration"]["key"] = "0123456789ab"
-    make_model(home, CONFIG, NormStats.from_tree(tree, "made up"))
-    with pytest.raises(DataError, match=r"stats\.json: its duration statistics .*aasvc prepare --conf .*config\.yaml"):
+    other = override(CONFIG, {"features.mcep.order": 12})
+    stats = dataclasses.replace(own_stats, keys=feature_keys(other.features))
+    make_model(home, other, stats)
+    with pytest.raises(DataError, match=r"other: its duration statistics .*aasvc prepare --conf .*config\.yaml"):
         compute_stats(home, norm_name="other")
     assert not (home.stats / "set" / "other.json").exists()
+
+
+def test_a_published_model_has_the_target_and_the_training_set_the_source(home, tmp_path, data):
+    config = config_from_published(read_config_file(data / "aasvc-stochastic" / "config.yml"), "config.yml")
+    store = FeatureStore(home.features, config.features, feature_key)
+    generator = np.random.default_rng(0)
+    pairs = []
+    for index in range(3):
+        pair = ParallelPair(str(index), *(tmp_path / side / f"{index}.wav" for side in ("source", "target")))
+        for path in (pair.source, pair.target):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"sound")
+            store.save("mel", path, generator.normal(size=(30, 80)).astype(np.float32))
+        pairs.append(pair)
+    write_manifest(home, Manifest("set", "a", "b", config, {"train": tuple(pairs)}))
+    shutil.copytree(data / "aasvc-stochastic", home.models / "theirs")
+    stats = NormStats.from_tree(json.loads(compute_stats(home, norm_name="theirs").path.read_text()), "file")
+    own = NormStats.from_tree(json.loads(compute_stats(home).path.read_text()), "file")
+    assert np.array_equal(stats.source.mean, own.source.mean)
+    assert np.array_equal(stats.target.mean, read_h5_stats(data / "aasvc-stochastic" / "stats.h5").mean)
 
 
 def test_an_unknown_model_is_an_error(home, prepared):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from aasvc_cli.pipeline.train import StepReport, TrainResult, train
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.training import Trainer
+from aasvc_cli.voice import read_voice
 
 
 def _config(home: Home, **changes: object) -> Config:
@@ -296,3 +298,91 @@ def test_smaller_pieces_are_told_logged_and_remembered(trained: Home, monkeypatc
     train(trained, _config(trained, max_steps=4), tag="tight", on_message=messages.append)
     assert failures == [0]
     assert messages[1:] == [f"resuming {result.folder} at step 2"]
+
+
+class TestInit:
+    """A run that begins with the weights of another model."""
+
+    def test_its_first_weights_are_those_of_the_model(self, trained: Home):
+        said: list[str] = []
+        config = _config(trained, max_steps=1, lr=0.0)
+        result = train(trained, config, tag="fine", init="tiny", on_message=said.append)
+        expected, _ = load_checkpoint(trained.exp / "male_female_tiny" / "best.safetensors")
+        found = _tensors(result.folder)
+        learnt = [name for name, tensor in expected.items() if "running_" not in name and tensor.is_floating_point()]
+        assert learnt and all(torch.equal(found[f"{name}"], expected[name]) for name in learnt)
+        assert said[0].startswith("begins with the weights of") and said[0].endswith(f"of {len(expected)} tensors")
+        told = json.loads((result.folder / "init.json").read_text())
+        assert (told["model"], told["taken"], told["new"], told["left_over"]) == ("tiny", len(expected), [], [])
+
+    def test_a_run_that_goes_on_has_its_own_weights(self, trained: Home):
+        whole = train(trained, _config(trained), tag="whole", init="tiny")
+        seen: list[int] = []
+        stop = {"on_report": lambda report: seen.append(report.step), "should_stop": lambda: len(seen) == 3}
+        train(trained, _config(trained), tag="parts", init="tiny", **stop)
+        said: list[str] = []
+        resumed = train(trained, _config(trained), tag="parts", init="tiny", on_message=said.append)
+        assert said == [f"resuming {resumed.folder} at step 3"]
+        expected, found = _tensors(whole.folder), _tensors(resumed.folder)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        assert train(trained, _config(trained), tag="parts").step == 6
+
+    def test_what_is_new_and_what_is_left_over_is_listed(self, trained: Home):
+        config = override(
+            _config(trained, max_steps=1), {"model.postnet_layers": 2, "model.duration_predictor": "deterministic"}
+        )
+        said: list[str] = []
+        result = train(trained, config, tag="other", init="tiny", on_message=said.append)
+        told = json.loads((result.folder / "init.json").read_text())
+        there = set(load_checkpoint(trained.exp / "male_female_tiny" / "best.safetensors")[0])
+        found = {name for name in _tensors(result.folder) if name.startswith("model.")}
+        assert {f"model.{name}" for name in told["left_over"]} == there - found
+        new = {f"model.{name.split(' ')[0]}" for name in told["new"]}
+        assert new >= found - there
+        reshaped = new - (found - there)
+        assert reshaped and all(f"{name.removeprefix('model.')} (" in " ".join(told["new"]) for name in reshaped)
+        assert any(line.startswith("new, random: ") for line in said)
+        assert any(line.startswith("left over, not used: ") for line in said)
+
+    def test_a_model_of_other_sizes_is_refused_and_nothing_is_left_behind(self, trained: Home):
+        config = override(_config(trained), {"model.width": 20})
+        with pytest.raises(ModelError, match=r"--init tiny: only \d+ of \d+ tensors fit"):
+            train(trained, config, tag="other", init="tiny")
+        assert not (trained.exp / "male_female_other" / "config.yaml").exists()
+        with pytest.raises(ModelError, match="no such model"):
+            train(trained, _config(trained), tag="other", init="nobody")
+        assert train(trained, _config(trained, max_steps=1), tag="other", init="tiny").step == 1
+
+    def test_another_beginning_than_that_of_the_run_is_refused(self, trained: Home):
+        train(trained, _config(trained, max_steps=1), tag="fine", init="tiny")
+        with pytest.raises(ConfigError, match="began with tiny, not with male_female_tiny"):
+            train(trained, _config(trained), tag="fine", init="male_female_tiny")
+        with pytest.raises(ConfigError, match="began with random weights, not with fine"):
+            train(trained, override(read_manifest(trained).config, {"train.max_steps": 9}), tag="tiny", init="fine")
+        (trained.exp / "male_female_fine" / "last.safetensors").unlink()
+        with pytest.raises(ConfigError, match="begun with --init tiny and has no checkpoint yet"):
+            train(trained, _config(trained), tag="fine")
+
+    def test_a_run_killed_before_its_first_file_can_be_begun_again(self, trained: Home):
+        config = _config(trained, max_steps=1)
+        folder = train(trained, config, tag="fine", init="tiny").folder
+        for path in [path for path in folder.iterdir() if path.name != "init.json"]:
+            path.unlink()
+        assert train(trained, config, tag="fine", init="tiny").step == 1
+
+    def test_a_published_model_can_be_trained_further_with_its_own_sizes(
+        self, small_corpus: Path, data: Path, home: Home, aasvc: Callable[..., Any]
+    ):
+        model = data / "aasvc-stochastic"
+        assert aasvc("prepare", small_corpus, "--conf", model / "config.yml", "--jobs", 1).code == 0
+        outcome = aasvc(
+            "train", "--init", model, "--tag", "fine", "--max-steps", 1, "--batch-size", 1, "--accum", 1,
+            "--eval-every", 1, "--device", "cpu",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        assert "begins with the weights of" in outcome.err and "left over" not in outcome.err
+        run = home.exp / "male_female_fine"
+        told = json.loads((run / "init.json").read_text())
+        assert told["new"] == [] and told["card"]["step"] == 10
+        before, after = read_voice(model).weights["output.weight"], read_voice(run).weights["output.weight"]
+        assert float((before - after).abs().max()) < 1e-3

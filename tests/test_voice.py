@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors import safe_open
 
+from aasvc_cli.corpus import Manifest, ParallelPair, write_manifest
 from aasvc_cli.errors import AasvcError, DataError, ModelError
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.files import write_json
 from aasvc_cli.voice import find_voice, load_voice, pick_device
 from tests.voices import plain_stats, tiny_config, write_voice
 
@@ -191,9 +200,12 @@ class TestLoad:
 
 
 class TestPublished:
-    def test_it_needs_the_source_statistics(self, data: Path):
-        with pytest.raises(ModelError, match="--source-stats"):
-            load_voice(data / "aasvc-stochastic")
+    def test_without_source_statistics_it_goes_by_the_recordings_and_says_so(self, data: Path):
+        said: list[str] = []
+        voice = load_voice(data / "aasvc-stochastic", on_message=said.append)
+        assert voice.source_from_input
+        assert len(said) == 1 and said[0].startswith("warning: ")
+        assert all(option in said[0] for option in ("aasvc-stochastic", "--source-stats", "--data"))
 
     def test_with_them_it_is_a_voice(self, data: Path):
         voice = load_voice(data / "aasvc-stochastic", source_stats=data / "source_stats.h5")
@@ -236,3 +248,166 @@ class TestPublished:
                 stream["mel_mean"] = stream["mel_scale"] = values
             with pytest.raises((ModelError, DataError), match=message):
                 load_voice(published, source_stats=path)
+
+
+def published(folder: Path, data: Path, **config: Any) -> Path:
+    """A copy of the small published voice, with entries of its configuration replaced."""
+    shutil.copytree(data / "aasvc-stochastic", folder, ignore=shutil.ignore_patterns("example.npz", "*.json"))
+    path = folder / "config.yml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | config))
+    return folder
+
+
+def kept(home: Home) -> list[Path]:
+    return sorted(path for path in home.imported.iterdir() if not path.name.startswith("."))
+
+
+class TestOurFormOfPublishedVoices:
+    def test_it_is_made_on_first_use_and_found_again_by_content(self, home: Home, data: Path, tmp_path: Path):
+        folder = published(tmp_path / "theirs", data)
+        direct, first = load_voice(folder), load_voice(folder, home=home)
+        (place,) = kept(home)
+        stamps = {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
+        assert set(stamps) == {"config.yaml", "stats.json", "card.json", "best.safetensors"}
+        shutil.copytree(folder, tmp_path / "elsewhere" / "theirs")
+        for voice in (first, load_voice(tmp_path / "elsewhere" / "theirs", home=home)):
+            assert voice.config == direct.config and voice.source_from_input
+            for name, tensor in direct.model.state_dict().items():
+                assert torch.equal(voice.model.state_dict()[name], tensor), name
+        assert {path.name: path.stat().st_mtime_ns for path in place.iterdir()} == stamps
+        with h5py.File(folder / "stats.h5", "r+") as stream:
+            stream["mel_mean"][...] += 1
+        changed = load_voice(folder, home=home)
+        assert len(kept(home)) == 2
+        assert np.allclose(changed.stats.target.mean, first.stats.target.mean + 1)
+
+    def test_it_holds_the_weights_alone_and_says_where_they_come_from(self, home: Home, data: Path, tmp_path: Path):
+        folder = published(tmp_path / "theirs", data, src_train_dumpdir="dump/anna_train_parallel/norm_self")
+        load_voice(folder, home=home)
+        (place,) = kept(home)
+        with safe_open(str(place / "best.safetensors"), framework="np") as stream:
+            assert all(name.startswith("model.") for name in stream.keys())
+            header = json.loads(stream.metadata()["aasvc"])
+        assert header["step"] == 10
+        digest = hashlib.sha256((folder / "checkpoint-10steps.pkl").read_bytes()).hexdigest()
+        assert header["origin"]["files"]["checkpoint-10steps.pkl"]["sha256"] == digest
+        card = json.loads((place / "card.json").read_text())
+        assert (card["source_speaker"], card["vocoder"], card["step"]) == ("anna", "pwg_jp_female", 10)
+        assert str(tmp_path) not in "".join(p.read_text() for p in place.glob("*.[jy]*"))
+
+    def test_it_is_a_voice_of_its_own_that_can_be_moved(self, home: Home, data: Path, tmp_path: Path):
+        direct = load_voice(data / "aasvc-stochastic", home=home, source_stats=data / "source_stats.h5")
+        (place,) = kept(home)
+        shutil.move(place, tmp_path / "moved")
+        shutil.rmtree(home.root)
+        voice = load_voice(tmp_path / "moved", source_stats=data / "source_stats.h5")
+        assert torch.equal(voice.model.output.weight, direct.model.output.weight)
+        assert np.array_equal(voice.stats.target.scale, direct.stats.target.scale)
+
+    def test_several_processes_at_once_make_one(self, home: Home, data: Path, tmp_path: Path):
+        folder = published(tmp_path / "theirs", data)
+        code = (
+            "import sys; from pathlib import Path; from aasvc_cli.storage.cache import Home; "
+            "from aasvc_cli.voice import read_voice; "
+            "print(len(read_voice(Path(sys.argv[1]), Home(Path(sys.argv[2]))).weights))"
+        )
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(folder), str(home.root)], stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(2)
+        ]
+        told = [process.communicate()[0] for process in running]
+        assert len(set(told)) == 1 and int(told[0]) > 100
+        assert len(kept(home)) == 1
+        assert not list(home.imported.glob("*.part"))
+
+    def test_what_a_killed_process_left_is_removed(self, home: Home, data: Path, tmp_path: Path):
+        folder = published(tmp_path / "theirs", data)
+        load_voice(folder, home=home)
+        (place,) = kept(home)
+        leftover = home.imported / f".{place.name}.abc.part"
+        place.rename(leftover)
+        (leftover / "best.safetensors").unlink()
+        load_voice(folder, home=home)
+        assert kept(home) == [place] and not leftover.exists()
+
+    def test_nothing_is_left_of_a_voice_that_is_refused(self, home: Home, data: Path, tmp_path: Path):
+        folder = published(tmp_path / "theirs", data)
+        torch.save({"model": {"foo": torch.zeros(1)}}, folder / "checkpoint-20steps.pkl")
+        with pytest.raises(ModelError, match="checkpoint-20steps.pkl: 1 tensors are not of an AAS-VC model"):
+            load_voice(folder, home=home)
+        assert kept(home) == [] and not list(home.imported.glob("*.part"))
+
+    def test_a_data_folder_that_cannot_be_written_to_keeps_nobody_from_converting(self, data: Path, tmp_path: Path):
+        (tmp_path / "file").write_text("")
+        voice = load_voice(data / "aasvc-stochastic", home=Home(tmp_path / "file" / "home"))
+        assert voice.config.model.width == 32
+
+    def test_a_vocoder_is_no_voice(self, data: Path, home: Home):
+        with pytest.raises(ModelError, match="holds a vocoder, not a voice; pass it as --vocoder"):
+            load_voice(data / "vocoder-hifigan", home=home)
+
+    def test_it_is_found_by_name_after_runs(self, home: Home, data: Path):
+        published(home.models / "theirs", data)
+        assert find_voice(home, "theirs") == home.models / "theirs"
+        with pytest.raises(ModelError, match=r"did you mean theirs\?"):
+            find_voice(home, "thiers")
+        (home.exp / "a_b_theirs").mkdir(parents=True)
+        assert find_voice(home, "theirs") == home.exp / "a_b_theirs"
+
+
+class TestSourceStatistics:
+    """Where they come from when the model has none: a file, a named set, the right speaker's set, the recording."""
+
+    @pytest.fixture
+    def folder(self, data: Path, tmp_path: Path) -> Path:
+        return published(tmp_path / "theirs", data, src_train_dumpdir="dump/anna_train_parallel/norm_self")
+
+    def prepare(
+        self, home: Home, folder: Path, name: str, speaker: str, level: float, pairs: int = 1, **features: Any
+    ) -> None:
+        config = load_voice(folder).config
+        mel = replace(config.features.mel, **features)
+        config = replace(config, features=replace(config.features, mel=mel))
+        pair = ParallelPair("1", Path("1.wav"), Path("2.wav"))
+        write_manifest(home, Manifest(name, speaker, "bert", config, {"train": (pair,) * pairs}))
+        stats = plain_stats(config)
+        own = replace(stats.source, mean=np.full(80, level, np.float32))
+        write_json(home.stats / name / "self.json", replace(stats, source=own, duration=own).to_tree())
+
+    def test_the_largest_set_of_the_right_speaker_is_found(self, home: Home, folder: Path):
+        self.prepare(home, folder, "wrong-speaker", "carl", 1.0, pairs=9)
+        self.prepare(home, folder, "other-settings", "anna", 2.0, pairs=9, hop_length=128)
+        self.prepare(home, folder, "small", "anna", 3.0, pairs=1)
+        self.prepare(home, folder, "right", "Anna", 4.0, pairs=2)
+        said: list[str] = []
+        voice = load_voice(folder, home=home, on_message=said.append)
+        assert (voice.stats.source.mean == 4).all() and not voice.source_from_input
+        assert said == ["source statistics: those of anna in the prepared data right (others: --source-stats, --data)"]
+        assert (load_voice(folder, home=home, data="wrong-speaker").stats.duration.mean == 1).all()
+
+    def test_a_file_comes_before_everything(self, home: Home, folder: Path, data: Path):
+        self.prepare(home, folder, "right", "anna", 4.0)
+        voice = load_voice(folder, home=home, source_stats=data / "source_stats.h5")
+        assert not (voice.stats.source.mean == 4).any() and not voice.source_from_input
+
+    def test_without_a_record_of_the_speaker_the_name_of_the_folder_tells(self, home: Home, data: Path, tmp_path: Path):
+        folder = published(tmp_path / "anna_bert_pretrained", data)
+        self.prepare(home, folder, "right", "anna", 4.0)
+        assert (load_voice(folder, home=home).stats.source.mean == 4).all()
+
+    def test_another_speaker_is_never_taken_unasked(self, home: Home, folder: Path):
+        self.prepare(home, folder, "wrong", "carl", 1.0)
+        assert load_voice(folder, home=home).source_from_input
+
+    def test_a_named_set_that_does_not_fit_is_refused_with_both_values(self, home: Home, folder: Path):
+        self.prepare(home, folder, "other", "anna", 2.0, hop_length=128)
+        with pytest.raises(DataError, match="hop_length 128, the model has 256"):
+            load_voice(folder, home=home, data="other")
+        self.prepare(home, folder, "right", "anna", 4.0)
+        (home.stats / "right" / "self.json").unlink()
+        with pytest.raises(DataError, match="run: aasvc stats --data right"):
+            load_voice(folder, home=home, data="right")
+        with pytest.raises(DataError, match="no prepared data named missing"):
+            load_voice(folder, home=home, data="missing")

@@ -13,7 +13,6 @@ from aasvc_cli.cli.options import (
     DeviceOption,
     JsonOption,
     ModelOption,
-    RunDataOption,
     SetOption,
     data_option,
     model_option,
@@ -43,7 +42,15 @@ def convert(
     set_name: Annotated[
         SetOption | None, data_option("--set", help="Convert this set of a training run instead.")
     ] = None,
-    data: RunDataOption = None,
+    data: Annotated[
+        str | None,
+        data_option(
+            "--data",
+            metavar="NAME",
+            help="The prepared set of --set, by default the one the run was trained on. Without --set: the prepared "
+            "set of the source speaker, for a published model, which comes without that speaker's statistics.",
+        ),
+    ] = None,
     model: ModelOption = None,
     source_stats: Annotated[
         Path | None,
@@ -62,6 +69,16 @@ def convert(
         ),
     ] = None,
     speed: Annotated[float, model_option("--speed", min=0.1, max=10.0, help="2 speaks twice as fast.")] = 1.0,
+    vocoder: Annotated[
+        str | None,
+        model_option(
+            "--vocoder",
+            metavar="NAME_OR_FOLDER",
+            envvar="AASVC_VOCODER",
+            help="A downloaded vocoder, a vocoder folder (ours or published), or griffin-lim.",
+            show_default="the one that goes with the model",
+        ),
+    ] = None,
     save_mel: Annotated[
         Path | None,
         output_option("--save-mel", metavar="FILE.npy", help="Also write the converted log-mel, (frames, bands)."),
@@ -81,8 +98,8 @@ def convert(
         usage("convert", "name a recording, or a set with --set")
     if set_name is None and (output is None) == (out_dir is None):
         usage("convert", "say where the result goes: -o FILE for one recording, or --out-dir DIR for any number")
-    if set_name is None and data is not None:
-        usage("convert", "--data goes with --set")
+    if set_name is None and data is not None and source_stats is not None:
+        usage("convert", "--data and --source-stats both give statistics of the source speaker; use one")
     if set_name is not None and (inputs or output or out_dir or save_mel):
         usage("convert", "--set stands alone: its results go to the folder of the run")
     if set_name is not None and model is None:
@@ -100,8 +117,10 @@ def convert(
         "seed": seed,
         "noise_scale": noise_scale,
         "speed": speed,
+        "vocoder": vocoder,
         "source_stats": source_stats,
         "on_file": _report_failure,
+        "on_message": say,
     }
     with progress("convert") as on_progress:
         options["on_progress"] = on_progress
@@ -109,7 +128,7 @@ def convert(
             summary = convert_set(home_folder(), set_name.value, data=data, **options)
         else:
             summary = convert_files(
-                home_folder(), inputs or [], output=output, out_dir=out_dir, save_mel=save_mel, **options
+                home_folder(), inputs or [], output=output, out_dir=out_dir, data=data, save_mel=save_mel, **options
             )
     if not summary.files:
         raise typer.Exit(EXIT_ERROR)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 OnProgress = Callable[[int, int], None]
+OnBytes = Callable[[str, int, int | None], None]
 
 
 PLAIN_PROGRESS_SECONDS = 10.0
@@ -67,6 +68,81 @@ def _plain_progress(what: str) -> OnProgress:
         say(f"{what}: {done}/{total}, {rate:.1f}/s, {clock((total - done) / rate)} left")
 
     return on_progress
+
+
+@contextlib.contextmanager
+def byte_progress() -> Iterator[OnBytes | None]:
+    """For each file in turn a bar with bytes, rate and remaining time on a terminal, plain lines elsewhere."""
+    if settings.quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _plain_byte_progress()
+        return
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    current: tuple[str, TaskID] | None = None
+
+    def on_bytes(what: str, done: int, total: int | None) -> None:
+        nonlocal current
+        if current is None or current[0] != what:
+            if current is not None:
+                bar.remove_task(current[1])
+            # begins where an earlier transfer stopped, so that the rate is that of this one
+            current = (what, bar.add_task(what, total=total, completed=done))
+            bar.start()  # not before: a licence may have to be shown and accepted first
+        bar.update(current[1], completed=done, total=total)
+
+    try:
+        yield on_bytes
+    finally:
+        bar.stop()
+
+
+def _plain_byte_progress() -> OnBytes:
+    current, started, first, shown = "", 0.0, 0, 0.0
+
+    def on_bytes(what: str, done: int, total: int | None) -> None:
+        nonlocal current, started, first, shown
+        now = time.monotonic()
+        if what != current:
+            current, started, first, shown = what, now, done, now
+        if now - shown < PLAIN_PROGRESS_SECONDS or done <= first or now <= started:
+            return
+        shown = now
+        rate = (done - first) / (now - started)
+        left = f", {clock((total - done) / rate)} left" if total is not None else ""
+        say(f"{what}: {byte_size(done)} of {byte_size(total)}, {byte_size(rate)}/s{left}")
+
+    return on_bytes
+
+
+def byte_size(n_bytes: float | None) -> str:
+    """A number of bytes in the largest unit that leaves a digit before the point."""
+    if n_bytes is None:
+        return "unknown size"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
 
 
 @contextlib.contextmanager

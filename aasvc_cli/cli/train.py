@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from aasvc_cli.cli.options import (
     SourceFeatureOption,
     TargetFeatureOption,
     machine_option,
+    model_option,
     output_option,
     overrides_of,
     training_option,
@@ -183,6 +185,16 @@ def train(
     dp_feat: DurationFeatureOption = None,
     frames_per_token: FramesPerTokenOption = None,
     norm_name: NormNameOption = "self",
+    init: Annotated[
+        str | None,
+        model_option(
+            "--init",
+            metavar="MODEL",
+            help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
+            "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
+            "keeps the model's, for more recordings of the same speakers.",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, output_option("--tensorboard", help="Also log for TensorBoard, an optional package.")
     ] = False,
@@ -201,6 +213,8 @@ def train(
     Example: [bold]aasvc train --tag first --batch-size 2 --accum 8[/bold]
 
     See what would be used, and where it comes from: [bold]aasvc train --conf small --print-config[/bold]
+
+    Fine-tune a model on your own pairs: [bold]aasvc train --init MODEL --tag mine[/bold]
 
     Ctrl-C saves and stops, as do SIGTERM and SIGUSR1; the same command goes on from there. Options left out come from
     --conf, else aasvc.yaml, else your own file, else the configuration that `aasvc prepare` was given.
@@ -245,7 +259,13 @@ def train(
         show_result(shown, json_target, shown.lines())
         return
     manifest = read_manifest(home, data)
-    config = configured(conf, overrides, manifest)
+    fallback = manifest
+    if init is not None and conf is None:
+        from aasvc_cli.voice import find_voice, read_voice
+
+        sizes = read_voice(find_voice(home, init), home, weights=False).config.model
+        fallback = replace(manifest, config=replace(manifest.config, model=sizes))
+    config = configured(conf, overrides, fallback)
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
 
@@ -265,6 +285,7 @@ def train(
             data=manifest.name,
             tag=tag,
             norm_name=norm_name,
+            init=init,
             overwrite=overwrite,
             tensorboard=tensorboard,
             on_report=on_report,

@@ -7,7 +7,7 @@ and ``stats.h5`` with the target's statistics.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from aasvc_cli.config import Config, parse_config, read_config_file
 from aasvc_cli.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
     from aasvc_cli.features import FeatureStats
@@ -96,8 +98,10 @@ _ONLY_VALUE: dict[str, Any] = {
 }
 _IGNORED = re.compile(
     r"init_type|use_masking|use_weighted_masking|use_scaled_pos_enc|encoder_input_conv_kernel_size"
-    r"|spk_embed_integration_type|diffsinger_.*|prodiff_.*|zero_triu|conformer_rel_pos_type|conformer_activation_type"
+    r"|spk_embed_integration_type|diffsinger_.*|prodiff_.*"
 )
+"""Accepted and without effect in the published code: nothing is initialised or masked differently for them, and the
+decoders of the last two cannot be chosen."""
 _TRAIN_KEYS = {
     "batch_size": "batch_size",
     "gradient_accumulate_steps": "accum",
@@ -316,18 +320,22 @@ def published_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
-def load_published_state(path: Path) -> dict[str, Tensor]:
-    """Our state dictionary from a published checkpoint file, read without executing anything in it.
+def load_published_checkpoint(path: Path) -> dict[str, Any]:
+    """What a published checkpoint file holds, read without executing anything in it.
+
+    Tensors stay on the disk until they are used, so that an optimiser's state costs nothing.
 
     Raises:
-        ModelError: unreadable, needs more than plain tensors, or is something else.
+        ModelError: unreadable, or needs more than plain tensors.
     """
     import pickle
+    import zipfile
 
     import torch
 
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # files from before PyTorch 1.6 are no zip archives and cannot be mapped
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = _first_line(error)
         raise ModelError(f"{path}: refused: reading it would run code, or it is no checkpoint ({reason})") from None
@@ -335,7 +343,12 @@ def load_published_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: not a complete checkpoint ({_first_line(error)})") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ModelError(f"{path}: expected a dictionary with the entry 'model', as the published training writes it")
-    return convert_state(checkpoint["model"], str(path))
+    return checkpoint
+
+
+def load_published_state(path: Path) -> dict[str, Tensor]:
+    """Our state dictionary from a published checkpoint file; raises ModelError."""
+    return convert_state(load_published_checkpoint(path)["model"], str(path))
 
 
 def _first_line(error: Exception) -> str:
@@ -349,35 +362,80 @@ def read_h5_stats(path: Path, kind: str = "mel") -> FeatureStats:
     Raises:
         ModelError: missing, not HDF5, or without ``<kind>_mean`` and ``<kind>_scale``.
     """
+    from aasvc_cli.features import FeatureStats
+
+    arrays = read_h5_arrays(path, (f"{kind}_mean", f"{kind}_scale"))
+    return FeatureStats(mean=arrays[f"{kind}_mean"], scale=arrays[f"{kind}_scale"], n_frames=0)
+
+
+def read_h5_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Float arrays of an HDF5 file by name; raises ModelError that lists what it has instead."""
     import h5py
     import numpy as np
 
-    from aasvc_cli.features import FeatureStats
-
     try:
         with h5py.File(path, "r") as stream:
-            names = sorted(stream)
-            if f"{kind}_mean" not in stream or f"{kind}_scale" not in stream:
-                raise ModelError(
-                    f"{path}: expected {kind}_mean and {kind}_scale, found {', '.join(names) or 'nothing'}"
-                )
-            mean = np.asarray(stream[f"{kind}_mean"], dtype=np.float32)
-            scale = np.asarray(stream[f"{kind}_scale"], dtype=np.float32)
+            there = sorted(stream)
+            if not set(names) <= set(there):
+                raise ModelError(f"{path}: expected {' and '.join(names)}, found {', '.join(there) or 'nothing'}")
+            return {name: np.asarray(stream[name], dtype=np.float32) for name in names}
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; the published layout has statistics there") from None
     except OSError as error:
         raise ModelError(f"{path}: not readable as HDF5 ({error})") from None
-    return FeatureStats(mean=mean, scale=scale, n_frames=0)
 
 
-def read_published_voice(folder: Path) -> tuple[Config, dict[str, Tensor], FeatureStats]:
-    """Configuration, weights and target statistics of a published model folder; the last checkpoint is taken.
+def published_files(folder: Path) -> list[Path]:
+    """The files of a published model folder that are read: configuration, last checkpoint, statistics."""
+    return [folder / "config.yml", _last_checkpoint(folder), folder / "stats.h5"]
+
+
+def read_published_voice(
+    folder: Path, *, weights: bool = True
+) -> tuple[Config, dict[str, Tensor], FeatureStats, dict[str, Any]]:
+    """Configuration, weights, target statistics and model card of a published folder; the last checkpoint is taken.
+
+    Args:
+        weights: whether to read them
 
     Raises:
         ModelError, ConfigError: what is missing or not supported.
+        DataError: the statistics are impossible.
     """
+    from aasvc_cli.features import FeatureStats
+
+    path = folder / "config.yml"
+    tree = read_config_file(path)
+    if "generator_params" in tree or "generator_type" in tree:
+        raise ModelError(f"{folder}: holds a vocoder, not a voice; pass it as --vocoder")
+    checkpoint = _last_checkpoint(folder)
+    config = config_from_published(tree, str(path)).resolved()
+    stats = folder / "stats.h5"
+    target = FeatureStats.from_tree(read_h5_stats(stats, config.features.target).to_tree(), str(stats))
+    card = {
+        "name": folder.absolute().name,
+        "step": int(checkpoint.stem.removeprefix("checkpoint-").removesuffix("steps")),
+        "source_speaker": _source_speaker(tree),
+        "vocoder": _vocoder_name(tree),
+    }
+    return config, load_published_state(checkpoint) if weights else {}, target, card
+
+
+def _last_checkpoint(folder: Path) -> Path:
     checkpoints = published_checkpoints(folder)
     if not checkpoints:
         raise ModelError(f"{folder}: no checkpoint-<steps>steps.pkl")
-    config = config_from_published(read_config_file(folder / "config.yml"), str(folder / "config.yml")).resolved()
-    return config, load_published_state(checkpoints[-1]), read_h5_stats(folder / "stats.h5", config.features.target)
+    return checkpoints[-1]
+
+
+def _source_speaker(tree: Mapping[str, Any]) -> str | None:
+    """Who a model was trained to hear: its training data were in ``dump/<speaker>_train_parallel/...``."""
+    match = re.search(r"(?:^|/)([^/]+)_train[^/]*(?:/|$)", str(tree.get("src_train_dumpdir") or ""))
+    return match.group(1) if match else None
+
+
+def _vocoder_name(tree: Mapping[str, Any]) -> str | None:
+    """Name of the vocoder that a model was trained with: the folder of its checkpoint."""
+    vocoder = tree.get("vocoder")
+    checkpoint = vocoder.get("checkpoint") if isinstance(vocoder, dict) else None
+    return Path(str(checkpoint)).parent.name or None if checkpoint else None

@@ -17,12 +17,12 @@ import numpy.typing as npt
 import torch
 
 from aasvc_cli.corpus import SETS, read_manifest
-from aasvc_cli.errors import AasvcError, AudioError, DataError, ModelError, StorageError
-from aasvc_cli.features import extract, n_frames, resample
+from aasvc_cli.errors import AasvcError, AudioError, ConfigError, DataError, ModelError, StorageError
+from aasvc_cli.features import FeatureStats, RunningStats, extract, n_frames, resample
 from aasvc_cli.storage.cache import Home, find_home
 from aasvc_cli.storage.files import audio_format, list_audio, read_audio, write_audio, write_bytes
-from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder
-from aasvc_cli.voice import Voice, find_voice, load_voice, prepared_name
+from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, find_vocoder_of
+from aasvc_cli.voice import Voice, find_voice, load_voice, prepared_name, read_voice
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,12 @@ OnProgress = Callable[[int, int], None]
 
 DEFAULT_SEED = 1
 """The rhythm is drawn with it, for each recording anew, so results depend neither on the day nor on the order."""
+OnMessage = Callable[[str], None]
+
 PEAK = 0.99
-"""Louder results are scaled down to this peak instead of being clipped."""
+"""Results that go beyond full scale are scaled down to this peak instead of being clipped; others stay as they are."""
+FULL_SCALE = 32767 / 32768
+"""What 16 bits can hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +61,10 @@ class Converted:
 class Converter:
     """A voice and a vocoder, loaded once and used for any number of recordings."""
 
-    def __init__(self, voice: Voice, vocoder: Vocoder) -> None:
+    def __init__(self, voice: Voice, vocoder: Vocoder, vocoder_name: str = GRIFFIN_LIM) -> None:
         self.voice = voice
         self.vocoder = vocoder
+        self.vocoder_name = vocoder_name
 
     @classmethod
     def load(
@@ -68,22 +73,40 @@ class Converter:
         *,
         home: Home | None = None,
         device: str = "auto",
-        vocoder: str = GRIFFIN_LIM,
+        vocoder: str | None = None,
         source_stats: Path | None = None,
+        data: str | None = None,
+        on_message: OnMessage | None = None,
     ) -> Converter:
         """Find a voice by name and load it.
 
         Args:
             model: a tag or a full name of a run, or a folder, ours or published; None for the bundled voice
             home: the data folder; None for the user's own
-            source_stats: statistics of the source speaker, where the model folder has none
+            vocoder: a name or a folder, or ``griffin-lim``; None for the one that goes with the voice if it is there
+            source_stats: statistics of the source speaker, in place of those of the model folder
+            data: a prepared set of the source speaker, where the model folder has no statistics of that speaker
+            on_message: told what was chosen for want of something better
 
         Raises:
             ModelError, ConfigError, DataError: nothing of that name, or it cannot be used.
         """
-        folder = find_voice(home or find_home(), model)
-        voice = load_voice(folder, device, source_stats=source_stats)
-        return cls(voice, build_vocoder(vocoder, voice.config.features.mel))
+        home, say = home or find_home(), on_message or _ignore
+        folder = find_voice(home, model)
+        voice = load_voice(folder, device, home=home, source_stats=source_stats, data=data, on_message=say)
+        mel = voice.config.features.mel
+        if vocoder is not None:
+            return cls(voice, build_vocoder(vocoder, mel, home=home, device=voice.device), vocoder)
+        own = voice.card.get("vocoder")
+        if not isinstance(own, str) or own in ("", GRIFFIN_LIM):
+            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
+        try:
+            return cls(
+                voice, build_vocoder(find_vocoder_of(home, folder, own), mel, home=home, device=voice.device), own
+            )
+        except (ModelError, ConfigError) as error:
+            say(f"warning: the vocoder of this model is not used, but {GRIFFIN_LIM}, which sounds rougher: {error}")
+            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
 
     @property
     def sample_rate(self) -> int:
@@ -105,7 +128,8 @@ class Converter:
         Args:
             wave: (n,) samples, or (n, channels), which are averaged; full scale at 1.0
             sample_rate: any, in Hz
-            seed: decides the rhythm of models that draw it; the same seed gives the same result
+            seed: decides the rhythm of models that draw it, and the noise of vocoders that draw it; the same seed gives
+                the same result
             noise_scale: freedom of the rhythm, 0 for the most likely one; None for the model's own
             speed: 2 speaks twice as fast
             name: how messages call the recording
@@ -125,12 +149,15 @@ class Converter:
                 f"{name}: too short, {len(samples) / mel.sample_rate:.3f} s; this model converts {needed:.3f} s or more"
             )
         # the duration predictor mostly hears the same feature
-        heard = {
-            kind: torch.from_numpy(extract(kind, samples, features))
-            for kind in {str(features.source), str(features.duration)}
-        }
-        source = self._normalised(stats.source.normalise, heard[features.source])
-        duration_feature = self._normalised(stats.duration.normalise, heard[features.duration])
+        kinds = (str(features.source), str(features.duration))
+        heard = {kind: extract(kind, samples, features) for kind in set(kinds)}
+        sides = (stats.source, stats.duration)
+        if self.voice.source_from_input:
+            sides = (_own_stats(heard[kinds[0]]), _own_stats(heard[kinds[1]]))
+        source, duration_feature = (
+            torch.from_numpy(side.normalise(heard[kind])).to(self.voice.device)
+            for side, kind in zip(sides, kinds, strict=True)
+        )
         conversion = model.convert(
             source,
             duration_feature,
@@ -144,9 +171,9 @@ class Converter:
             raise ModelError(
                 f"{self.voice.folder}: its result for {name} is not a finite spectrum; use another checkpoint or model"
             )
-        spoken = self.vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0).to(self.voice.device))[0]
+        spoken = self.vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0).to(self.voice.device), seed=seed)[0]
         peak = float(spoken.abs().max())
-        gain = PEAK / peak if peak > PEAK else 1.0
+        gain = PEAK / peak if peak > FULL_SCALE else 1.0
         return Converted(
             wave=(spoken * gain).float().cpu().numpy(),
             sample_rate=self.sample_rate,
@@ -155,10 +182,15 @@ class Converter:
             gain=gain,
         )
 
-    def _normalised(
-        self, normalise: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], feature: torch.Tensor
-    ) -> torch.Tensor:
-        return torch.from_numpy(normalise(feature.numpy())).to(self.voice.device)
+
+def _ignore(_: Any) -> None:
+    """Nobody listens."""
+
+
+def _own_stats(feature: npt.NDArray[np.float32]) -> FeatureStats:
+    running = RunningStats()
+    running.update(feature)
+    return running.result()
 
 
 @dataclass(frozen=True)
@@ -280,11 +312,13 @@ def convert_files(
     seed: int = DEFAULT_SEED,
     noise_scale: float | None = None,
     speed: float = 1.0,
-    vocoder: str = GRIFFIN_LIM,
+    vocoder: str | None = None,
     source_stats: Path | None = None,
+    data: str | None = None,
     save_mel: Path | None = None,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
+    on_message: OnMessage | None = None,
 ) -> ConvertSummary:
     """Convert recordings and folders of recordings.
 
@@ -293,7 +327,7 @@ def convert_files(
     :attr:`ConvertSummary.error` afterwards. Each file appears complete or not at all.
 
     Args:
-        model: as for :meth:`Converter.load`
+        model, vocoder, source_stats, data, on_message: as for :meth:`Converter.load`
         save_mel: also write the log-mel before the vocoder, (T, M) float32, for one recording
         on_progress: told (done, all) recordings
         on_file: told each recording as it is done
@@ -306,9 +340,17 @@ def convert_files(
     jobs = _plan(inputs, output, out_dir)
     if save_mel is not None:
         _check_save_mel(save_mel, jobs)
+    if data is not None:
+        folder = find_voice(home, model)
+        if read_voice(folder, home, weights=False).stats is not None:
+            raise DataError(
+                f"--data {data}: {folder} has its own statistics of its source speaker; leave --data out, or replace "
+                "them with --source-stats"
+            )
     return _run(
         jobs, home, folder=out_dir, model=model, device=device, seed=seed, noise_scale=noise_scale, speed=speed,
-        vocoder=vocoder, source_stats=source_stats, save_mel=save_mel, on_progress=on_progress, on_file=on_file,
+        vocoder=vocoder, source_stats=source_stats, data=data, save_mel=save_mel, on_progress=on_progress,
+        on_file=on_file, on_message=on_message,
     )  # fmt: skip
 
 
@@ -322,15 +364,17 @@ def convert_set(
     seed: int = DEFAULT_SEED,
     noise_scale: float | None = None,
     speed: float = 1.0,
-    vocoder: str = GRIFFIN_LIM,
+    vocoder: str | None = None,
     source_stats: Path | None = None,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
+    on_message: OnMessage | None = None,
 ) -> ConvertSummary:
     """Convert a set of the prepared data that a run was trained on, to ``converted/<set>/<utterance_id>.wav`` in it.
 
     Args:
         data: a prepared set in place of the run's own
+        vocoder, source_stats, on_message: as for :meth:`Converter.load`
 
     Raises:
         DataError: no such prepared data, or the set is empty.
@@ -350,8 +394,8 @@ def convert_set(
     jobs = [_Job(pair.source, folder / f"{pair.utterance_id}.wav") for pair in pairs]
     return _run(
         jobs, home, folder=folder, model=voice_folder.absolute(), device=device, seed=seed, noise_scale=noise_scale,
-        speed=speed, vocoder=vocoder, source_stats=source_stats, save_mel=None, on_progress=on_progress,
-        on_file=on_file,
+        speed=speed, vocoder=vocoder, source_stats=source_stats, data=name, save_mel=None, on_progress=on_progress,
+        on_file=on_file, on_message=on_message,
     )  # fmt: skip
 
 
@@ -365,14 +409,18 @@ def _run(
     seed: int,
     noise_scale: float | None,
     speed: float,
-    vocoder: str,
+    vocoder: str | None,
     source_stats: Path | None,
+    data: str | None,
     save_mel: Path | None,
     on_progress: OnProgress | None,
     on_file: OnFile | None,
+    on_message: OnMessage | None,
 ) -> ConvertSummary:
     began = time.perf_counter()
-    converter = Converter.load(model, home=home, device=device, vocoder=vocoder, source_stats=source_stats)
+    converter = Converter.load(
+        model, home=home, device=device, vocoder=vocoder, source_stats=source_stats, data=data, on_message=on_message
+    )
     load_seconds = time.perf_counter() - began
     logger.debug("%s loaded in %.2f s", converter.voice.folder, load_seconds)
     files: list[ConvertedFile] = []
@@ -406,7 +454,7 @@ def _run(
             on_progress(done, len(jobs))
     return ConvertSummary(
         model=converter.voice.folder,
-        vocoder=vocoder,
+        vocoder=converter.vocoder_name,
         sample_rate=converter.sample_rate,
         folder=folder,
         files=tuple(files),

@@ -1,74 +1,683 @@
-"""Corpora laid out in the data folder. So far the one that ships with the package."""
+"""Everything that can be had by name: corpora, published models and vocoders, laid out in the data folder.
+
+What is being fetched grows in a hidden folder beside its place, ``.<name>.partial``, and takes its name when it is
+whole. So nothing half-done is ever found under a name, and the same command always goes on where it was stopped.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
+import difflib
 import filecmp
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+from urllib.parse import urlsplit
 
-from aasvc_cli.errors import DataError
+from aasvc_cli.errors import AasvcError, DataError, DownloadError, Interrupted, StorageError
+from aasvc_cli.storage.archive import BadArchive, DamagedArchive, ZipLimits, read_members, unpack
 from aasvc_cli.storage.cache import Home, bundled
-from aasvc_cli.storage.files import atomic_write, make_folder, storage_error, write_json
+from aasvc_cli.storage.files import (
+    AUDIO_SUFFIXES,
+    atomic_write,
+    make_folder,
+    read_json,
+    remove_file,
+    storage_error,
+    write_json,
+    write_text,
+)
+from aasvc_cli.storage.http import (
+    STATE_SUFFIX,
+    Fetched,
+    Http,
+    HttpPolicy,
+    OnBytes,
+    OnMessage,
+    distrust,
+    origin,
+)
 
 COMPLETED = ".completed"
 """Written last, so a folder without it is unfinished."""
+LICENCE_FILE = "LICENCE.txt"
+LOCK_FILE = "downloads.lock.json"
+"""In the data folder: what each file's checksum was when it was first seen."""
+UNPACKED_FACTOR = 1.3
+"""Recordings compress that badly; an estimate for the disk, until the archive is here and says it exactly."""
+OFFLINE_WORDS = frozenset({"1", "on", "yes", "true"})
+"""Values of HF_HUB_OFFLINE and its like that mean yes."""
+
+_PROGRESS = ".progress.json"
+_ARCHIVES = ".archives"
+_HUB = "https://huggingface.co"
+_MODELS = f"{_HUB}/unilight/hificaptain-vc/resolve/main"
+_CAPTAIN = "https://ast-astrec.nict.go.jp/release/hi-fi-captain"
+_CAPTAIN_PAGE = "https://ast-astrec.nict.go.jp/en/release/hi-fi-captain/"
+_ARCHIVE_LIMITS = ZipLimits(members=200_000, total_bytes=60_000_000_000)
+
+
+# --- what there is --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class CorpusEntry:
-    """A corpus that can be had by name.
+class Licence:
+    """Under which conditions something may be used.
 
     Attributes:
-        seconds: of speech, both speakers together
-        asset: where it lies in the package
+        name: short, as SPDX has it
+        terms: the conditions in a sentence
+        url: of the whole text; empty if there is none
+        must_accept: nothing flows before the user has agreed
     """
 
     name: str
+    terms: str
+    url: str = ""
+    must_accept: bool = False
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on a server.
+
+    Attributes:
+        name: under which it is kept
+        url: where it was published
+        speaker: whose recordings are in it, if it is an archive of a corpus
+        about_bytes: size by hearsay
+        sha256: where it is known; otherwise the first one seen is remembered
+    """
+
+    name: str
+    url: str
+    speaker: str = ""
+    about_bytes: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class CatalogueItem:
+    """Something that can be had by name.
+
+    Attributes:
+        kind: ``corpus``, ``model`` or ``vocoder``
+        page: where its authors describe it
+        files: to fetch; none if it ships with the package
+        asset: where it lies in the package
+        seconds: of speech, both speakers together; 0 if unknown
+    """
+
+    name: str
+    kind: str
     description: str
-    licence: str
-    seconds: float
-    asset: str
+    licence: Licence
+    page: str = ""
+    files: tuple[RemoteFile, ...] = ()
+    asset: str = ""
+    seconds: float = 0.0
+
+    def folder(self, home: Home) -> Path:
+        """Its place in the data folder."""
+        return {"corpus": home.corpora, "model": home.models, "vocoder": home.vocoders}[self.kind] / self.name
+
+
+_BY_NC_SA = Licence(
+    name="CC-BY-NC-SA-4.0",
+    terms=(
+        "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International: name the authors, no commercial use, "
+        "share what you make of it under the same licence"
+    ),
+    url="https://creativecommons.org/licenses/by-nc-sa/4.0/",
+    must_accept=True,
+)
+_TRAINED_ON_CAPTAIN = Licence(
+    name="CC-BY-NC-SA-4.0 (of its training data)",
+    terms=(
+        "no licence of its own is known; it was trained on Hi-Fi-CAPTAIN, which is CC BY-NC-SA 4.0: not for commercial "
+        "use"
+    ),
+    url=_BY_NC_SA.url,
+)
+
+
+def _captain(language: str, name: str, what: str) -> CatalogueItem:
+    return CatalogueItem(
+        name=name,
+        kind="corpus",
+        description=f"Hi-Fi-CAPTAIN, {what}: parallel recordings of a male and a female speaker, 48 kHz",
+        licence=_BY_NC_SA,
+        page=_CAPTAIN_PAGE,
+        files=tuple(
+            RemoteFile(
+                name=f"hfc_{language}_{letter}.zip",
+                url=f"{_CAPTAIN}/hfc_{language}_{letter}.zip",
+                speaker=speaker,
+                about_bytes=10_000_000_000,
+            )
+            for letter, speaker in (("M", "male"), ("F", "female"))
+        ),
+    )
+
+
+def _published(kind: str, name: str, checkpoint: str, description: str) -> CatalogueItem:
+    return CatalogueItem(
+        name=name,
+        kind=kind,
+        description=description,
+        licence=_TRAINED_ON_CAPTAIN,
+        page=f"{_HUB}/unilight/hificaptain-vc",
+        files=tuple(RemoteFile(each, f"{_MODELS}/{name}/{each}") for each in (checkpoint, "config.yml", "stats.h5")),
+    )
 
 
 CATALOGUE = {
-    entry.name: entry
-    for entry in (
-        CorpusEntry(
+    item.name: item
+    for item in (
+        _published(
+            "model",
+            "male_female_aas_vc_mel_pretrained",
+            "checkpoint-50000steps.pkl",
+            "the published AAS-VC model: Japanese, male to female, 48 kHz",
+        ),
+        _published(
+            "vocoder",
+            "pwg_jp_female",
+            "checkpoint-400000steps.pkl",
+            "its vocoder: Parallel WaveGAN for the female speaker, 48 kHz",
+        ),
+        _captain("ja-JP", "hificaptain-ja", "Japanese"),
+        _captain("en-US", "hificaptain-en", "English"),
+        CatalogueItem(
             name="demo",
+            kind="corpus",
             description="100 Japanese sentences by a male and a female synthetic voice, ships with the package",
-            licence="Apache-2.0",
-            seconds=708.0,
+            licence=Licence("Apache-2.0", "free for any use", "https://www.apache.org/licenses/LICENSE-2.0"),
             asset="demo",
+            seconds=708.0,
         ),
     )
 }
 """Everything that ``aasvc download`` knows, by name."""
 
+PUBLISHED = ("male_female_aas_vc_mel_pretrained", "pwg_jp_female")
+"""What is fetched if nothing is named."""
+
+
+def choose(names: Sequence[str]) -> list[CatalogueItem]:
+    """The items of these names, or the published model and its vocoder if there are none.
+
+    Raises:
+        DataError: there is no such item; says which one may be meant.
+    """
+    for name in names:
+        if name not in CATALOGUE:
+            near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1, cutoff=0.5)
+            near += [each for each in CATALOGUE if name and name.lower() in each]
+            advice = f"did you mean {near[0]}?" if near else f"there is: {', '.join(CATALOGUE)}"
+            raise DataError(f"nothing named {name} can be downloaded; {advice}")
+    return [CATALOGUE[name] for name in dict.fromkeys(names or PUBLISHED)]
+
+
+# --- where it comes from --------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
-class DownloadResult:
-    """A corpus in the data folder.
+class Source:
+    """Where files come from.
 
     Attributes:
-        n_files: in the corpus
-        seconds: of speech
-        already_there: nothing had to be done
+        mirror: address that stands for the scheme and host of every file; their paths stay
+        hub: of Hugging Face, or a mirror of it
+        token: for the hub, sent to no other host
+        offline: the network is not used
     """
 
-    name: str
+    mirror: str | None = None
+    hub: str = _HUB
+    token: str | None = field(default=None, repr=False)
+    offline: bool = False
+
+    @classmethod
+    def from_environment(cls, *, mirror: str | None = None, offline: bool = False) -> Self:
+        """The given settings over those of the environment: HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+
+        Raises:
+            DataError: something that is no web address.
+        """
+        hub = os.environ.get("HF_ENDPOINT") or _HUB
+        for name, address in (("--mirror", mirror), ("HF_ENDPOINT", hub)):
+            parts = urlsplit(address or _HUB)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise DataError(f"{name} {address}: not a web address; expected http://... or https://...")
+        return cls(
+            mirror=mirror,
+            hub=hub.rstrip("/"),
+            token=os.environ.get("HF_TOKEN", "").strip() or None,
+            offline=offline or os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in OFFLINE_WORDS,
+        )
+
+    def address(self, file: RemoteFile) -> str:
+        """Where a file is fetched."""
+        if self.mirror is not None:
+            return self.mirror.rstrip("/") + urlsplit(file.url).path
+        return self.hub + file.url.removeprefix(_HUB) if file.url.startswith(_HUB + "/") else file.url
+
+    def connect(self, policy: HttpPolicy | None = None) -> Http:
+        """Connections; the token goes to the hub alone."""
+        return Http(policy or HttpPolicy(), {origin(self.hub): self.token} if self.token else {})
+
+
+# --- what is here ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ItemState:
+    """How much of an item is on this machine.
+
+    Attributes:
+        state: ``present``, ``partial`` or ``absent``
+        bytes_here: on the disk
+        bytes_to_fetch: of the files as the server has them; None if unknown
+        estimated: the size is hearsay, the server was not asked or did not answer
+        addresses: where its files are fetched
+        disk_bytes: still needed on the disk to fetch and unpack it; None if unknown
+    """
+
+    item: CatalogueItem
     folder: Path
-    n_files: int
-    seconds: float
-    already_there: bool
+    state: str
+    bytes_here: int
+    bytes_to_fetch: int | None
+    estimated: bool
+    addresses: tuple[str, ...]
+    disk_bytes: int | None
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
-        return dataclasses.asdict(self) | {"folder": str(self.folder)}
+        item = self.item
+        return {
+            "name": item.name,
+            "kind": item.kind,
+            "description": item.description,
+            "licence": dataclasses.asdict(item.licence),
+            "page": item.page,
+            "folder": str(self.folder),
+            "state": self.state,
+            "bytes_here": self.bytes_here,
+            "bytes": self.bytes_to_fetch,
+            "estimated": self.estimated,
+            "addresses": list(self.addresses),
+            "disk_bytes": self.disk_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What there is, and what of it is here.
+
+    Attributes:
+        free_bytes: on the disk of the data folder
+    """
+
+    items: tuple[ItemState, ...]
+    free_bytes: int
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"items": [state.to_tree() for state in self.items], "free_bytes": self.free_bytes}
+
+
+def survey(
+    home: Home,
+    items: Sequence[CatalogueItem],
+    source: Source,
+    *,
+    keep_archives: bool = False,
+    overwrite: bool = False,
+    policy: HttpPolicy | None = None,
+) -> Survey:
+    """Look what is here and, unless offline, ask the servers how large the rest is; changes nothing.
+
+    Args:
+        overwrite: count what is here as if it were not
+    """
+    silent: set[str] = set()
+    with source.connect(policy) as http:
+        states = [_look(home, item, source, http, silent, keep_archives, overwrite) for item in items]
+    return Survey(tuple(states), _free_bytes(home.root))
+
+
+def _look(
+    home: Home,
+    item: CatalogueItem,
+    source: Source,
+    http: Http,
+    silent: set[str],
+    keep_archives: bool,
+    overwrite: bool,
+) -> ItemState:
+    folder = item.folder(home)
+    addresses = tuple(source.address(file) for file in item.files)
+    if item.asset:
+        size = sum((bundled(item.asset) / name).stat().st_size for name in _files(bundled(item.asset)))
+        here = _bytes_below(folder)
+        state = "present" if (folder / COMPLETED).is_file() else "partial" if here else "absent"
+        return ItemState(item, folder, state, here, size, False, (), 0 if state == "present" else size)
+    if _is_present(folder, item) and not overwrite:
+        known = sum(entry["size"] for entry in _read_record(folder / COMPLETED).values())
+        return ItemState(item, folder, "present", _bytes_below(folder), known, False, addresses, 0)
+    building = _building(folder)
+    here = _bytes_below(building) + (0 if overwrite else _bytes_below(folder))
+    sizes: list[int | None] = []
+    estimated = False
+    for file, address in zip(item.files, addresses, strict=True):
+        facts = None
+        if not source.offline and origin(address) not in silent:
+            facts = http.probe(address)
+            if facts is None:
+                silent.add(origin(address))  # one silent server is waited for once
+        sizes.append(facts.size if facts is not None else None)
+        if sizes[-1] is None:
+            estimated = True
+            sizes[-1] = file.about_bytes
+    known_sizes = [size for size in sizes if size is not None]
+    complete = len(known_sizes) == len(sizes)
+    disk = max(0, _peak(item, known_sizes, keep_archives) - here) if complete else None
+    state = "partial" if here else "absent"
+    return ItemState(item, folder, state, here, sum(known_sizes) if complete else None, estimated, addresses, disk)
+
+
+def _peak(item: CatalogueItem, sizes: Sequence[int], keep_archives: bool) -> int:
+    """The most that is on the disk at once: an archive goes when it is unpacked, before the next one comes."""
+    if item.kind != "corpus":
+        return sum(sizes)
+    unpacked = [round(size * UNPACKED_FACTOR) for size in sizes]
+    if keep_archives:
+        return sum(sizes) + sum(unpacked)
+    return max(sum(unpacked[: number + 1]) + size for number, size in enumerate(sizes))
+
+
+# --- fetching -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DownloadResult:
+    """An item in the data folder.
+
+    Attributes:
+        n_files: that belong to it
+        n_bytes: of these files
+        n_received: bytes that came over the network this time
+        seconds: of speech, if known
+        already_there: nothing had to be done
+        differs: files that are not what they were when they were first fetched
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    n_files: int
+    n_bytes: int
+    already_there: bool
+    licence: str
+    n_received: int = 0
+    seconds: float = 0.0
+    differs: tuple[str, ...] = ()
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dataclasses.asdict(self) | {"folder": str(self.folder), "differs": list(self.differs)}
+
+
+@dataclass(frozen=True)
+class DownloadReport:
+    """What `download` has done."""
+
+    items: tuple[DownloadResult, ...]
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"items": [item.to_tree() for item in self.items]}
+
+
+def download(
+    home: Home,
+    items: Sequence[CatalogueItem],
+    source: Source,
+    *,
+    accept_licence: Callable[[CatalogueItem], bool],
+    overwrite: bool = False,
+    keep_archives: bool = False,
+    policy: HttpPolicy | None = None,
+    on_bytes: OnBytes | None = None,
+    on_message: OnMessage | None = None,
+) -> DownloadReport:
+    """Fetch, check and lay out what is not here yet.
+
+    Args:
+        accept_licence: asked before anything flows that has conditions to agree to
+        overwrite: fetch again what is here, too
+        keep_archives: leave the archives of corpora in ``.archives`` of their folder
+        on_bytes: told (what, done, all or None)
+        on_message: told in a sentence what is worth knowing on the way
+
+    Raises:
+        DownloadError: no network, or something that is not what it should be. What arrived is kept.
+        DataError: an archive that is damaged or dangerous.
+        StorageError: no permission, no space.
+        Interrupted: on Ctrl-C; what arrived is kept.
+    """
+    say = on_message or _ignore
+    missing = [item for item in items if item.files and (overwrite or not _is_present(item.folder(home), item))]
+    for item in missing:
+        _check_online(home, item, source)
+        if item.licence.must_accept and not _was_accepted(home, item) and not accept_licence(item):
+            raise AasvcError(f"{item.name}: nothing was fetched, as its licence was not accepted; accept it with --yes")
+    if missing:
+        found = survey(home, missing, source, keep_archives=keep_archives, overwrite=overwrite, policy=policy)
+        _check_disk(home, found)
+    results = []
+    with source.connect(policy) as http:
+        for item in items:
+            if item.asset:
+                results.append(download_demo(home, overwrite=overwrite))
+                continue
+            try:
+                with _alone(item.folder(home), item.name, say):
+                    job = _Job(home, item, source, http, overwrite, keep_archives, on_bytes or _ignore, say)
+                    results.append(job.run())
+            except KeyboardInterrupt:
+                kept = _bytes_below(_building(item.folder(home)))
+                raise Interrupted(
+                    f"stopped; {kept} bytes of {item.name} are kept, the same command goes on from there"
+                ) from None
+    return DownloadReport(tuple(results))
+
+
+@dataclass
+class _Job:
+    """One item on its way; its lock is held.
+
+    ``record`` has an entry for each file that is done: where it came from, its checksum, and the files that it became.
+    """
+
+    home: Home
+    item: CatalogueItem
+    source: Source
+    http: Http
+    overwrite: bool
+    keep_archives: bool
+    on_bytes: OnBytes
+    say: OnMessage
+    record: dict[str, Any] = field(default_factory=dict)
+    differs: list[str] = field(default_factory=list)
+    n_received: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.item.folder(self.home)
+
+    @property
+    def building(self) -> Path:
+        return _building(self.folder)
+
+    def run(self) -> DownloadResult:
+        if not self.overwrite and _is_present(self.folder, self.item):
+            return self._result(_read_record(self.folder / COMPLETED), already_there=True)
+        _check_online(self.home, self.item, self.source)
+        if not self.item.licence.must_accept:
+            self.say(f"{self.item.name}: {self.item.licence.terms}")
+        make_folder(self.building)
+        write_text(self.building / LICENCE_FILE, _licence_text(self.item))
+        self.record = _read_record(self.building / _PROGRESS)
+        old = {} if self.overwrite else _read_record(self.folder / COMPLETED)
+        for file in self.item.files:
+            entry = self.record.get(file.name) or old.get(file.name)
+            if entry is not None and entry["files"] and self._has_all(entry["files"]):
+                self._note(file.name, entry)
+            elif self.item.kind == "corpus":
+                self._archive(file)
+            else:
+                fetched = self._fetch(file, self.building / file.name)
+                self._first_seen(file, fetched)
+                self._note(file.name, _entry(file, fetched, {file.name: [fetched.size, None]}))
+        self._publish()
+        return self._result(self.record, already_there=False)
+
+    def _result(self, record: Mapping[str, Any], *, already_there: bool) -> DownloadResult:
+        sizes = [size for entry in record.values() for size, _ in entry["files"].values()]
+        return DownloadResult(
+            name=self.item.name,
+            kind=self.item.kind,
+            folder=self.folder,
+            n_files=len(sizes),
+            n_bytes=sum(sizes),
+            already_there=already_there,
+            licence=self.item.licence.name,
+            n_received=self.n_received,
+            differs=tuple(self.differs),
+        )
+
+    def _has_all(self, files: Mapping[str, Sequence[int]]) -> bool:
+        bases = [self.building] if self.overwrite else [self.building, self.folder]
+        return all(any(_has_size(base / path, size) for base in bases) for path, (size, *_) in files.items())
+
+    def _note(self, name: str, entry: dict[str, Any]) -> None:
+        self.record[name] = entry
+        write_json(self.building / _PROGRESS, _record_tree(self.item, self.record))
+
+    def _fetch(self, file: RemoteFile, path: Path) -> Fetched:
+        if path.exists():
+            # whole, but no one has noted its checksum any more
+            distrust(path)
+        fetched = self.http.fetch(
+            self.source.address(file), path, sha256=file.sha256, on_bytes=self.on_bytes, on_message=self.say
+        )
+        self.n_received += fetched.n_received
+        return fetched
+
+    def _archive(self, file: RemoteFile) -> None:
+        """Fetch an archive, if it is not here already, and unpack what is wanted of it."""
+        archive = self.building / _ARCHIVES / file.name
+        entry = self.record.get(file.name)
+        if entry is None or not _has_size(archive, entry["size"]):
+            entry = _entry(file, self._fetch(file, archive), {})
+            self._note(file.name, entry)
+        try:
+            members = read_members(archive, lambda path: corpus_place(path, file.speaker), _ARCHIVE_LIMITS)
+            if not members:
+                raise BadArchive(f"{archive}: holds no recordings; expected <speaker>/wav/<set>/*.wav in it")
+            needed = sum(each.size for each in members if not _has_size(self.building / each.path, each.size))
+            if needed > _free_bytes(self.building):
+                raise StorageError(
+                    f"{archive}: unpacks to {_size(needed)}, and {_size(_free_bytes(self.building))} are free; free "
+                    "some space, then the same command goes on from there"
+                )
+            unpack(
+                archive,
+                members,
+                self.building,
+                also=None if self.overwrite else self.folder,
+                on_bytes=lambda done, total: self.on_bytes(f"unpacking {file.name}", done, total),
+            )
+        except DamagedArchive as error:
+            self._discard(file.name, archive)
+            raise DamagedArchive(f"{error}; the same command fetches it again") from None
+        except BadArchive:
+            self._discard(file.name, archive)
+            raise
+        self._first_seen(file, entry)
+        entry["files"] = {str(each.path): [each.size, each.info.CRC] for each in members}
+        self._note(file.name, entry)
+        if not self.keep_archives:
+            remove_file(archive)
+
+    def _discard(self, name: str, archive: Path) -> None:
+        """The archive is no good; the next fetch compares it with what the server has then."""
+        self.record.pop(name, None)
+        write_json(self.building / _PROGRESS, _record_tree(self.item, self.record))
+        distrust(archive)
+
+    def _first_seen(self, file: RemoteFile, found: Fetched | Mapping[str, Any]) -> None:
+        sha256, size = (found.sha256, found.size) if isinstance(found, Fetched) else (found["sha256"], found["size"])
+        before = _remember(self.home, file.url, sha256, size)
+        if before is not None:
+            self.differs.append(file.name)
+            self.say(
+                f"{file.name}: is not the file that was first fetched on {before['first_seen'][:10]} (SHA-256 "
+                f"{before['sha256'][:12]}..., now {sha256[:12]}...); it was replaced on the server"
+            )
+
+    def _publish(self) -> None:
+        """Give the finished folder its name, or move what is new into the one that is there."""
+        mark = _record_tree(self.item, self.record)
+        remove_file(self.building / _PROGRESS)
+        if not self.keep_archives:
+            shutil.rmtree(self.building / _ARCHIVES, ignore_errors=True)
+        try:
+            if not self.folder.exists():
+                write_json(self.building / COMPLETED, mark)
+                os.rename(self.building, self.folder)
+                return
+            remove_file(self.folder / COMPLETED)
+            for path in sorted(each for each in self.building.rglob("*") if each.is_file()):
+                target = self.folder / path.relative_to(self.building)
+                make_folder(target.parent)
+                os.replace(path, target)
+            shutil.rmtree(self.building, ignore_errors=True)
+        except OSError as error:
+            raise storage_error("write", self.folder, error) from None
+        write_json(self.folder / COMPLETED, mark)
+
+
+def corpus_place(path: PurePosixPath, speaker: str) -> PurePosixPath | None:
+    """Where a file of a Hi-Fi-CAPTAIN archive goes: ``<speaker>/wav/<set>/...`` or ``<speaker>/text/...``.
+
+    Args:
+        path: in the archive, such as ``hi-fi-captain/ja-JP/female/wav/dev/x.wav``
+        speaker: whose archive it is, in case its folders do not say
+
+    Returns:
+        None for whatever is neither a recording nor a text
+    """
+    parts = path.parts
+    if any(part.startswith((".", "__")) for part in parts):
+        return None
+    wanted = {"wav": AUDIO_SUFFIXES, "text": frozenset({".txt"})}
+    for number, part in enumerate(parts[:-1]):
+        if part in wanted and path.suffix.lower() in wanted[part]:
+            owner = parts[number - 1] if number and parts[number - 1] in ("male", "female") else speaker
+            return PurePosixPath(owner, *parts[number:])
+    return None
+
+
+# --- the demo corpus ------------------------------------------------------------------------------------------------
 
 
 def download_demo(
@@ -87,31 +696,37 @@ def download_demo(
         StorageError: no permission or no space; what was finished stays.
         DataError: the package was installed without the corpus.
     """
-    entry = CATALOGUE["demo"]
-    origin = bundled(entry.asset)
-    names = _files(origin)
+    item = CATALOGUE["demo"]
+    origin_folder = bundled(item.asset)
+    names = _files(origin_folder)
     if not names:
-        raise DataError(f"{origin}: the demo corpus is missing from this installation; install the package again")
-    folder = home.corpora / entry.name
+        raise DataError(
+            f"{origin_folder}: the demo corpus is missing from this installation; install the package again"
+        )
+    folder = item.folder(home)
     marker = folder / COMPLETED
-    stale = names if overwrite else [name for name in names if not _is_copy(folder / name, origin / name)]
+
+    def result(*, already_there: bool) -> DownloadResult:
+        n_bytes = sum((origin_folder / name).stat().st_size for name in names)
+        return DownloadResult(
+            item.name, item.kind, folder, len(names), n_bytes, already_there, item.licence.name, seconds=item.seconds
+        )
+
+    stale = names if overwrite else [name for name in names if not _is_copy(folder / name, origin_folder / name)]
     if not stale and marker.is_file():
         if on_progress:
             on_progress(len(names), len(names))
-        return DownloadResult(entry.name, folder, len(names), entry.seconds, already_there=True)
+        return result(already_there=True)
     make_folder(folder)
-    try:
-        marker.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error("replace", marker, error) from None
+    remove_file(marker)
     done = len(names) - len(stale)
     for name in stale:
-        _copy(origin / name, folder / name)
+        _copy(origin_folder / name, folder / name)
         done += 1
         if on_progress:
             on_progress(done, len(names))
-    write_json(marker, {"name": entry.name, "n_files": len(names), "licence": entry.licence})
-    return DownloadResult(entry.name, folder, len(names), entry.seconds, already_there=False)
+    write_json(marker, {"name": item.name, "n_files": len(names), "licence": item.licence.name})
+    return result(already_there=False)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -123,13 +738,179 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _is_copy(path: Path, origin: Path) -> bool:
+def _is_copy(path: Path, original: Path) -> bool:
     try:
-        return filecmp.cmp(path, origin, shallow=False)
+        return filecmp.cmp(path, original, shallow=False)
     except OSError:
         return False
 
 
-def _copy(origin: Path, path: Path) -> None:
-    with origin.open("rb") as source, atomic_write(path) as stream:
+def _copy(original: Path, path: Path) -> None:
+    with original.open("rb") as source, atomic_write(path) as stream:
         shutil.copyfileobj(source, stream)
+
+
+# --- marks, locks, disk ---------------------------------------------------------------------------------------------
+
+
+def _building(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.partial"
+
+
+def _entry(file: RemoteFile, fetched: Fetched, files: dict[str, list[int | None]]) -> dict[str, Any]:
+    return {
+        "url": file.url,
+        "size": fetched.size,
+        "sha256": fetched.sha256,
+        "etag": fetched.facts.etag,
+        "last_modified": fetched.facts.last_modified,
+        "files": files,
+    }
+
+
+def _record_tree(item: CatalogueItem, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": item.name, "kind": item.kind, "licence": item.licence.name, "sources": dict(record)}
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What a mark or a progress file says, if it can be understood; nothing otherwise."""
+    if not path.is_file():
+        return {}
+    try:
+        sources = read_json(path, "a record of downloads")["sources"]
+        for entry in sources.values():
+            if not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
+                return {}
+            for size, _ in entry["files"].values():
+                if not isinstance(size, int):
+                    return {}
+    except (AasvcError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return dict(sources)
+
+
+def _is_present(folder: Path, item: CatalogueItem) -> bool:
+    """Whether all that belongs to an item is in its place."""
+    record = _read_record(folder / COMPLETED)
+    if set(record) != {file.name for file in item.files}:
+        return False
+    files = {path: size for entry in record.values() for path, (size, _) in entry["files"].items()}
+    return bool(files) and all(_has_size(folder / path, size) for path, size in files.items())
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _bytes_below(folder: Path) -> int:
+    """Of what was fetched, without the notes about it."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            if name in (LICENCE_FILE, COMPLETED, _PROGRESS) or name.endswith(STATE_SUFFIX):
+                continue
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(base, name)).st_size
+    return total
+
+
+def _check_online(home: Home, item: CatalogueItem, source: Source) -> None:
+    if source.offline:
+        here = _bytes_below(_building(item.folder(home)))
+        some = f" ({here} bytes of it are here)" if here else ""
+        raise DownloadError(
+            f"{item.name}: is not on this machine{some} and the network is switched off; run the same command without "
+            "--offline and HF_HUB_OFFLINE"
+        )
+
+
+def _check_disk(home: Home, found: Survey) -> None:
+    needed = sum(state.disk_bytes or 0 for state in found.items)
+    if needed > found.free_bytes:
+        names = ", ".join(state.item.name for state in found.items)
+        about = "about " if any(state.estimated or state.item.kind == "corpus" for state in found.items) else ""
+        raise StorageError(
+            f"{names}: needs {about}{_size(needed)} on the disk of {home.root}, {_size(found.free_bytes)} are free; "
+            "free some space, or set AASVC_HOME to another disk"
+        )
+
+
+def _free_bytes(folder: Path) -> int:
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return shutil.disk_usage(place).free
+    raise StorageError(f"{folder}: there is no such disk; set AASVC_HOME to a folder that can be created")
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def _was_accepted(home: Home, item: CatalogueItem) -> bool:
+    """Whether the licence was accepted when this download began."""
+    folder = item.folder(home)
+    return any((place / LICENCE_FILE).is_file() for place in (folder, _building(folder)))
+
+
+def _licence_text(item: CatalogueItem) -> str:
+    return (
+        f"{item.name}: {item.description}\n"
+        f"Source: {item.page}\n"
+        f"Licence: {item.licence.name}\n"
+        f"{item.licence.terms[0].upper()}{item.licence.terms[1:]}.\n"
+        f"{item.licence.url}\n"
+    )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str, say: OnMessage) -> Iterator[None]:
+    """One process at a time works on an item; the others wait. The lock vanishes with the process, however it ends."""
+    from filelock import FileLock, Timeout
+
+    make_folder(folder.parent)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{name}: another process is fetching it; waiting")
+            lock.acquire(poll_interval=0.2)
+    except OSError as error:
+        raise storage_error("lock", folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remember(home: Home, url: str, sha256: str, size: int) -> dict[str, Any] | None:
+    """Note a file's checksum; returns what was noted first, if that was something else."""
+    from filelock import FileLock
+
+    path = home.root / LOCK_FILE
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    try:
+        with FileLock(home.root / f".{LOCK_FILE}.lock"):
+            tree = read_json(path, "checksums of downloads") if path.is_file() else {}
+            if not isinstance(tree, dict) or not all(isinstance(entry, dict) for entry in tree.values()):
+                raise DataError(f"{path}: expected checksums of downloads; remove it")
+            first = tree.get(url)
+            if first is None:
+                tree[url] = {"sha256": sha256, "size": size, "first_seen": now}
+            elif first.get("sha256") != sha256:
+                later = first.setdefault("later", [])
+                if not any(entry["sha256"] == sha256 for entry in later):
+                    later.append({"sha256": sha256, "size": size, "seen": now})
+            else:
+                return None
+            write_json(path, tree)
+    except OSError as error:
+        raise storage_error("lock", path, error) from None
+    return None if first is None else {"sha256": "?", "first_seen": "?", **first}
+
+
+def _ignore(*_: Any) -> None:
+    """Nobody listens."""

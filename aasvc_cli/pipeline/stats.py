@@ -14,7 +14,7 @@ from aasvc_cli.errors import DataError
 from aasvc_cli.features import SIDES, FeatureStats, NormStats, RunningStats, feature_key, feature_keys
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.feature_store import FeatureStore
-from aasvc_cli.storage.files import read_json, write_json
+from aasvc_cli.storage.files import write_json
 
 SELF = "self"
 """The name that means: compute them from the data at hand."""
@@ -75,7 +75,7 @@ def compute_stats(
     if norm_name == SELF:
         stats = _from_training_set(home, manifest, on_progress)
     else:
-        stats = _from_model(home, norm_name, manifest.config.features)
+        stats = _from_model(home, norm_name, manifest, on_progress)
     path = home.stats / manifest.name / f"{norm_name}.json"
     write_json(path, stats.to_tree())
     return StatsResult(
@@ -115,17 +115,24 @@ def _role(side: str, features: FeatureConfig) -> tuple[str, str]:
     return ("target" if side == "target" else "source"), str(getattr(features, side))
 
 
-def _from_model(home: Home, name: str, features: FeatureConfig) -> NormStats:
-    from aasvc_cli.voice import find_voice
+def _from_model(home: Home, name: str, manifest: Manifest, on_progress: Callable[[int, int], None] | None) -> NormStats:
+    from aasvc_cli.voice import find_voice, read_voice
 
+    features = manifest.config.features
     folder = find_voice(home, name)
-    path = folder / "stats.json"
-    stats = NormStats.from_tree(read_json(path, "the statistics of a model"), str(path))
-    for side, key in feature_keys(features).items():
-        if stats.keys[side] != key:
+    files = read_voice(folder, home, weights=False)
+    keys = feature_keys(files.config.features)
+    # a published model has no statistics of its source; those of the training set take their place
+    sides = SIDES if files.stats is not None else ("target",)
+    for side in sides:
+        if keys[side] != feature_keys(features)[side]:
+            conf = next(path for path in (folder / "config.yaml", folder / "config.yml") if path.is_file())
             raise DataError(
-                f"{path}: its {side} statistics are of {stats.kinds[side]} with other settings than the prepared "
-                f"{getattr(features, side)} features; prepare again with the model's own settings: "
-                f"aasvc prepare --conf {folder / 'config.yaml'}"
+                f"{folder}: its {side} statistics are of {getattr(files.config.features, side)} with other settings "
+                f"than the prepared {getattr(features, side)} features; prepare again with the model's own settings: "
+                f"aasvc prepare --conf {conf}"
             )
-    return stats
+    if files.stats is not None:
+        return files.stats
+    own = _from_training_set(home, manifest, on_progress)
+    return dataclasses.replace(own, target=files.target, origin=f"{folder.absolute().name}, source: {own.origin}")

@@ -40,7 +40,7 @@ from aasvc_cli.storage.files import (
 )
 from aasvc_cli.storage.run_folder import RunFolder
 from aasvc_cli.training import LOSS_NAMES, Trainer
-from aasvc_cli.voice import pick_device
+from aasvc_cli.voice import find_voice, pick_device, read_voice
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -66,6 +66,10 @@ FREE_TO_CHANGE = frozenset(
 """Settings that may differ between a run and its continuation."""
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
+INIT_FILE = "init.json"
+"""What a run began with, if not with random weights."""
+SHOWN_TENSORS = 8
+"""Names of tensors that a message lists; ``init.json`` has all."""
 _KEPT = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -120,6 +124,7 @@ def train(
     data: str | None = None,
     tag: str | None = None,
     norm_name: str = "self",
+    init: str | Path | None = None,
     overwrite: bool = False,
     tensorboard: bool = False,
     on_report: Callable[[StepReport], None] | None = None,
@@ -136,6 +141,7 @@ def train(
         data: a prepared set; the one prepared last if None
         tag: last part of the folder's name; the configuration's name if None
         norm_name: which statistics, as written by ``stats``
+        init: a model, ours or published, whose weights a new run begins with; a run that goes on has its own
         overwrite: start anew, discarding what the folder holds
 
     Raises:
@@ -155,7 +161,7 @@ def train(
             if clean_name(name) != name:
                 raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
             folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
-            return _Run(home, folder, checked, manifest, stats, world, tensorboard=tensorboard)
+            return _Run(home, folder, checked, manifest, stats, world, init=init, tensorboard=tensorboard)
 
         run = world.together(prepare)
         world.by_first(lambda: held.enter_context(run.files.alone()))
@@ -212,9 +218,11 @@ class _Run:
         stats: NormStats,
         world: World,
         *,
+        init: str | Path | None,
         tensorboard: bool,
     ):
         self.home = home
+        self.init = init
         self.folder = folder
         self.files = RunFolder(folder)
         self.manifest = manifest
@@ -269,18 +277,30 @@ class _Run:
         described = self._describe()
 
         def read() -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-            self.files.open(to_tree(self.config), described, FREE_TO_CHANGE)
-            return load_checkpoint(self.files.last) if self.files.last.exists() else ({}, None)
+            settings = {name: part for name, part in to_tree(self.config).items() if name != "vocoder"}
+            self.files.open(settings, described, FREE_TO_CHANGE, other_files=(INIT_FILE,))
+            begun = self.files.last.exists()
+            if (self.folder / "config.yaml").exists():
+                self._check_init(begun)
+            if begun:
+                return load_checkpoint(self.files.last)
+            self.files.cut_log(0)
+            if self.init is None:
+                return {}, None
+            write_json(self.folder / INIT_FILE, self._initialise(trainer, self.init))
+            return dict(trainer.model.state_dict()), None
 
         tensors, header = self.world.by_first(read) or ({}, None)
         header = self.world.from_first(header)
+        tensors = self.world.tensors_from_first(tensors)
         if header is not None:
-            tensors = self.world.tensors_from_first(tensors)
             self.world.together(lambda: self._go_on_from(trainer, tensors, header))
+        elif tensors and not self.world.is_first:
+            trainer.start_from(tensors)
         if not self.world.is_first:
             return
-        self.files.cut_log(trainer.step)
         if header is not None:
+            self.files.cut_log(trainer.step)
             self.say(f"resuming {self.folder} at step {trainer.step}")
         self.files.describe(dump_yaml(self.config), described)
         write_json(self.folder / "stats.json", self.stats.to_tree())
@@ -305,6 +325,70 @@ class _Run:
                     f"the run had {before} processes and now has {now}: its effective batch changes with them, unless "
                     "another --batch-size makes up for it in a run of its own"
                 )
+
+    def _check_init(self, begun: bool) -> None:
+        """Refuse an ``init`` that is not the one that this run began with."""
+        path = self.folder / INIT_FILE
+        there = read_json(path, "what the run began with")["model"] if path.exists() else None
+        if self.init is not None and there != str(self.init):
+            what = "random weights" if there is None else there
+            fault = (
+                f"the run that lives here began with {what}, not with {self.init}; use another --tag, or --overwrite"
+            )
+            raise ConfigError(str(self.folder), [fault])
+        if self.init is None and there is not None and not begun:
+            fault = f"the run was begun with --init {there} and has no checkpoint yet; give that again, or --overwrite"
+            raise ConfigError(str(self.folder), [fault])
+
+    def _initialise(self, trainer: Trainer, init: str | Path) -> dict[str, Any]:
+        """Begin with the weights of another model, and say how well they fit.
+
+        Raises:
+            ModelError: no such model, it cannot be read, or it has too little in common with this one.
+        """
+        voice = find_voice(self.home, init)
+        files = read_voice(voice, self.home)
+        expected = trainer.model.state_dict()
+        fitting = {
+            name: tensor
+            for name, tensor in files.weights.items()
+            if name in expected and tensor.shape == expected[name].shape
+        }
+        broken = [name for name, tensor in fitting.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise ModelError(f"{files.origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]})")
+        reshaped = {
+            name: f"{name} {tuple(files.weights[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in files.weights and name not in fitting
+        }
+        new = [reshaped.get(name, name) for name in expected if name not in fitting]
+        left_over = [name for name in files.weights if name not in expected]
+        taken, total = (sum(t.numel() for t in tensors.values()) for tensors in (fitting, expected))
+        if taken < total / 2:
+            raise ModelError(
+                f"--init {init}: only {len(fitting)} of {len(expected)} tensors fit this model (first that does not: "
+                f"{new[0]}); leave --conf out to take its sizes, or choose another model"
+            )
+        trainer.start_from(fitting)
+        self.say(f"begins with the weights of {voice}: {len(fitting)} of {len(expected)} tensors")
+        for what, names in (("new, random", new), ("left over, not used", left_over)):
+            if names:
+                more = f", and {len(names) - SHOWN_TENSORS} more" if len(names) > SHOWN_TENSORS else ""
+                self.say(f"{what}: {', '.join(names[:SHOWN_TENSORS])}{more}")
+        for side, key in feature_keys(files.config.features).items():
+            if feature_keys(self.config.features)[side] != key:
+                self.say(
+                    f"warning: {voice} was trained on {side} features of other settings; it may have to learn them anew"
+                )
+        return {
+            "model": str(init),
+            "name": voice.absolute().name,
+            "card": dict(files.card),
+            "taken": len(fitting),
+            "new": new,
+            "left_over": left_over,
+        }
 
     def _log(self, entry: dict[str, Any]) -> None:
         self.files.log(entry)

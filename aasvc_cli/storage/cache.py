@@ -19,8 +19,10 @@ class Home:
         prepared/<name>/manifest.json        pairs and splits found by `prepare`
         features/<kind>-<key>/...            one file per recording
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
-        vocoders/<name>/
+        models/<name>/                       downloaded voices
+        vocoders/<name>/                     downloaded vocoders
         exp/<source>_<target>_<tag>/         one training run: a model folder
+        imported/<name>-<key>/               our form of published models and vocoders
     """
 
     root: Path
@@ -46,6 +48,11 @@ class Home:
         return self.root / "stats"
 
     @property
+    def models(self) -> Path:
+        """Downloaded voices, one folder each."""
+        return self.root / "models"
+
+    @property
     def vocoders(self) -> Path:
         """Vocoders, one folder each."""
         return self.root / "vocoders"
@@ -54,6 +61,11 @@ class Home:
     def exp(self) -> Path:
         """Training runs, one folder each."""
         return self.root / "exp"
+
+    @property
+    def imported(self) -> Path:
+        """Published models and vocoders in our form; safe to delete."""
+        return self.root / "imported"
 
 
 def find_home(root: Path | None = None) -> Home:

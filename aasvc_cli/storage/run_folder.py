@@ -56,7 +56,7 @@ class RunFolder:
         """Remove what an earlier run left, results included; raises ConfigError if the folder is no run."""
         import shutil
 
-        if self.path.exists() and not (self.path / self.settings_name).exists() and any(self.path.iterdir()):
+        if self.path.exists() and not (self.path / self.settings_name).exists() and self._holds_others(()):
             raise ConfigError(str(self.path), ["not a training run; --overwrite would delete unknown files"])
         try:
             shutil.rmtree(self.path, ignore_errors=False)
@@ -65,13 +65,21 @@ class RunFolder:
         except OSError as error:
             raise storage_error("remove", self.path, error) from None
 
-    def open(self, settings: Mapping[str, Any], data: Mapping[str, Any], free: Collection[str]) -> None:
+    def open(
+        self,
+        settings: Mapping[str, Any],
+        data: Mapping[str, Any],
+        free: Collection[str],
+        *,
+        other_files: Collection[str] = (),
+    ) -> None:
         """Refuse to go on in a folder of something else; remove what killed writes left.
 
         Args:
             settings: configuration of the run that wants to start
             data: what it will be trained on, with a ``digest``
             free: dotted keys of settings that may differ between a run and its continuation
+            other_files: names that a run may leave before it has written its settings
 
         Raises:
             ConfigError: other settings, other data, or not a run at all.
@@ -80,8 +88,11 @@ class RunFolder:
             remove_file(leftover)
         if (self.path / self.settings_name).exists():
             self._check_same(settings, data, free)
-        elif not self.last.exists() and self.path.exists() and any(self.path.iterdir()):
+        elif not self.last.exists() and self.path.exists() and self._holds_others(other_files):
             raise ConfigError(str(self.path), ["the folder is not empty and not a training run; use another --tag"])
+
+    def _holds_others(self, known: Collection[str]) -> bool:
+        return any(path.name not in known for path in self.path.iterdir())
 
     def describe(self, settings_text: str, data: Mapping[str, Any]) -> None:
         """Write down what the run is."""
@@ -115,7 +126,9 @@ class RunFolder:
         path = self.path / self.settings_name
         old = flat(to_tree(parse_config(read_config_file(path), str(path))))
         new = flat(settings)
-        changed = [f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free]
+        changed = [
+            f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free
+        ]
         there = self.path / "data.json"
         if not changed and there.exists() and read_json(there, "the data of the run")["digest"] != data["digest"]:
             changed = ["its training data or statistics were others"]

@@ -1,23 +1,51 @@
-"""One vocoder by name, checked against the mel settings of the model it serves."""
+"""One vocoder by name, checked against the mel settings of the model it serves.
+
+A vocoder is a folder with ``config.yaml`` (its kind, the settings of its mels, the sizes of its network) and
+``generator.safetensors``. Folders in the published layout are read, too. Griffin-Lim needs no folder.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from typing import Protocol
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from aasvc_cli.config import MelConfig
-from aasvc_cli.errors import ModelError
+from aasvc_cli.config import MelConfig, parse_section, read_config_file, to_tree
+from aasvc_cli.errors import ConfigError, ModelError
+from aasvc_cli.storage.cache import Home, bundled
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.files import write_text
+from aasvc_cli.vocoder.gan_generators import (
+    GanVocoder,
+    HiFiGan,
+    HiFiGanSizes,
+    ParallelWaveGan,
+    ParallelWaveGanSizes,
+)
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 
 GRIFFIN_LIM = "griffin-lim"
-VOCODERS = (GRIFFIN_LIM,)
-"""Names of the vocoders that need no files."""
+BUNDLED = "bundled"
+"""Name of the vocoder that ships with the package."""
+CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "generator.safetensors"
+_SIZES = TypeVar("_SIZES", HiFiGanSizes, ParallelWaveGanSizes)
 
 
 class Vocoder(Protocol):
     """Turns log-mels into sound."""
+
+    @property
+    def mel(self) -> MelConfig:
+        """The settings of the log-mels that it takes."""
+        ...
 
     @property
     def sample_rate(self) -> int:
@@ -29,32 +57,276 @@ class Vocoder(Protocol):
         """Samples per frame."""
         ...
 
-    def synthesise(self, log_mel: Tensor) -> Tensor:
-        """(B, T, M), not normalised, to (B, T * hop_length)."""
+    def synthesise(self, log_mel: Tensor, *, seed: int = 0) -> Tensor:
+        """(B, T, M), not normalised, to (B, T * hop_length); ``seed`` decides what is drawn, if anything is."""
         ...
 
 
-def build_vocoder(name: str, mel: MelConfig) -> Vocoder:
-    """The vocoder of that name for log-mels of these settings.
+@dataclass(frozen=True, eq=False)
+class StoredVocoder:
+    """What a vocoder folder holds.
+
+    Attributes:
+        kind: which network, a key of ``KINDS``
+        mel: the settings of the log-mels that it was trained on
+        generator: its sizes
+        tensors: its weights by our names; ``mean`` and ``scale`` (M,) if its mels are normalised
+        origin: where it comes from: JSON-able, kept in the header of the weights
+    """
+
+    kind: str
+    mel: MelConfig
+    generator: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_vocoder(home: Home | None, name: str | Path) -> Path:
+    """The folder of a vocoder.
+
+    Args:
+        name: one in ``vocoders`` of the data folder, else the bundled one, else a folder
 
     Raises:
-        ModelError: no such vocoder, or one for other mel settings.
+        ModelError: nothing of that name; the nearest names are given.
     """
-    if name != GRIFFIN_LIM:
-        near = difflib.get_close_matches(name, VOCODERS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there is: {', '.join(VOCODERS)}"
-        raise ModelError(f"{name}: no such vocoder; {hint}")
-    vocoder = GriffinLim(mel)
-    refuse_mismatch(name, vocoder, mel)
+    text = os.fspath(name)
+    given = Path(text).expanduser()
+    names = _named(home)
+    if text in names:
+        return names[text]
+    if text and given.is_dir():
+        return given
+    if text and given.exists():
+        raise ModelError(f"{given}: is a file, expected the folder of a vocoder, or {GRIFFIN_LIM}")
+    known = [GRIFFIN_LIM, *names]
+    near = difflib.get_close_matches(given.name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there is: {', '.join(known)}"
+    raise ModelError(f"{text}: no such vocoder; {hint}")
+
+
+def find_vocoder_of(home: Home | None, voice: Path, name: str) -> Path:
+    """The folder of the vocoder that a voice names: inside the voice's own folder, else by name, else beside it.
+
+    Raises:
+        ModelError: it is nowhere.
+    """
+    names = _named(home)
+    inside, beside = voice / name, voice.absolute().parent / name
+    for folder in (inside, names.get(name), beside):
+        if folder is not None and folder.is_dir():
+            return folder
+    raise ModelError(f"{name}: no such vocoder in {voice}, beside it, or in the data folder; run: aasvc download")
+
+
+def build_vocoder(
+    name: str | Path, mel: MelConfig, *, home: Home | None = None, device: str | torch.device = "cpu"
+) -> Vocoder:
+    """The vocoder of that name for log-mels of these settings.
+
+    Args:
+        name: ``griffin-lim``, or as for :func:`find_vocoder`
+        home: the data folder; None for none
+
+    Raises:
+        ModelError: no such vocoder, or one that is damaged or for other mel settings.
+        ConfigError: its configuration has faults.
+    """
+    if os.fspath(name) == GRIFFIN_LIM:
+        return GriffinLim(mel)
+    vocoder = load_vocoder(find_vocoder(home, name), home=home, device=device)
+    refuse_mismatch(os.fspath(name), vocoder, mel)
     return vocoder
+
+
+def load_vocoder(folder: Path, *, home: Home | None = None, device: str | torch.device = "cpu") -> Vocoder:
+    """Load a vocoder folder, ours or published.
+
+    Raises:
+        ModelError: a part is missing or damaged, or the parts don't belong together.
+        ConfigError: the configuration has faults.
+    """
+    from aasvc_cli.legacy.vocoders import is_published_vocoder
+
+    if (folder / CONFIG_FILE).is_file() or not is_published_vocoder(folder):
+        stored = read_vocoder(folder)
+    else:
+        stored = _import(folder, home)
+    return KINDS[stored.kind](stored, str(folder), torch.device(device))
+
+
+def _import(folder: Path, home: Home | None) -> StoredVocoder:
+    """A published folder, by way of our form of it in the data folder if there is one."""
+    from aasvc_cli.legacy.vocoders import published_vocoder_files, read_published_vocoder
+    from aasvc_cli.storage.imported import Provenance, import_once
+
+    def write(place: Path, provenance: Provenance) -> None:
+        stored = read_published_vocoder(folder)
+        write_vocoder(place, dataclasses.replace(stored, origin={**stored.origin, **provenance}))
+
+    kept = None if home is None else import_once(home, folder, published_vocoder_files(folder), write)
+    return read_published_vocoder(folder) if kept is None else read_vocoder(kept)
+
+
+def read_vocoder(folder: Path) -> StoredVocoder:
+    """What a vocoder folder of ours holds; raises ModelError or ConfigError."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder}: not a vocoder folder, {name} is missing; expected {CONFIG_FILE} and {WEIGHTS_FILE}, or a "
+                "published folder with config.yml, checkpoint-<steps>steps.pkl and stats.h5"
+            )
+    path = folder / CONFIG_FILE
+    tree = read_config_file(path)
+    faults = [f"{key}: unknown key" for key in tree if key not in ("kind", "mel", "generator")]
+    if tree.get("kind") not in KINDS:
+        faults.append(f"kind: expected one of {', '.join(KINDS)}, found {tree.get('kind')!r}")
+    if not isinstance(tree.get("generator"), dict):
+        faults.append("generator: expected the sizes of the network")
+    if faults:
+        raise ConfigError(str(path), faults)
+    mel = parse_section(MelConfig, tree.get("mel") or {}, "mel", str(path))
+    tensors, header = load_checkpoint(folder / WEIGHTS_FILE)
+    return StoredVocoder(tree["kind"], mel, tree["generator"], tensors, header)
+
+
+def write_vocoder(folder: Path, stored: StoredVocoder) -> None:
+    """Write a vocoder folder that :func:`read_vocoder` reads back; raises StorageError."""
+    import yaml
+
+    tree = {"kind": stored.kind, "mel": to_tree(stored.mel), "generator": _plain(stored.generator)}
+    save_checkpoint(folder / WEIGHTS_FILE, stored.tensors, stored.origin)
+    write_text(folder / CONFIG_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def refuse_mismatch(name: str, vocoder: Vocoder, mel: MelConfig) -> None:
     """Raise ModelError, with both values, if a vocoder doesn't fit the mel settings of a model."""
+    theirs, ours = _meaning(vocoder.mel), _meaning(mel)
     differences = [
-        f"{what} {getattr(vocoder, what)}, the model has {getattr(mel, what)}"
-        for what in ("sample_rate", "hop_length")
-        if getattr(vocoder, what) != getattr(mel, what)
+        f"{what} {theirs[what]}, the model has {ours[what]}" for what in ours if not _same(theirs[what], ours[what])
     ]
     if differences:
         raise ModelError(f"vocoder {name} does not fit the model: {'; '.join(differences)}; choose another vocoder")
+
+
+def _named(home: Home | None) -> dict[str, Path]:
+    """Vocoders that a bare name means."""
+    names = {}
+    if home is not None and home.vocoders.is_dir():
+        names = {path.name: path for path in sorted(home.vocoders.iterdir()) if path.is_dir() and path.name[:1] != "."}
+    if (bundled("vocoder") / CONFIG_FILE).is_file():
+        names.setdefault(BUNDLED, bundled("vocoder"))
+    return names
+
+
+def _meaning(mel: MelConfig) -> dict[str, Any]:
+    """Mel settings with the defaults that ``null`` stands for."""
+    tree = to_tree(mel)
+    return tree | {
+        "win_length": mel.win_length or mel.n_fft,
+        "fmax": mel.fmax if mel.fmax is not None else mel.sample_rate / 2,
+        "log_base": "e" if mel.log_base is None else mel.log_base,
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= 1e-6 * max(abs(one), abs(other))
+    return bool(one == other)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+# --- kinds ----------------------------------------------------------------------------------------------------------
+
+
+def _hifi_gan(stored: StoredVocoder, origin: str, device: torch.device) -> Vocoder:
+    sizes = _sizes(HiFiGanSizes, stored, origin)
+    return _gan(HiFiGan, sizes, stored, origin, device)
+
+
+def _parallel_wavegan(stored: StoredVocoder, origin: str, device: torch.device) -> Vocoder:
+    sizes = _sizes(ParallelWaveGanSizes, stored, origin)
+    return _gan(ParallelWaveGan, sizes, stored, origin, device)
+
+
+KINDS: dict[str, Callable[[StoredVocoder, str, torch.device], Vocoder]] = {
+    "hifi-gan": _hifi_gan,
+    "parallel-wavegan": _parallel_wavegan,
+}
+"""How each kind of vocoder is built from what its folder holds: (stored, name of the folder in messages, device)."""
+
+
+def _sizes(cls: type[_SIZES], stored: StoredVocoder, origin: str) -> _SIZES:
+    sizes = parse_section(cls, stored.generator, "generator", origin)
+    faults = []
+    if sizes.hop_length != stored.mel.hop_length:
+        faults.append(
+            f"generator.upsample_scales: their product is {sizes.hop_length}, but mel.hop_length is "
+            f"{stored.mel.hop_length}"
+        )
+    if sizes.n_mels != stored.mel.n_mels:
+        faults.append(f"generator: takes {sizes.n_mels} channels, but mel.n_mels is {stored.mel.n_mels}")
+    if faults:
+        raise ConfigError(origin, faults)
+    return sizes
+
+
+def _gan(
+    network: Callable[[Any], HiFiGan | ParallelWaveGan],
+    sizes: Any,
+    stored: StoredVocoder,
+    origin: str,
+    device: torch.device,
+) -> Vocoder:
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be replaced
+        generator = network(sizes)
+    tensors = dict(stored.tensors)
+    mean, scale = tensors.pop("mean", None), tensors.pop("scale", None)
+    load_weights(generator, tensors, origin)
+    for name, statistic in (("mean", mean), ("scale", scale)):
+        if statistic is not None and statistic.shape != (stored.mel.n_mels,):
+            raise ModelError(f"{origin}: {name} has shape {tuple(statistic.shape)}, expected ({stored.mel.n_mels},)")
+    if (mean is None) != (scale is None):
+        raise ModelError(f"{origin}: mean and scale belong together, and one is missing")
+    return GanVocoder(
+        generator.to(device),
+        stored.mel,
+        mean=None if mean is None else mean.float().to(device),
+        scale=None if scale is None else scale.float().to(device),
+    )
+
+
+def load_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Fill a network strictly; raises ModelError that says what is missing, unknown, of another shape or not finite."""
+    expected = network.state_dict()
+    faults = [
+        f"{len(names)} {what} (first: {names[0]})"
+        for names, what in (
+            ([name for name in expected if name not in tensors], "missing"),
+            ([name for name in tensors if name not in expected], "unexpected"),
+            (
+                [
+                    f"{name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+                    for name, tensor in expected.items()
+                    if name in tensors and tensors[name].shape != tensor.shape
+                ],
+                "of another shape",
+            ),
+            ([name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())], "not finite"),
+        )
+        if names
+    ]
+    if faults:
+        raise ModelError(f"{origin}: the weights do not fit the configuration: tensors {', '.join(faults)}")
+    network.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in expected.items()})
+
+
+def generator_tree(sizes: HiFiGanSizes | ParallelWaveGanSizes) -> dict[str, Any]:
+    """Sizes as the ``generator`` section of a vocoder's configuration."""
+    tree: dict[str, Any] = _plain(dataclasses.asdict(sizes))
+    return tree

@@ -63,11 +63,12 @@ class GriffinLim:
         after = self._n_fft - self._window_length - before
         self._window = functional.pad(torch.hann_window(self._window_length), (before, after))
 
-    def synthesise(self, log_mel: Tensor) -> Tensor:
+    def synthesise(self, log_mel: Tensor, *, seed: int = 0) -> Tensor:  # noqa: ARG002 - it draws nothing
         """Waveforms of a batch of equally long log-mels; the same input always gives the same output.
 
         Args:
             log_mel: (B, T, M), not normalised. Values that are not numbers count as silence.
+            seed: has no effect here
 
         Returns:
             (B, T * hop_length) float32 on the device of the input, full scale at 1.0, not clipped
