@@ -13,6 +13,7 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from aasvc_cli.cli.help import command_help, group_help
 from aasvc_cli.cli.options import NEEDS, YIELDS
-from aasvc_cli.cli.output import settings
+from aasvc_cli.cli.output import check_json_target, settings
 from aasvc_cli.config_layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Origin
 from aasvc_cli.errors import ConfigError
 
@@ -68,6 +69,7 @@ class AasvcCommand(TyperCommand):
         settings.names = {option.name: long_name(option) for option in options_of(self)}
         settings.values = dict(ctx.params)
         settings.start()
+        check_json_target(ctx.params.get("json_target"))
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -126,7 +128,7 @@ class Commands(MutableMapping[str, Any]):
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(name, cls=AasvcCommand, help=text)(function)
         command: Any = typer.main.get_command(single)
-        command.params += [_after_the_command(option) for option in self._group.params if not option.is_eager]
+        command.params += [_after_the_command(option) for option in options_of(self._group)]
         return command
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -163,9 +165,8 @@ def _parse(command: Any, ctx: Any, args: list[str], parse: Any) -> list[str]:
         param.get_runtime_param = partial(_Checker, param)
     ctx.default_map = file_defaults(command)
     for option in options_of(command):
-        if option.envvar is None and not option.hidden:
-            option.envvar = variables(command, option)
-            option.show_envvar = False
+        option.envvar = variables(command, option)
+        option.show_envvar = False
     try:
         rest: list[str] = parse(ctx, args)
     except typer.BadParameter as error:
@@ -188,14 +189,19 @@ class _Checker:
         """The value in the type of the option."""
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
-        if ctx.resilient_parsing:
-            return value
+        kind = param.type_descriptor.annotation
+        if ctx.resilient_parsing or (kind in (str, Path) and isinstance(value, str)):
+            return kind(value) if kind in (str, Path) else value
         return type(param).get_runtime_param(param).coerce(value, param=param, ctx=ctx)
 
 
 def options_of(command: Any) -> list[TyperOption]:
-    """The options of a command that have values of their own."""
-    return [param for param in command.params if isinstance(param, TyperOption) and not param.is_eager]
+    """The options of a command that its function gets."""
+    return [
+        param
+        for param in command.params
+        if isinstance(param, TyperOption) and param.expose_value and not param.is_eager
+    ]
 
 
 def long_name(option: Any) -> str:
@@ -265,8 +271,7 @@ def check_option_names(group: AasvcGroup) -> None:
         return
     of_group = {name for option in options_of(group) for name in long_names(option)}
     known = {
-        command: {name for option in options_of(group.commands[command]) if not option.hidden
-                  for name in long_names(option)}
+        command: {name for option in options_of(group.commands[command]) for name in long_names(option)}
         for command in group.commands
     }  # fmt: skip
     for file in settings.files:

@@ -77,6 +77,9 @@ output_option = partial(typer.Option, rich_help_panel="Output")
 machine_option = partial(typer.Option, rich_help_panel="Machine")
 
 
+clean_option = partial(typer.Option, rich_help_panel="Cleaning")
+
+
 ConfOption = Annotated[
     str | None,
     model_option(

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 import typer
 
 from aasvc_cli.config_layers import Origin, SettingsFile, settings_files
-from aasvc_cli.errors import AasvcError, ConfigError
+from aasvc_cli.errors import AasvcError, ConfigError, StorageError
 from aasvc_cli.storage.cache import Home, find_home
 
 EXIT_ERROR = 1
@@ -126,6 +126,18 @@ def show_result(result: Any, json_target: str | None, lines: Sequence[str]) -> N
         write_text(Path(json_target), text + "\n")
     for line in lines:
         typer.echo(line)
+
+
+def check_json_target(json_target: str | None) -> None:
+    """Tell before any work that its result cannot be written; raises StorageError."""
+    if json_target is None or json_target == "-":
+        return
+    path = Path(json_target)
+    above = next((folder for folder in path.parents if folder.exists()), Path())
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: a folder stands there; choose another name for --json")
+    if not above.is_dir():
+        raise StorageError(f"cannot write {path}: {above} is a file; choose another folder for --json")
 
 
 def fail(message: str, code: int, kind: str = "error: ") -> int:

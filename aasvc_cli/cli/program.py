@@ -6,6 +6,7 @@ this package are the only ones that print or decide exit codes: 0 done, 1 error,
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import signal
@@ -123,9 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _speak_utf8() -> None:
     """Names of any language can be printed whatever the locale says; a name that is no text stays as it is."""
-    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+    codecs.register_error("aasvc", _as_it_is)
+    for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
+            stream.reconfigure(encoding="utf-8", errors="aasvc")  # type: ignore[union-attr]
+
+
+def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The bytes of a name that is no text; escapes for what stands for no bytes either."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from aasvc_cli.cli.output import clock, is_first_process, say, settings
+from aasvc_cli.cli.output import clock, is_first_process, live, say, settings
 
 if TYPE_CHECKING:
     from aasvc_cli.pipeline.train import StepReport
@@ -31,7 +31,7 @@ def progress(what: str) -> Iterator[OnProgress | None]:
     if settings.quiet:
         yield None
         return
-    if not sys.stderr.isatty():
+    if not live(sys.stderr):
         yield _plain_progress(what)
         return
 
@@ -151,7 +151,7 @@ def training_progress() -> Iterator[Callable[[StepReport], None]]:
     if settings.quiet:
         yield lambda _: None
         return
-    if not sys.stderr.isatty():
+    if not live(sys.stderr):
         yield _plain_training_progress()
         return
 

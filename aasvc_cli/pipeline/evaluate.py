@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from aasvc_cli import metrics
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.metrics import Analysis, F0Range, Measure, Mode, PairScores, Summary, Wave
+from aasvc_cli.signals import children_without_ctrl_c
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import list_audio, read_audio, write_json
 
@@ -377,9 +378,11 @@ def _each(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int 
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
-        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-            joblib.delayed(function)(item) for item in items
-        )
+        with children_without_ctrl_c():
+            outcomes = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+                joblib.delayed(function)(item) for item in items
+            )
+        yield from outcomes
     except TerminatedWorkerError:
         raise DataError("a worker process was killed (not enough memory?); use fewer of them (--jobs 1)") from None
 

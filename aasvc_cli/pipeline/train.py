@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from aasvc_cli.config import Config, dump_yaml, parse_config, parse_memory, parse_time, read_config_file, to_tree
-from aasvc_cli.corpus import Manifest, clean_name, read_manifest
+from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate
 from aasvc_cli.distributed import World, is_restart, joined
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
@@ -245,6 +245,7 @@ class _Run:
                         "raise model.frames_per_token, or run: aasvc prepare with this configuration, "
                         "which leaves such pairs out"
                     )
+                _check_there(store, pair, config)
         self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
@@ -624,6 +625,18 @@ class _Run:
                 picture = alignment_figure(alignment, forced.path[0].tolist(), title)
                 write_bytes(pictures / f"{name}-alignment.png", picture)
                 write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
+
+
+def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:
+    """Raise DataError, before a folder is made, if a feature of a pair is gone."""
+    features = config.features
+    for kind, recording in (
+        (features.source, pair.source),
+        (features.duration, pair.source),
+        (features.target, pair.target),
+    ):
+        if not store.path(kind, recording).is_file():
+            store.load(kind, recording)  # says what is missing and what to do
 
 
 def _with_precision(config: Config, device: torch.device) -> Config:
