@@ -100,7 +100,7 @@ class TestHelp:
         assert re.search(r"^  -o, --output FILE  +The converted", text, re.MULTILINE)
         assert re.search(r"--speed X +2 speaks twice as fast. \[default: 1.0; 0.1 to 10\]", text)
         assert "[default: the bundled voice]" in " ".join(text.split())
-        assert re.search(r"--precision fp32\|bf16\|auto", aasvc("train", "-h").out)
+        assert re.search(r"--precision fp32\|bf16\|fp16\|auto", aasvc("train", "-h").out)
 
     @pytest.mark.parametrize("columns", ["20", "60", "300"])
     def test_help_fits_the_terminal(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch, columns: str):

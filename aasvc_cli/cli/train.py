@@ -193,6 +193,7 @@ def train(
             help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
             "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
             "keeps the model's, for more recordings of the same speakers.",
+            show_default="random weights",
         ),
     ] = None,
     tensorboard: Annotated[
