@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from aasvc_cli.config import FeatureConfig, MelConfig
 from aasvc_cli.errors import DataError, MissingExtraError
+from aasvc_cli.likeness import Likeness
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
@@ -234,6 +235,7 @@ class FeatureStats:
         scale: (D,) float32, square root of the population variance; 1 where a dimension is constant
         n_frames: how many frames they were computed from
         low, high: (D,) float32, least and largest value seen; None where only mean and scale are known
+        likeness: what its recordings have in common; None where that is not known
     """
 
     mean: Array
@@ -241,6 +243,7 @@ class FeatureStats:
     n_frames: int
     low: Array | None = None
     high: Array | None = None
+    likeness: Likeness | None = None
 
     def normalise(self, feature: Array) -> Array:
         """(..., D) -> (..., D): zero mean and unit variance per dimension."""
@@ -256,9 +259,11 @@ class FeatureStats:
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able; every float32 comes back exactly."""
-        tree = {"n_frames": self.n_frames, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        tree: dict[str, Any] = {"n_frames": self.n_frames, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
         if self.low is not None and self.high is not None:
             tree |= {"low": self.low.tolist(), "high": self.high.tolist()}
+        if self.likeness is not None:
+            tree["likeness"] = self.likeness.to_tree()
         return tree
 
     @classmethod
@@ -278,7 +283,8 @@ class FeatureStats:
         for bound in (low, high):
             if bound is not None and (bound.shape != mean.shape or not np.isfinite(bound).all()):
                 raise DataError(f"{origin}: low and high must be lists of {len(mean)} finite numbers, as mean is")
-        return cls(mean, scale, count, low, high)
+        likeness = Likeness.from_tree(tree["likeness"], len(mean), origin) if "likeness" in tree else None
+        return cls(mean, scale, count, low, high, likeness)
 
 
 class RunningStats:

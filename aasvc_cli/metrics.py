@@ -1,14 +1,15 @@
-"""Objective measures of a conversion against the target speaker's own recording of the sentence.
+"""Signal measures of a conversion against the target speaker's own recording of the sentence.
 
-MCD, F0RMSE, F0CORR and DDUR in two modes that are never mixed:
+MCD, F0RMSE, F0CORR, DDUR and global variance in two modes that are never mixed:
 
 ``published``
     The procedure of the AAS-VC recipe, number for number: 1024-point analysis and warping 0.466 at every sample rate,
     a short high-pass, the power coefficient c0 inside the distortion, and FastDTW. Scores of different sample rates
     cannot be compared with each other or with the literature.
 ``corrected``
-    The same four measures with an analysis that fits the sample rate, without c0 and without the high-pass, on exact
-    DTW paths. Scores do not depend on the loudness of the recordings.
+    The same measures with an analysis that fits the sample rate, without c0 and without the high-pass, on exact DTW
+    paths. Scores do not depend on the loudness of the recordings. Log-F0 error, voicing error and speaking rate, which
+    the recipe does not have, come from this analysis.
 
 All functions take arrays; nothing here touches files.
 """
@@ -18,8 +19,9 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,10 +31,14 @@ from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.features import resample
 
 FloatArray = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 Wave = npt.NDArray[np.floating[Any]]
 
 Mode = Literal["published", "corrected"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+ANALYSIS_VERSION = 1
+"""Counts changes of :func:`analyse` that change its outcome; kept analyses of other versions are not used."""
 
 FRAME_PERIOD = 5.0
 """Milliseconds between two frames of F0 and envelope."""
@@ -40,6 +46,7 @@ MCEP_ORDER = 39
 POWER_THRESHOLD = -20.0
 """Frames this many dB below the mean power of their recording do not count in the MCD."""
 DECIBELS_PER_NEPER = 10.0 / math.log(10.0)
+SEMITONES_PER_OCTAVE = 12.0
 
 PUBLISHED_FFT_SIZE = 1024
 PUBLISHED_ALPHA = 0.466
@@ -65,36 +72,45 @@ RECIPE_F0_RANGES: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How one field of :class:`PairScores` is shown."""
-
-    field: str
-    name: str
-    unit: str
-    best: Literal["low", "high"]
-    meaning: str
-
-
-MEASURES: tuple[Measure, ...] = (
-    Measure("mcd", "MCD", "dB", "low", "mel-cepstral distortion"),
-    Measure("f0_rmse", "F0RMSE", "Hz", "low", "root mean square error of F0 on aligned voiced frames"),
-    Measure("f0_corr", "F0CORR", "", "high", "Pearson correlation of F0 on aligned voiced frames"),
-    Measure("ddur", "DDUR", "s", "low", "absolute difference of durations without leading and trailing silence"),
-)
-
-
-@dataclass(frozen=True)
 class PairScores:
-    """The measures of one utterance. NaN: not defined, for instance F0 without voiced frames."""
+    """The measures of one utterance in one mode. NaN: not defined, for instance F0 without voiced frames.
+
+    Attributes:
+        mcd: :func:`mel_cepstral_distortion` in dB.
+        f0_rmse: :func:`f0_rmse` in Hz.
+        f0_corr: :func:`f0_correlation`.
+        ddur: :func:`duration_difference` in seconds.
+        variance: :func:`global_variance` of the conversion alone, as published.
+        variance_ratio: :func:`global_variance_ratio`.
+        log_f0_rmse: :func:`log_f0_rmse` in semitones.
+        voicing_error: :func:`voicing_error`, 0 to 1.
+        speaking_rate: :func:`speaking_rate_ratio`.
+    """
 
     mcd: float
     f0_rmse: float
     f0_corr: float
     ddur: float
+    variance: float = math.nan
+    variance_ratio: float = math.nan
+    log_f0_rmse: float = math.nan
+    voicing_error: float = math.nan
+    speaking_rate: float = math.nan
 
-    def to_tree(self) -> dict[str, float]:
-        """Values by the names of the literature."""
-        return {measure.name: getattr(self, measure.field) for measure in MEASURES}
+    def named(self, mode: Mode) -> dict[str, float]:
+        """Values by the names of :data:`aasvc_cli.scores.MEASURES`.
+
+        ``published`` has what the recipe has; ``corrected`` marks its version of that, and has the rest.
+        """
+        literature = {"MCD": self.mcd, "F0RMSE": self.f0_rmse, "F0CORR": self.f0_corr, "DDUR": self.ddur}
+        if mode == "published":
+            return literature | {"GV": self.variance}
+        return {f"{name}_corrected": value for name, value in literature.items()} | {
+            "GV_corrected": self.variance_ratio,
+            "logF0RMSE": self.log_f0_rmse,
+            "VUV": self.voicing_error,
+            "RATE": self.speaking_rate,
+        }
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,7 @@ class Analysis:
         mcep: (T, 40) mel-cepstrum c0..c39, natural logarithm of amplitude.
         loud: (T,) True where the frame is loud enough for the MCD.
         trimmed_samples: length without leading and trailing silence.
+        silent: True if every sample is zero.
     """
 
     settings: AnalysisSettings
@@ -145,27 +162,7 @@ class Analysis:
     mcep: FloatArray
     loud: npt.NDArray[np.bool_]
     trimmed_samples: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean over utterances with a 95 % bootstrap confidence interval.
-
-    Attributes:
-        low, high: NaN with fewer than two values.
-        n: utterances with a value.
-        n_undefined: utterances left out because the measure is not defined for them.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    n_undefined: int
-
-    def to_tree(self) -> dict[str, float | int]:
-        """JSON-able (NaN where undefined)."""
-        return asdict(self)
+    silent: bool = False
 
 
 def score_pair(
@@ -197,26 +194,43 @@ def score_pair(
 def score_analyses(converted: Analysis, target: Analysis) -> PairScores:
     """All measures of two analysed signals."""
     pairs = aligned_f0(converted, target)
+    path = aligned_loud_frames(converted, target)
     return PairScores(
-        mcd=mel_cepstral_distortion(converted, target),
+        mcd=_distortion(converted, target, path),
         f0_rmse=f0_rmse(pairs),
         f0_corr=f0_correlation(pairs),
         ddur=duration_difference(converted, target),
+        variance=global_variance(converted),
+        variance_ratio=global_variance_ratio(converted, target),
+        log_f0_rmse=log_f0_rmse(pairs),
+        voicing_error=_voicing_error(converted, target, path),
+        speaking_rate=speaking_rate_ratio(converted, target),
     )
 
 
 def mel_cepstral_distortion(converted: Analysis, target: Analysis) -> float:
     """Mean over the alignment of ``10 / ln 10 * sqrt(2 * sum of squared differences)``, in dB.
 
-    Only frames within 20 dB of the mean power of their recording are aligned.
+    Only frames within 20 dB of the mean power of their recording are aligned. Kubichek, "Mel-cepstral distance measure
+    for objective speech quality assessment" (1993).
     """
+    return _distortion(converted, target, aligned_loud_frames(converted, target))
+
+
+def voicing_error(converted: Analysis, target: Analysis) -> float:
+    """Share of the aligned frames (of the MCD) that are voiced on one side only.
+
+    The usual V/UV error (for instance Hayashi et al., "ESPnet2-TTS", 2021), taken on loud frames: in silence there is
+    nothing to voice, and counting it would reward recordings with long pauses.
+    """
+    return _voicing_error(converted, target, aligned_loud_frames(converted, target))
+
+
+def aligned_loud_frames(converted: Analysis, target: Analysis) -> Indices:
+    """Frames of the converted and the target signal along an alignment of their loud frames: (P, 2)."""
     first = _common_settings(converted, target).first_coefficient
-    x, y = target.mcep[target.loud, first:], converted.mcep[converted.loud, first:]
-    path = _path(converted, x, y)
-    if not len(path):
-        return math.nan
-    squares = np.square(x[path[:, 0]] - y[path[:, 1]]).sum(axis=1)
-    return float(np.mean(DECIBELS_PER_NEPER * np.sqrt(2.0 * squares)))
+    path = _path(converted, target.mcep[target.loud, first:], converted.mcep[converted.loud, first:])
+    return np.stack([np.flatnonzero(converted.loud)[path[:, 1]], np.flatnonzero(target.loud)[path[:, 0]]], axis=1)
 
 
 def aligned_f0(converted: Analysis, target: Analysis) -> FloatArray:
@@ -246,6 +260,48 @@ def f0_correlation(pairs: FloatArray) -> float:
     return float(np.clip(x @ y, -1.0, 1.0))
 
 
+def log_f0_rmse(pairs: FloatArray) -> float:
+    """Root mean square of the F0 ratio in semitones (12 log2); NaN with fewer than two pairs.
+
+    The error as an ear hears it: it does not grow with the pitch of the voice. One semitone is 0.0578 in natural
+    logarithms, the unit of ESPnet's "log-F0 RMSE".
+    """
+    if len(pairs) < 2:
+        return math.nan
+    return float(SEMITONES_PER_OCTAVE * np.sqrt(np.mean(np.square(np.log2(pairs[:, 0] / pairs[:, 1])))))
+
+
+def global_variance(analysis: Analysis) -> float:
+    """The recipe's GV: mean over coefficients of ``|ln variance over loud frames|``, of the conversion alone.
+
+    Named and kept as published. It grows when the variance shrinks, but depends on the speaker and on the loudness
+    contour (c0 counts in the published mode); :func:`global_variance_ratio` is what can be read by itself.
+    """
+    variance = _variance(analysis)
+    return math.nan if variance is None else float(np.mean(np.abs(np.log(variance))))
+
+
+def global_variance_ratio(converted: Analysis, target: Analysis) -> float:
+    """Mean over coefficients of ``ln(variance of the conversion / variance of the target)``, over loud frames.
+
+    Global variance after Toda and Tokuda (2007): 0 is the target's liveliness, below is smoother ("muffled"), above
+    rougher.
+    """
+    _common_settings(converted, target)
+    ours, theirs = _variance(converted), _variance(target)
+    return math.nan if ours is None or theirs is None else float(np.mean(np.log(ours / theirs)))
+
+
+def speaking_rate_ratio(converted: Analysis, target: Analysis) -> float:
+    """Speaking rate of the conversion divided by that of the target, pauses inside the sentence included.
+
+    Both say the same sentence, so this is the target's duration divided by the conversion's, without leading and
+    trailing silence. 1: as fast as the target; above 1: faster.
+    """
+    _common_settings(converted, target)
+    return target.trimmed_samples / converted.trimmed_samples
+
+
 def duration_difference(converted: Analysis, target: Analysis) -> float:
     """Absolute difference of the durations in seconds, without leading and trailing silence."""
     sample_rate = _common_settings(converted, target).sample_rate
@@ -265,14 +321,15 @@ def analyse(wave: Wave, sample_rate: int, *, f0_min: float, f0_max: float, mode:
     settings = settings_for(mode, sample_rate, f0_min)
     if not 0 < f0_min < f0_max < sample_rate / 2:
         raise DataError(f"F0 range {f0_min:g}-{f0_max:g} Hz: expected 0 < minimum < maximum < {sample_rate / 2:g} Hz")
-    world = _world()
+    from aasvc_cli.harvest import harvest  # numba: about a second that nobody else should pay
+
     # The published scaling is a product in float32; 32768 is the true full scale of 16 bit.
     scaled = (wave.astype(np.float32) * np.float32(32767)).astype(np.float64) if mode == "published" else wave * 32768.0
     if settings.high_pass:
         scaled = _published_high_pass(scaled, sample_rate)
     scaled = np.ascontiguousarray(scaled, dtype=np.float64)
-    f0, times = world.harvest(scaled, sample_rate, f0_floor=f0_min, f0_ceil=f0_max, frame_period=FRAME_PERIOD)
-    envelope = world.cheaptrick(scaled, f0, times, sample_rate, fft_size=settings.fft_size)
+    f0, times = harvest(scaled, sample_rate, f0_min=f0_min, f0_max=f0_max, frame_period=FRAME_PERIOD)
+    envelope = _world().cheaptrick(scaled, f0, times, sample_rate, fft_size=settings.fft_size)
     start, end = trim_bounds(wave)
     return Analysis(
         settings=settings,
@@ -280,6 +337,7 @@ def analyse(wave: Wave, sample_rate: int, *, f0_min: float, f0_max: float, mode:
         mcep=mel_cepstrum(envelope, MCEP_ORDER, settings.alpha),
         loud=relative_power(envelope) > POWER_THRESHOLD,
         trimmed_samples=end - start,
+        silent=not np.any(wave),
     )
 
 
@@ -349,7 +407,10 @@ def relative_power(envelope: FloatArray) -> FloatArray:
 
 
 def mel_cepstrum(envelope: FloatArray, order: int, alpha: float) -> FloatArray:
-    """Mel-cepstrum of a power envelope (SPTK's ``sp2mc``).
+    """Mel-cepstrum of a power envelope (SPTK's ``sp2mc``, up to rounding).
+
+    The mel-cepstrum is linear in the log spectrum, so that one matrix, found by asking SPTK for each bin once, serves
+    every frame.
 
     Args:
         envelope: (T, n_fft // 2 + 1), power.
@@ -357,7 +418,7 @@ def mel_cepstrum(envelope: FloatArray, order: int, alpha: float) -> FloatArray:
     Returns:
         (T, order + 1): cepstrum of the log amplitude, warped by the all-pass constant.
     """
-    return np.asarray(_sptk().sp2mc(envelope, order, alpha), dtype=np.float64)
+    return np.log(envelope) @ _mel_cepstrum_matrix(envelope.shape[1], order, alpha)
 
 
 def trim_bounds(wave: Wave) -> tuple[int, int]:
@@ -405,35 +466,40 @@ def recipe_f0_range(speaker: str) -> F0Range | None:
     return None if found is None else F0Range(*found, origin=f"recipe's range for {speaker.lower()}")
 
 
-def summarise(values: Sequence[float], *, seed: int = 0, n_resamples: int = 2000) -> Summary:
-    """Mean of the defined values and the 2.5 and 97.5 percentiles of resampled means.
-
-    The result does not depend on the order of the values: they are sorted before resampling.
-    """
-    every = np.asarray(values, dtype=np.float64)
-    defined = np.sort(every[np.isfinite(every)])
-    n, n_undefined = len(defined), len(every) - int(np.isfinite(every).sum())
-    if not n:
-        return Summary(math.nan, math.nan, math.nan, 0, n_undefined)
-    mean = float(defined.mean())
-    if n == 1:
-        return Summary(mean, math.nan, math.nan, 1, n_undefined)
-    generator = np.random.default_rng(seed)
-    means = np.array([defined[generator.integers(0, n, n)].mean() for _ in range(n_resamples)])
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Summary(mean, float(low), float(high), n, n_undefined)
-
-
-def summarise_scores(scores: Sequence[PairScores], *, seed: int = 0) -> dict[str, Summary]:
-    """A summary per measure, by its name in :data:`MEASURES`."""
-    return {m.name: summarise([getattr(score, m.field) for score in scores], seed=seed) for m in MEASURES}
-
-
 def describe(mode: Mode) -> str:
     """One line for tables and reports that says which definition the numbers follow."""
     if mode == "published":
         return "published definition: FFT 1024, alpha 0.466, c0 included, FastDTW"
     return "corrected definition: FFT size and alpha by sample rate, c0 left out, exact DTW"
+
+
+def _distortion(converted: Analysis, target: Analysis, path: Indices) -> float:
+    if not len(path):
+        return math.nan
+    first = converted.settings.first_coefficient
+    squares = np.square(target.mcep[path[:, 1], first:] - converted.mcep[path[:, 0], first:]).sum(axis=1)
+    return float(np.mean(DECIBELS_PER_NEPER * np.sqrt(2.0 * squares)))
+
+
+def _voicing_error(converted: Analysis, target: Analysis, path: Indices) -> float:
+    if not len(path):
+        return math.nan
+    return float(np.mean((converted.f0[path[:, 0]] > 0) != (target.f0[path[:, 1]] > 0)))
+
+
+def _variance(analysis: Analysis) -> FloatArray | None:
+    """Variance over loud frames of each coefficient that counts; None where one does not vary, as without sound."""
+    loud = analysis.mcep[analysis.loud, analysis.settings.first_coefficient :]
+    if len(loud) < 2 or analysis.silent:
+        return None
+    variance = np.asarray(loud.var(axis=0), dtype=np.float64)
+    return variance if variance.all() else None
+
+
+@lru_cache(maxsize=8)
+def _mel_cepstrum_matrix(n_bins: int, order: int, alpha: float) -> FloatArray:
+    """(bins, order + 1)"""
+    return np.asarray(_sptk().sp2mc(np.exp(np.eye(n_bins)), order, alpha), dtype=np.float64)
 
 
 def _common_settings(converted: Analysis, target: Analysis) -> AnalysisSettings:
@@ -442,7 +508,7 @@ def _common_settings(converted: Analysis, target: Analysis) -> AnalysisSettings:
     return converted.settings
 
 
-def _path(analysis: Analysis, target_frames: FloatArray, converted_frames: FloatArray) -> npt.NDArray[np.int64]:
+def _path(analysis: Analysis, target_frames: FloatArray, converted_frames: FloatArray) -> Indices:
     """Indices into target and converted frames. The recipe puts the target first, which decides its ties."""
     from aasvc_cli import dtw  # numba: about a second that nobody else should pay
 

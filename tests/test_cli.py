@@ -166,6 +166,18 @@ class TestWrongUsage:
                 "--data and --source-stats both give statistics",
             ),
             (["convert", "a.wav", "--speed", "0"], "--speed"),
+            (["convert", "a.wav", "--from0", "-", "--out-dir", "b"], "--from0 stands in place of inputs"),
+            (["convert", "--from0", "names", "-o", "b.wav"], "--from0 stands in place of inputs"),
+            (["convert", "a.wav", "-o", "b.wav", "--format", "mp4"], "--format mp4: use one of wav, flac, ogg, s8"),
+            (["convert", "a.wav", "-o", "b.wav", "--raw-rate", "8000"], "--raw-format and --raw-rate go together"),
+            (["convert", "a.wav", "-o", "b.wav", "--raw-format", "s16le"], "--raw-format and --raw-rate go together"),
+            (
+                ["convert", "a.wav", "-o", "b.wav", "--raw-format", "s17", "--raw-rate", "8000"],
+                "--raw-format s17: use one of s8",
+            ),
+            (["convert", "a.wav", "-o", "-", "--json", "-"], "standard output takes one thing"),
+            (["convert", "a.wav", "-o", "b.wav", "--json", "-", "--jsonl", "-"], "standard output takes one thing"),
+            (["convert", "a.wav", "-o", "b.wav", "--workers", "0"], "--workers"),
             (["download", "everything"], "demo"),
             (["--nonsense"], "--nonsense"),
             (["doctor", "--yes"], "--yes goes with --clean"),
@@ -533,14 +545,51 @@ class TestConvert:
         assert {path.relative_to(out).as_posix() for path in out.rglob("*.wav")} == {"録音/声.wav", "female.wav"}
         assert [Path(file["output"]).name for file in json.loads(outcome.out)["files"]] == ["声.wav", "female.wav"]
 
+    def test_a_dry_run_shows_what_would_be_done_and_loads_nothing(
+        self, aasvc: Aasvc, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("aasvc_cli.converter.Converter.load", None)
+        (tmp_path / "rec" / "sub").mkdir(parents=True)
+        for name in ("rec/a.flac", "rec/sub/b.flac"):
+            shutil.copy(data / "male.flac", tmp_path / name)
+        arguments = ["convert", tmp_path / "rec", "--out-dir", tmp_path / "out", "--dry-run"]
+        outcome = aasvc(*arguments)
+        assert outcome.code == 0
+        assert [line.split(" -> ")[1] for line in outcome.out.splitlines()] == [
+            str(tmp_path / "out" / "a.wav"), str(tmp_path / "out" / "sub" / "b.wav")
+        ]  # fmt: skip
+        assert outcome.err == "2 recordings would be converted\n"
+        assert len(json.loads(aasvc(*arguments, "--json", "-").out)["jobs"]) == 2
+        assert not (tmp_path / "out").exists()
+        assert "no such model" in aasvc(*arguments, "--model", "nothing").err
+        assert aasvc("convert", tmp_path / "gone.wav", "-o", tmp_path / "x.wav", "-n").code == 1
+
+    def test_lines_of_json_leave_standard_output_to_themselves(
+        self, aasvc: Aasvc, data: Path, tmp_path: Path, trained: Home
+    ):
+        arguments = ["convert", data / "male.flac", tmp_path / "gone.wav", "--out-dir", tmp_path, "--model", "tiny"]
+        outcome = aasvc(*arguments, "--jsonl", "-")
+        assert outcome.code == 1
+        assert [json.loads(line)["status"] for line in outcome.out.splitlines()] == ["converted", "failed"]
+        assert str(tmp_path / "male.wav") in outcome.err
+        lines = tmp_path / "new" / "lines.jsonl"
+        outcome = aasvc(*arguments, "--jsonl", lines, "--skip-existing")
+        assert [json.loads(line)["status"] for line in lines.read_text(encoding="utf-8").splitlines()] == [
+            "skipped", "failed"
+        ]  # fmt: skip
+        assert "cannot write" in aasvc(*arguments, "--jsonl", tmp_path).err
+
     def test_a_set_goes_to_the_folder_of_the_run_where_evaluate_finds_it(self, aasvc: Aasvc, trained: Home):
         outcome = aasvc("convert", "--set", "dev", "--model", "tiny")
         assert outcome.code == 0, outcome.err
         assert "next: aasvc evaluate --tag tiny --set dev" in outcome.err
         assert len(list((trained.exp / "male_female_tiny" / "converted" / "dev").glob("*.wav"))) == 2
-        outcome = aasvc("evaluate", "--tag", "tiny", "--set", "dev", "--baseline", "--jobs", 1)
+        outcome = aasvc(
+            "evaluate", "--tag", "tiny", "--set", "dev", "--baseline", "--measures", "signal,text", "--jobs", 1
+        )
         assert outcome.code == 0, outcome.err
-        assert "mean, unconverted" in outcome.out
+        assert "unconverted" in outcome.out
+        assert "left out: CER, WER: " in outcome.err
         assert (trained.exp / "male_female_tiny" / "scores-dev.json").is_file()
 
 
@@ -556,20 +605,63 @@ class TestEvaluate:
 
     def test_recordings_against_themselves_are_perfect(self, aasvc: Aasvc, folders: tuple[Path, Path]):
         male, female = folders
-        outcome = aasvc("evaluate", "--converted", female, "--target", female, "--source", male, "--jobs", 1)
+        outcome = aasvc(
+            "evaluate", "--converted", female, "--target", female, "--source", male, "--measures", "signal", "--jobs", 1
+        )
         assert outcome.code == 0, outcome.err
-        heading, *rows, mean, interval, unconverted = outcome.out.splitlines()
-        assert [word for word in heading.split() if word.isupper() or "0" in word] == [
-            "MCD",
-            "F0RMSE",
-            "F0CORR",
-            "DDUR",
-        ]
-        assert [row.split()[0] for row in rows] == [path.stem for path in sorted(female.iterdir())]
-        assert mean.split()[1:] == ["0.000", "0.000", "1.000", "0.000"]
-        assert interval.startswith("95 % of means")
-        assert float(unconverted.removeprefix("mean, unconverted").split()[0]) > 1.0
-        assert len({len(line) for line in outcome.out.splitlines()}) == 1, "columns are aligned"
+        published, corrected, further, summary = (block.splitlines() for block in outcome.out.split("\n\n"))
+        assert "published" in published[0]
+        assert published[1].split() == "utterance MCD [dB] F0RMSE [Hz] F0CORR DDUR [s] GV".split()
+        assert [row.split()[0] for row in published[2:]] == [path.stem for path in sorted(female.iterdir())]
+        assert [row.split()[1:5] for row in published[2:]] == [["0.000", "0.000", "1.000", "0.000"]] * 2
+        assert len({len(line) for line in published[1:]}) == 1, "columns are aligned"
+        assert "corrected" in corrected[0]
+        assert [row.split()[1:] for row in further[2:]] == [["0.000", "0.000", "1.000"]] * 2
+        mcd = next(row for row in summary if row.startswith("MCD [dB]"))
+        mean, low, _, high, unconverted, n = mcd.removeprefix("MCD [dB]").split()[:6]
+        assert (mean, low, high, n) == ("0.000", "0.000", "0.000", "2")
+        assert float(unconverted) > 1.0
+
+    def test_two_folders_are_compared(self, aasvc: Aasvc, folders: tuple[Path, Path], tmp_path: Path):
+        male, female = folders
+        outcome = aasvc(
+            "evaluate", male, female, "--target", female, "--measures", "signal", "--jobs", 1,
+            "--csv", tmp_path / "scores.csv", "--json", tmp_path / "scores.json", "--fail-if", "mcd > 0.5",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err  # the second is held to the threshold, and is perfect
+        tree = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+        mcd = next(each for each in tree["differences"] if each["measure"] == "MCD")
+        assert (mcd["second"], mcd["better"], mcd["n"]) == (0.0, 2, 2)
+        line = next(line for line in outcome.out.splitlines() if line.startswith("MCD [dB]") and "second" in line)
+        assert f"{mcd['difference']:+.3f}" in line
+        rows = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+        assert rows[0].startswith("system,id,MCD,F0RMSE,F0CORR,DDUR,GV,MCD_corrected")
+        assert len(rows) == 5
+
+    def test_a_crossed_threshold_ends_with_one_and_one_line_with_value_and_bound(
+        self, aasvc: Aasvc, folders: tuple[Path, Path]
+    ):
+        male, female = folders
+        arguments = ["evaluate", "--converted", male, "--target", female, "--measures", "signal", "--jobs", 1]
+        outcome = aasvc(*arguments, "--fail-if", "mcd>0.5", "--fail-if", "ddur>100", "--json", "-")
+        assert outcome.code == 1
+        mean = json.loads(outcome.out)["corpus"]["MCD"]["mean"]
+        assert outcome.err.splitlines()[-1] == f"aasvc: error: fails mcd>0.5: MCD is {mean:.6g}"
+        outcome = aasvc(*arguments, "--fail-if", "mdc>0.5")
+        assert outcome.code == 2
+        assert "no measure 'mdc'" in outcome.err
+
+    def test_on_a_terminal_the_tables_are_drawn(self, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+        from aasvc_cli.cli import tables
+
+        rows = [["measure", "mean"], ["[bold]x", "1.000"], ["病院", "-1.5"]]
+        plain = tables.draw(rows, "title")
+        assert plain == ["title", "measure   mean", "[bold]x  1.000", "病院      -1.5"]
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        drawn = "\n".join(tables.draw(rows, "title"))
+        assert "\u2500" in drawn
+        for cell in ("[bold]x", "1.000", "病院"):
+            assert cell in drawn, "nothing is taken for markup"
 
     def test_an_utterance_that_cannot_be_scored_is_named_and_the_exit_code_says_so(
         self, aasvc: Aasvc, folders: tuple[Path, Path]
@@ -577,7 +669,9 @@ class TestEvaluate:
         male, female = folders
         bad = sorted(male.iterdir())[0]
         bad.write_text("this is no sound")
-        outcome = aasvc("evaluate", "--converted", male, "--target", female, "--jobs", 1, "--json", "-")
+        outcome = aasvc(
+            "evaluate", "--converted", male, "--target", female, "--measures", "signal", "--jobs", 1, "--json", "-"
+        )
         assert outcome.code == 1
         assert json.loads(outcome.out)["n_scored"] == 1
         assert bad.stem in outcome.err
@@ -585,7 +679,16 @@ class TestEvaluate:
 
     @pytest.mark.parametrize(
         "arguments",
-        [["--converted", "a"], ["--target", "a"], ["--source", "a", "--tag", "x"], []],
+        [
+            ["--converted", "a"],
+            ["--target", "a"],
+            ["--source", "a", "--tag", "x"],
+            ["--tag", "x", "y"],
+            ["x", "y", "z"],
+            ["x", "--converted", "a", "--target", "b"],
+            ["--tag", "x", "--target", "b"],
+            [],
+        ],
         ids=lambda arguments: " ".join(arguments) or "nothing",
     )
     def test_options_that_do_not_go_together_are_wrong_usage(self, aasvc: Aasvc, arguments: list[str]):

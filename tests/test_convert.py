@@ -337,6 +337,133 @@ class TestFiles:
             self.run(home, voice, source, output=tmp_path / "out.wav", vocoder="griffinlim")
 
 
+class TestBatches:
+    def run(self, home: Home, voice: Path, *inputs: Path, **options: Any) -> ConvertSummary:
+        return convert_files(home, list(inputs), model=voice, device="cpu", **options)
+
+    @pytest.fixture
+    def recordings(self, tmp_path: Path) -> Path:
+        for index in range(4):
+            write(tmp_path / "rec" / f"{index}.wav", buzz(0.2 + 0.05 * index))
+        (tmp_path / "rec" / "bad.wav").write_text("no sound")
+        return tmp_path / "rec"
+
+    def test_each_recording_is_one_line_as_soon_as_it_is_finished(
+        self, home: Home, voice: Path, recordings: Path, tmp_path: Path
+    ):
+        lines: list[dict[str, Any]] = []
+        there: list[int] = []
+
+        def on_line(facts: dict[str, Any]) -> None:
+            there.append(len(files_below(tmp_path / "out")))
+            lines.append(json.loads(json.dumps(facts)))
+
+        self.run(home, voice, recordings, out_dir=tmp_path / "out", on_line=on_line)
+        assert there == [1, 2, 3, 4, 4]
+        assert [line["status"] for line in lines] == ["converted"] * 4 + ["failed"]
+        for line in lines[:4]:
+            assert line["real_time_factor"] == pytest.approx(line["elapsed_seconds"] / line["seconds"])
+            assert soundfile.info(line["output"]).duration == pytest.approx(line["seconds"])
+            assert line["source_seconds"] == pytest.approx(soundfile.info(line["source"]).duration)
+            assert (line["pieces"], line["gain"], line["warnings"]) == (1, 1.0, [])
+            assert (line["model"], line["vocoder"]) == (str(voice), "griffin-lim")
+        assert "not readable" in lines[4]["error"]
+
+    def test_what_is_there_is_left_out(self, home: Home, voice: Path, recordings: Path, tmp_path: Path):
+        write(tmp_path / "out" / "2.wav", buzz(0.1))
+        before = (tmp_path / "out" / "2.wav").read_bytes()
+        told: list[str] = []
+        summary = self.run(
+            home, voice, recordings, out_dir=tmp_path / "out", skip_existing=True,
+            on_file=lambda file: told.append(type(file).__name__),
+        )  # fmt: skip
+        assert (tmp_path / "out" / "2.wav").read_bytes() == before
+        assert sorted(told) == ["ConvertedFile"] * 3 + ["FailedFile", "SkippedFile"]
+        assert (len(summary.files), summary.n_skipped, len(summary.failures)) == (3, 1, 1)
+        assert summary.lines()[0].endswith("; 1 were there already")
+
+    def test_if_all_is_there_no_model_is_loaded(self, home: Home, voice: Path, tmp_path: Path):
+        source = write(tmp_path / "in.wav", buzz(0.2))
+        write(tmp_path / "out.wav", buzz(0.1))
+        summary = self.run(home, voice, source, output=tmp_path / "out.wav", skip_existing=True)
+        assert (summary.n_skipped, summary.load_seconds, summary.sample_rate) == (1, 0.0, None)
+
+    def test_names_are_read_as_they_are_needed(self, home: Home, voice: Path, recordings: Path, tmp_path: Path):
+        seen: list[tuple[str, int]] = []
+
+        def names() -> Any:
+            for path in sorted(recordings.iterdir()):
+                seen.append((path.name, len(files_below(tmp_path / "out"))))
+                yield path.relative_to(tmp_path)
+
+        monkeypatch = pytest.MonkeyPatch()
+        monkeypatch.chdir(tmp_path)
+        try:
+            summary = convert_files(home, names=names(), out_dir=tmp_path / "out", model=voice, device="cpu")
+        finally:
+            monkeypatch.undo()
+        assert seen == [("0.wav", 0), ("1.wav", 1), ("2.wav", 2), ("3.wav", 3), ("bad.wav", 4)]
+        assert files_below(tmp_path / "out") == {f"rec/{index}.wav" for index in range(4)}
+        assert len(summary.failures) == 1
+
+    def test_several_processes_give_the_same_files(self, home: Home, voice: Path, recordings: Path, tmp_path: Path):
+        messages: list[str] = []
+        for out, workers in (("alone", 1), ("together", 2)):
+            summary = self.run(
+                home, voice, recordings, out_dir=tmp_path / out, workers=workers, on_message=messages.append
+            )
+            assert [file.source.name for file in summary.files] == [f"{index}.wav" for index in range(4)]
+            assert [failure.source.name for failure in summary.failures] == ["bad.wav"]
+            assert isinstance(summary.error, AudioError)
+            assert summary.sample_rate == RATE
+        for name in files_below(tmp_path / "alone"):
+            assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
+
+    def test_a_model_that_cannot_be_loaded_is_one_error_of_all_processes(
+        self, home: Home, recordings: Path, tmp_path: Path
+    ):
+        with pytest.raises(ModelError, match="not a model folder"):
+            self.run(home, recordings, recordings, out_dir=tmp_path / "out", workers=2)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_process_that_is_killed_costs_its_recording_only(
+        self, home: Home, voice: Path, recordings: Path, tmp_path: Path
+    ):
+        import multiprocessing
+
+        def kill_one(file: Any) -> None:
+            victims = [process for process in multiprocessing.active_children() if process.pid not in killed]
+            if victims and not killed:
+                killed.append(victims[0].pid)
+                victims[0].kill()
+                victims[0].join()
+
+        killed: list[int | None] = []
+        for index in range(4, 12):
+            write(recordings / f"{index}.wav", buzz(0.2))
+        summary = self.run(home, voice, recordings, out_dir=tmp_path / "out", workers=2, on_file=kill_one)
+        assert killed
+        assert len(summary.files) + len(summary.failures) == 13
+        lost = [str(failure.error) for failure in summary.failures if failure.source.name != "bad.wav"]
+        assert all("was killed; try fewer --workers" in error for error in lost)
+        assert len(lost) <= 1
+
+    def test_a_long_recording_tells_its_pieces(self, home: Home, voice: Path, tmp_path: Path):
+        sound = np.concatenate([buzz(9), np.zeros(2 * RATE, np.float32), buzz(14)])
+        source = write(tmp_path / "in.wav", sound)
+        seen: list[tuple[int, int]] = []
+        summary = self.run(
+            home, voice, source, output=tmp_path / "out.ogg", save_mel=tmp_path / "mel.npy",
+            on_progress=lambda *now: seen.append(now),
+        )  # fmt: skip
+        (file,) = summary.files
+        assert seen == [(done, file.pieces) for done in range(1, file.pieces + 1)] + [(1, 1)]
+        assert file.pieces >= 3
+        assert any("no pause to cut at" in warning for warning in file.warnings)
+        assert file.seconds == pytest.approx(soundfile.info(tmp_path / "out.ogg").duration)
+        assert len(np.load(tmp_path / "mel.npy")) * 128 < file.seconds * RATE
+
+
 class TestSets:
     @pytest.fixture
     def run_folder(self, home: Home, tmp_path: Path) -> Path:

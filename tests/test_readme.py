@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import json
+import os
 import re
 import shlex
 import shutil
@@ -139,6 +141,48 @@ def test_every_other_command_works_in_the_order_of_the_readme(
     assert len(list((tmp_path / "converted").glob("*.wav"))) == 2
 
 
+@pytest.fixture
+def folder(tmp_path: Path, demo_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ``in.wav`` and two recordings, and ``aasvc`` on the path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recordings").mkdir()
+    for path in sorted((demo_corpus / "male" / "wav" / "eval").iterdir())[:2]:
+        shutil.copy(path, tmp_path / "recordings")
+    wave, rate = soundfile.read(ROOT / "tests" / "data" / "male.flac")
+    soundfile.write(tmp_path / "in.wav", wave, rate)
+    program = tmp_path / "bin" / "aasvc"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aasvc_cli "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["sox", "ffmpeg", "find"])
+def test_every_pipe_works_as_it_is_written(folder: Path, program: str):
+    for tool in ("bash", program):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}: apt-get install {tool}")
+    lines = [line for block in code_blocks("shell") for line in block.splitlines()]
+    assert {"sox", "ffmpeg", "find"} <= {word for line in lines for word in line.split()}
+    for line in (line for line in lines if program in line.split()):
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        assert "error" not in done.stderr
+    results = {"sox": ["out.flac", "out.raw"], "ffmpeg": ["out.flac"], "find": ["converted"]}[program]
+    assert all((folder / name).stat().st_size > 1000 for name in results)
+
+
+def test_the_python_session_gives_what_the_text_says(folder: Path):
+    (session,) = code_blocks("pycon")
+    test = doctest.DocTestParser().get_doctest(session, {}, "README", "README.md", 0)
+    assert len(test.examples) >= 8
+    assert doctest.DocTestRunner().run(test).failed == 0
+    assert soundfile.info(folder / "out.wav").duration > 0.5
+
+
 def test_the_tutorial_names_every_command_of_the_program():
     used = [words[1] for words in COMMANDS if words[0] == "aasvc"]
     assert list(dict.fromkeys(used)) == list(get_command(cli.app).commands)
@@ -149,7 +193,7 @@ def test_every_option_in_the_text_exists():
     known = {name for parameter in group.params for name in parameter.opts}
     for command in group.commands.values():  # type: ignore[attr-defined]
         known |= {name for parameter in command.params for name in parameter.opts}
-    named = set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]*)", README))
+    named = set(re.findall(r"`[^`\n]*?(--[a-z][a-z0-9-]*)", README))
     assert named
     assert named - known - {"--help"} == set()
 

@@ -20,6 +20,7 @@ from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.training import Trainer
 from aasvc_cli.voice import read_voice
+from tests.pages import parse
 
 
 def _config(home: Home, **changes: object) -> Config:
@@ -160,6 +161,22 @@ def test_previews_are_pictures_and_sounds(trained: Home):
     for name in names:
         if name.endswith(".png"):
             assert (result.folder / "previews" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_previews_has_the_last_steps_beside_source_and_target(
+    trained: Home, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("aasvc_cli.pipeline.train.PREVIEW_STEPS", 2)
+    result = train(trained, _config(trained, max_steps=3, preview_every=1, n_previews=1), tag="seen")
+    pages = result.folder / "previews"
+    assert len(list(pages.glob("*.wav"))) == 3
+    document = parse((pages / "index.html").read_text(encoding="utf-8"))
+    assert [take.find("strong")[0].text for take in document.find("div", class_="take")] == [
+        "source", "step 2", "step 3", "target",
+    ]  # fmt: skip
+    assert document.find("h1")[0].text == f"{result.folder.name}, step 3"
+    assert {"l1", "total"} <= {caption.find("strong")[0].text for caption in document.find("figcaption")}
+    assert len(document.find("div", class_="matrix")) == 1
 
 
 @pytest.mark.parametrize("tag", ["a/b", "../up"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,29 +18,61 @@ from aasvc_cli.cli.options import (
     ModelOption,
     SetOption,
     data_option,
+    machine_option,
     model_option,
     output_option,
+    raw_option,
 )
 from aasvc_cli.cli.output import EXIT_ERROR, fail, home_folder, say, say_next, show_result, usage
 from aasvc_cli.cli.progress import progress
 from aasvc_cli.errors import AasvcError
+from aasvc_cli.storage.sound import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names, spooled
 
 if TYPE_CHECKING:
-    from aasvc_cli.pipeline.convert import ConvertedFile, FailedFile
+    from aasvc_cli.jobs import Job, Refused
+    from aasvc_cli.pipeline.convert import Outcome
 
 
 def convert(
     inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="INPUT...", help="Recordings, or folders of recordings.")
+        list[Path] | None,
+        typer.Argument(metavar="INPUT...", help="Recordings, folders of recordings, patterns; - for standard input."),
     ] = None,
     output: Annotated[
         Path | None,
         output_option(
-            "--output", "-o", metavar="FILE", help="The converted recording (.wav, .flac, .ogg), for one input."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The converted recording (.wav, .flac, .ogg), for one input; - for standard output.",
         ),
     ] = None,
     out_dir: Annotated[
         Path | None, output_option("--out-dir", metavar="DIR", help="Folder for the converted recordings.")
+    ] = None,
+    format_name: Annotated[
+        str | None,
+        output_option(
+            "--format",
+            metavar="FORMAT",
+            help="wav, flac, ogg, or samples without a header: s16le, f32le and so on, as in --raw-format.",
+            show_default="that of the name, else wav",
+        ),
+    ] = None,
+    skip_existing: Annotated[
+        bool, output_option("--skip-existing", help="Leave out recordings whose results are there already.")
+    ] = False,
+    dry_run: Annotated[
+        bool, output_option("--dry-run", "-n", help="Only show what would become of which recording.")
+    ] = False,
+    from0: Annotated[
+        str | None,
+        data_option(
+            "--from0",
+            metavar="FILE|-",
+            help="Take names of recordings, each ended by NUL, from a file or standard input (find -print0); they "
+            "keep their folders below --out-dir.",
+        ),
     ] = None,
     set_name: Annotated[
         SetOption | None, data_option("--set", help="Convert this set of a training run instead.")
@@ -83,8 +118,28 @@ def convert(
         Path | None,
         output_option("--save-mel", metavar="FILE.npy", help="Also write the converted log-mel, (frames, bands)."),
     ] = None,
+    list_models: Annotated[bool, model_option("--list-models", help="Show the voices that are here, and end.")] = False,
+    raw_format: Annotated[
+        str | None,
+        raw_option(
+            "--raw-format",
+            metavar="FORMAT",
+            help=f"The input is samples without a header: {', '.join(RAW_ENCODINGS)}.",
+        ),
+    ] = None,
+    raw_rate: Annotated[int | None, raw_option("--raw-rate", min=1, metavar="HZ", help="Their sample rate.")] = None,
+    raw_channels: Annotated[int, raw_option("--raw-channels", min=1, help="Their channels, interleaved.")] = 1,
     device: DeviceOption = None,
+    workers: Annotated[
+        int, machine_option("--workers", min=1, help="Processes for many recordings; each loads the model.")
+    ] = 1,
     json_target: JsonOption = None,
+    jsonl: Annotated[
+        str | None,
+        output_option(
+            "--jsonl", metavar="FILE|-", help="Write one line of JSON for each recording as soon as it is finished."
+        ),
+    ] = None,
 ) -> None:
     """Convert recordings to the target voice.
 
@@ -92,55 +147,225 @@ def convert(
 
     A folder of recordings: [bold]aasvc convert recordings --out-dir converted[/bold]
 
+    In a pipe: [bold]aasvc convert - -o -[/bold]
+
     The held-out set of a run, for `aasvc evaluate`: [bold]aasvc convert --set eval --model TAG[/bold]
     """
-    if set_name is None and not inputs:
+    if list_models:
+        from aasvc_cli.pipeline.models import known_models
+
+        known = known_models(home_folder())
+        show_result(known, json_target, known.lines())
+        return
+    if set_name is None and not inputs and from0 is None:
         usage("convert", "name a recording, or a set with --set")
-    if set_name is None and (output is None) == (out_dir is None):
+    if set_name is None and from0 is None and (output is None) == (out_dir is None):
         usage("convert", "say where the result goes: -o FILE for one recording, or --out-dir DIR for any number")
     if set_name is None and data is not None and source_stats is not None:
         usage("convert", "--data and --source-stats both give statistics of the source speaker; use one")
-    if set_name is not None and (inputs or output or out_dir or save_mel):
+    if set_name is not None and (inputs or output or out_dir or save_mel or from0 or format_name or raw_format):
         usage("convert", "--set stands alone: its results go to the folder of the run")
     if set_name is not None and model is None:
         usage("convert", "--set needs --model TAG")
-    # Threads that wait by spinning take a busy machine's cores from those they wait for: beside a training, a
-    # conversion took 60 s instead of 14 s. It has to be said before torch loads its thread library.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from aasvc_cli.pipeline.convert import convert_files, convert_set
-
-    if model is None:
-        say("model: the bundled voice (another one: --model)")
-    options: dict[str, Any] = {
-        "model": model,
-        "device": device or "auto",
-        "seed": seed,
-        "noise_scale": noise_scale,
-        "speed": speed,
-        "vocoder": vocoder,
-        "source_stats": source_stats,
-        "on_file": _report_failure,
-        "on_message": say,
-    }
-    with progress("convert") as on_progress:
-        options["on_progress"] = on_progress
-        if set_name is not None:
-            summary = convert_set(home_folder(), set_name.value, data=data, **options)
-        else:
-            summary = convert_files(
-                home_folder(), inputs or [], output=output, out_dir=out_dir, data=data, save_mel=save_mel, **options
+    if from0 is not None and (inputs or output or save_mel or out_dir is None):
+        usage("convert", "--from0 stands in place of inputs, and its results go to --out-dir DIR")
+    if format_name is not None and format_name not in FORMATS:
+        usage("convert", f"--format {format_name}: use one of {', '.join(FORMATS)}")
+    to_stream = output == STREAM
+    if [to_stream, json_target == "-", jsonl == "-"].count(True) > 1:
+        usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
+    raw = _raw(raw_format, raw_rate, raw_channels)
+    home = home_folder()
+    with contextlib.ExitStack() as stack:
+        names = stack.enter_context(_names(from0)) if from0 is not None else None
+        if dry_run:
+            _show_plan(
+                _planned(home, inputs or [], names, output, out_dir, format_name, set_name, model, data),
+                skip_existing,
+                json_target,
             )
-    if not summary.files:
+            return
+        standard_input = stack.enter_context(spooled(_standard_input())) if STREAM in (inputs or []) else None
+        standard_output = _standard_output() if to_stream else None
+        # Threads that wait by spinning take a busy machine's cores from those they wait for: beside a training, a
+        # conversion took 60 s instead of 14 s. It has to be said before torch loads its thread library.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from aasvc_cli.pipeline.convert import convert_files, convert_set
+
+        if model is None:
+            say("model: the bundled voice (another one: --model)")
+        options: dict[str, Any] = {
+            "model": model,
+            "device": device or "auto",
+            "seed": seed,
+            "noise_scale": noise_scale,
+            "speed": speed,
+            "vocoder": vocoder,
+            "source_stats": source_stats,
+            "skip_existing": skip_existing,
+            "workers": workers,
+            "on_file": _reporter(),
+            "on_line": stack.enter_context(_lines_to(jsonl)) if jsonl is not None else None,
+            "on_message": say,
+        }
+        with progress("convert") as on_progress:
+            options["on_progress"] = on_progress
+            if set_name is not None:
+                summary = convert_set(home, set_name.value, data=data, **options)
+            else:
+                summary = convert_files(
+                    home, inputs or [], names=names, output=output, out_dir=out_dir, format_name=format_name,
+                    data=data, raw=raw, spooled=standard_input, stdout=standard_output, save_mel=save_mel, **options,
+                )  # fmt: skip
+    if not summary.files and summary.failures:
         raise typer.Exit(EXIT_ERROR)
-    show_result(summary, json_target, summary.lines())
+    if to_stream or jsonl == "-":
+        _show_aside(summary, json_target, to_stream)
+    else:
+        show_result(summary, json_target, summary.lines())
     if summary.failures:
         raise AasvcError(f"{len(summary.failures)} recordings were not converted, {len(summary.files)} were")
     if set_name is not None:
         say_next(f"aasvc evaluate --tag {shlex.quote(str(model))} --set {set_name.value}")
 
 
-def _report_failure(file: ConvertedFile | FailedFile) -> None:
+def _raw(encoding: str | None, sample_rate: int | None, channels: int) -> RawAudio | None:
+    """What the options say of samples without a header."""
+    if encoding is None and sample_rate is None:
+        return None
+    if encoding is None or sample_rate is None:
+        usage("convert", "--raw-format and --raw-rate go together")
+    if encoding not in RAW_ENCODINGS:
+        usage("convert", f"--raw-format {encoding}: use one of {', '.join(RAW_ENCODINGS)}")
+    return RawAudio(encoding, sample_rate, channels)
+
+
+def _standard_input() -> IO[bytes]:
+    """Where a recording or names are piped in; nobody types those."""
+    if sys.stdin is None or sys.stdin.isatty():
+        usage("convert", "- reads standard input, which is a terminal; pipe something in: cat in.wav | aasvc convert -")
+    return sys.stdin.buffer
+
+
+def _standard_output() -> IO[bytes]:
+    if sys.stdout.isatty():
+        usage("convert", "-o - writes sound to standard output, which is a terminal; redirect it: ... > out.wav")
+    return sys.stdout.buffer
+
+
+@contextlib.contextmanager
+def _names(source: str) -> Iterator[Iterator[Path]]:
+    """Names that are read as they are needed."""
+    if source == "-":
+        yield read_names(_standard_input())
+        return
+    from aasvc_cli.storage.files import storage_error
+
+    try:
+        stream = Path(source).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise storage_error("read", Path(source), error) from None
+    with stream:
+        yield read_names(stream)
+
+
+@contextlib.contextmanager
+def _lines_to(target: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What writes one line of JSON at a time, each at once."""
+    if target == "-":
+        yield lambda facts: typer.echo(_json_line(facts))
+        return
+    from aasvc_cli.storage.files import make_folder, storage_error
+
+    path = Path(target)
+    make_folder(path.parent)
+    try:
+        stream = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise storage_error("write", path, error) from None
+
+    def write(facts: dict[str, Any]) -> None:
+        try:
+            stream.write(_json_line(facts) + "\n")
+            stream.flush()
+        except OSError as error:
+            raise storage_error("write", path, error) from None
+
+    with stream:
+        yield write
+
+
+def _json_line(facts: dict[str, Any]) -> str:
+    import json
+
+    line = json.dumps(facts, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # a file name that is no text
+        return json.dumps(facts)
+    return line
+
+
+def _planned(
+    home: Any,
+    inputs: list[Path],
+    names: Iterator[Path] | None,
+    output: Path | None,
+    out_dir: Path | None,
+    format_name: str | None,
+    set_name: SetOption | None,
+    model: str | None,
+    data: str | None,
+) -> Iterable[Job | Refused]:
+    """What would be done, with everything refused that would be."""
+    from aasvc_cli.jobs import plan_files, plan_names, plan_set
+    from aasvc_cli.voice import find_voice
+
+    find_voice(home, model)
+    if set_name is not None:
+        return plan_set(home, set_name.value, model, data)[2]
+    if names is not None and out_dir is not None:
+        return plan_names(names, out_dir, format_name)
+    return plan_files(inputs, output, out_dir, format_name)
+
+
+def _show_plan(jobs: Iterable[Job | Refused], skip_existing: bool, json_target: str | None) -> None:
+    """One line for each recording; with ``--json`` one tree."""
+    from aasvc_cli.jobs import Plan
+
+    plan = Plan.of(jobs, skip_existing)
+    show_result(plan, json_target, plan.lines())
+    say(plan.summary())
+    for refused in plan.refused:
+        fail(str(refused.error), EXIT_ERROR)
+    if plan.refused:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _show_aside(summary: Any, json_target: str | None, to_stream: bool) -> None:
+    """The summary where it doesn't get between data."""
+    if json_target is not None:
+        show_result(summary, json_target, [])
+    if not to_stream:
+        for line in summary.lines():
+            say(line)
+
+
+def _reporter() -> Callable[[Outcome], None]:
     """One bad recording does not keep the others from being converted, but is reported at once."""
-    error = getattr(file, "error", None)
-    if error is not None:
-        fail(str(error), EXIT_ERROR)
+    from aasvc_cli.converter import UNLIKE
+
+    said = False
+
+    def report(file: Outcome) -> None:
+        nonlocal said
+        error = getattr(file, "error", None)
+        if error is not None:
+            fail(str(error), EXIT_ERROR)
+        for warning in getattr(file, "warnings", ()):
+            # a folder of another speaker's recordings would be a screen of the same; --jsonl has it for each
+            if UNLIKE not in warning or not said:
+                say(f"warning: {warning}")
+            said = said or UNLIKE in warning
+
+    return report

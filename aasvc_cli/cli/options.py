@@ -56,6 +56,7 @@ class ModeOption(StrEnum):
 
     PUBLISHED = "published"
     CORRECTED = "corrected"
+    BOTH = "both"
 
 
 # Shared options, declared once.
@@ -63,6 +64,9 @@ data_option = partial(typer.Option, rich_help_panel="Data")
 
 
 model_option = partial(typer.Option, rich_help_panel="Model")
+
+
+raw_option = partial(typer.Option, rich_help_panel="Raw input")
 
 
 training_option = partial(typer.Option, rich_help_panel="Training")

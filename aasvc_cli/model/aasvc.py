@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -250,32 +251,93 @@ class AASVC(nn.Module):
             generator: CPU generator to draw with
             speed: durations are divided by this
         """
-        config = self.config
-        lengths = torch.tensor([len(source)], device=source.device)
         with torch.inference_mode():
-            tokens, token_lengths = self._encode(source.unsqueeze(0), lengths, padded=False)
-            feature = None if duration_feature is None else duration_feature.unsqueeze(0)
-            inputs = self._duration_inputs(tokens, feature, lengths, token_lengths)
-            if isinstance(self.duration_predictor, StochasticDurationPredictor):
-                scale = config.noise_scale if noise_scale is None else noise_scale
-                if noise is None:
-                    # the published draw is channel-first: a seed then gives the published durations
-                    noise = torch.randn(1, 2, tokens.shape[1], generator=generator)[0].T
-                noise = noise.to(tokens).unsqueeze(0) * scale
-                padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-                exact = self.duration_predictor.sample(inputs, padding, noise)
-            elif config.duration_predictor == "poisson":
-                exact = torch.exp(self.duration_predictor(inputs, None))
-            else:
-                exact = (torch.exp(self.duration_predictor(inputs, None)) - 1.0).clamp_min(0.0)
-            exact = torch.nan_to_num(exact, nan=1.0).clamp(0.0, LONGEST_DURATION)
-            durations = round_durations(exact / speed, config.duration_rounding, config.max_duration)
-            if not bool(durations.sum() > 0):
-                durations = torch.ones_like(durations)
-            n_frames = int(durations.sum())
-            frames = gaussian_upsampling(tokens, durations, None, None, n_frames)
+            tokens, durations = self._rhythm(source, duration_feature, noise_scale, noise, generator, speed)
+            frames = gaussian_upsampling(tokens, durations, None, None, int(durations.sum()))
             _, after = self._decode(frames, None)
         return Conversion(mel=after[0], durations=durations[0])
+
+    def convert_batch(
+        self,
+        sources: Sequence[Tensor],
+        duration_features: Sequence[Tensor] | None = None,
+        *,
+        generators: Sequence[torch.Generator],
+        noise_scale: float | None = None,
+        speed: float = 1.0,
+    ) -> list[Conversion]:
+        """Convert several utterances; each result is that of :meth:`convert`, whatever else is in the batch.
+
+        The rhythm is found for each utterance by itself, so durations and lengths are exactly the same: a duration that
+        rounding decides would otherwise tip over by the rounding errors of a batch. The decoder, where most of the work
+        is, takes the batch at once; its mels are the same to float rounding (1e-5 in units of the target's scale). With
+        ``mask_padding`` off, as published, padding would leak into the shorter utterances: these are converted one by
+        one.
+
+        Args:
+            sources: (S_i, source_dim) each, normalised
+            duration_features: (S_i, duration_dim) each, normalised; needed if ``duration_input`` is ``feature``
+            generators: CPU generator for the noise of each utterance; may be the same one several times, which then
+                draws in this order
+            noise_scale, speed: as for :meth:`convert`
+        """
+        features: Sequence[Tensor | None] = duration_features or [None] * len(sources)
+        waiting = zip(sources, features, generators, strict=True)
+        if not self.config.mask_padding or len(sources) < 2:
+            return [
+                self.convert(source, feature, noise_scale=noise_scale, generator=generator, speed=speed)
+                for source, feature, generator in waiting
+            ]
+        with torch.inference_mode():
+            rhythms = [
+                self._rhythm(source, feature, noise_scale, None, generator, speed)
+                for source, feature, generator in waiting
+            ]
+            lengths = [int(durations.sum()) for _, durations in rhythms]
+            frames = nn.utils.rnn.pad_sequence(
+                [
+                    gaussian_upsampling(tokens, durations, None, None, length)[0]
+                    for (tokens, durations), length in zip(rhythms, lengths, strict=True)
+                ],
+                batch_first=True,
+            )
+            padding = padding_mask(torch.tensor(lengths, device=frames.device), frames.shape[1])
+            _, after = self._decode(frames, padding)
+        return [
+            Conversion(mel=mel[: length * self.config.target_stack], durations=durations[0])
+            for mel, length, (_, durations) in zip(after, lengths, rhythms, strict=True)
+        ]
+
+    def _rhythm(
+        self,
+        source: Tensor,
+        duration_feature: Tensor | None,
+        noise_scale: float | None,
+        noise: Tensor | None,
+        generator: torch.Generator | None,
+        speed: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (1, K, D) of one utterance and their predicted durations (1, K), some of them above 0."""
+        config = self.config
+        lengths = torch.tensor([len(source)], device=source.device)
+        tokens, token_lengths = self._encode(source.unsqueeze(0), lengths, padded=False)
+        feature = None if duration_feature is None else duration_feature.unsqueeze(0)
+        inputs = self._duration_inputs(tokens, feature, lengths, token_lengths)
+        if isinstance(self.duration_predictor, StochasticDurationPredictor):
+            scale = config.noise_scale if noise_scale is None else noise_scale
+            if noise is None:
+                # the published draw is channel-first: a seed then gives the published durations
+                noise = torch.randn(1, 2, tokens.shape[1], generator=generator)[0].T
+            noise = noise.to(tokens).unsqueeze(0) * scale
+            padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+            exact = self.duration_predictor.sample(inputs, padding, noise)
+        elif config.duration_predictor == "poisson":
+            exact = torch.exp(self.duration_predictor(inputs, None))
+        else:
+            exact = (torch.exp(self.duration_predictor(inputs, None)) - 1.0).clamp_min(0.0)
+        exact = torch.nan_to_num(exact, nan=1.0).clamp(0.0, LONGEST_DURATION)
+        durations = round_durations(exact / speed, config.duration_rounding, config.max_duration)
+        return tokens, durations if bool(durations.sum() > 0) else torch.ones_like(durations)
 
     def _encode(self, source: Tensor, lengths: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
         """Tokens (B, K, D) and their numbers (B,)."""

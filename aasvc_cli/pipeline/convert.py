@@ -1,196 +1,47 @@
-"""Convert recordings to the target voice: arrays, files and folders, or a prepared set."""
+"""Convert files and folders, prepared sets, pipes and lists: in this process, or spread over several."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import itertools
 import logging
-import math
+import os
+import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from aasvc_cli.corpus import SETS, read_manifest
-from aasvc_cli.errors import AasvcError, AudioError, ConfigError, DataError, ModelError, StorageError
-from aasvc_cli.features import FeatureStats, RunningStats, extract, n_frames, resample
-from aasvc_cli.storage.cache import Home, find_home
-from aasvc_cli.storage.files import audio_format, list_audio, read_audio, write_audio, write_bytes
-from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, find_vocoder_of
-from aasvc_cli.voice import Voice, find_voice, load_voice, prepared_name, read_voice
+from aasvc_cli.converter import DEFAULT_SEED, Converted, Converter, OnMessage, OnProgress, check_options
+from aasvc_cli.errors import AasvcError, ConfigError, DataError, StorageError
+from aasvc_cli.jobs import Job, Refused, plan_files, plan_names, plan_set
+from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.files import write_bytes
+from aasvc_cli.storage.sound import STREAM, AudioFile, RawAudio, sound_writer
+from aasvc_cli.voice import find_voice, read_voice
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
+
+__all__ = [
+    "ConvertSummary",
+    "Converted",
+    "ConvertedFile",
+    "Converter",
+    "FailedFile",
+    "SkippedFile",
+    "convert_files",
+    "convert_set",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-Wave = npt.NDArray[np.float32]
-OnProgress = Callable[[int, int], None]
-
-DEFAULT_SEED = 1
-"""The rhythm is drawn with it, for each recording anew, so results depend neither on the day nor on the order."""
-OnMessage = Callable[[str], None]
-
-PEAK = 0.99
-"""Results that go beyond full scale are scaled down to this peak instead of being clipped; others stay as they are."""
-FULL_SCALE = 32767 / 32768
-"""What 16 bits can hold."""
-
-
-@dataclass(frozen=True, eq=False)
-class Converted:
-    """One converted recording.
-
-    Attributes:
-        wave: (n,) float32, at most full scale
-        sample_rate: in Hz
-        log_mel: (T, M) float32, not normalised, before the vocoder
-        durations: (K,) int64, how many (stacked) target frames each token of the source got
-        gain: what the vocoder's output was multiplied with to avoid clipping; 1 if it wasn't
-    """
-
-    wave: Wave
-    sample_rate: int
-    log_mel: npt.NDArray[np.float32]
-    durations: npt.NDArray[np.int64]
-    gain: float = 1.0
-
-
-class Converter:
-    """A voice and a vocoder, loaded once and used for any number of recordings."""
-
-    def __init__(self, voice: Voice, vocoder: Vocoder, vocoder_name: str = GRIFFIN_LIM) -> None:
-        self.voice = voice
-        self.vocoder = vocoder
-        self.vocoder_name = vocoder_name
-
-    @classmethod
-    def load(
-        cls,
-        model: str | Path | None = None,
-        *,
-        home: Home | None = None,
-        device: str = "auto",
-        vocoder: str | None = None,
-        source_stats: Path | None = None,
-        data: str | None = None,
-        on_message: OnMessage | None = None,
-    ) -> Converter:
-        """Find a voice by name and load it.
-
-        Args:
-            model: a tag or a full name of a run, or a folder, ours or published; None for the bundled voice
-            home: the data folder; None for the user's own
-            vocoder: a name or a folder, or ``griffin-lim``; None for the one that goes with the voice if it is there
-            source_stats: statistics of the source speaker, in place of those of the model folder
-            data: a prepared set of the source speaker, where the model folder has no statistics of that speaker
-            on_message: told what was chosen for want of something better
-
-        Raises:
-            ModelError, ConfigError, DataError: nothing of that name, or it cannot be used.
-        """
-        home, say = home or find_home(), on_message or _ignore
-        folder = find_voice(home, model)
-        voice = load_voice(folder, device, home=home, source_stats=source_stats, data=data, on_message=say)
-        mel = voice.config.features.mel
-        if vocoder is not None:
-            return cls(voice, build_vocoder(vocoder, mel, home=home, device=voice.device), vocoder)
-        own = voice.card.get("vocoder")
-        if not isinstance(own, str) or own in ("", GRIFFIN_LIM):
-            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
-        try:
-            return cls(
-                voice, build_vocoder(find_vocoder_of(home, folder, own), mel, home=home, device=voice.device), own
-            )
-        except (ModelError, ConfigError) as error:
-            say(f"warning: the vocoder of this model is not used, but {GRIFFIN_LIM}, which sounds rougher: {error}")
-            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
-
-    @property
-    def sample_rate(self) -> int:
-        """Of the results, in Hz."""
-        return self.vocoder.sample_rate
-
-    def convert(
-        self,
-        wave: npt.NDArray[Any],
-        sample_rate: int,
-        *,
-        seed: int = DEFAULT_SEED,
-        noise_scale: float | None = None,
-        speed: float = 1.0,
-        name: str = "the recording",
-    ) -> Converted:
-        """Convert one recording.
-
-        Args:
-            wave: (n,) samples, or (n, channels), which are averaged; full scale at 1.0
-            sample_rate: any, in Hz
-            seed: decides the rhythm of models that draw it, and the noise of vocoders that draw it; the same seed gives
-                the same result
-            noise_scale: freedom of the rhythm, 0 for the most likely one; None for the model's own
-            speed: 2 speaks twice as fast
-            name: how messages call the recording
-
-        Raises:
-            AudioError: no samples, not finite, or too short for the model.
-            DataError: an option is out of its range.
-            ModelError: the model's result is not a finite spectrum.
-        """
-        _check_options(noise_scale, speed)
-        features, model, stats = self.voice.config.features, self.voice.model, self.voice.stats
-        mel = features.mel
-        samples = resample(_mono(wave, sample_rate, name), sample_rate, mel.sample_rate)
-        if n_frames(len(samples), mel.hop_length) < model.min_source_frames:
-            needed = (model.min_source_frames - 1) * mel.hop_length / mel.sample_rate
-            raise AudioError(
-                f"{name}: too short, {len(samples) / mel.sample_rate:.3f} s; this model converts {needed:.3f} s or more"
-            )
-        # the duration predictor mostly hears the same feature
-        kinds = (str(features.source), str(features.duration))
-        heard = {kind: extract(kind, samples, features) for kind in set(kinds)}
-        sides = (stats.source, stats.duration)
-        if self.voice.source_from_input:
-            sides = (_own_stats(heard[kinds[0]]), _own_stats(heard[kinds[1]]))
-        source, duration_feature = (
-            torch.from_numpy(side.normalise(heard[kind])).to(self.voice.device)
-            for side, kind in zip(sides, kinds, strict=True)
-        )
-        conversion = model.convert(
-            source,
-            duration_feature,
-            noise_scale=noise_scale,
-            speed=speed,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        # an unusual input can drive single bands far beyond any speech; one such burst would set the level of it all
-        log_mel = stats.target.limit(stats.target.denormalise(conversion.mel.float().cpu().numpy())).astype(np.float32)
-        if not np.isfinite(log_mel).all():
-            raise ModelError(
-                f"{self.voice.folder}: its result for {name} is not a finite spectrum; use another checkpoint or model"
-            )
-        spoken = self.vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0).to(self.voice.device), seed=seed)[0]
-        peak = float(spoken.abs().max())
-        gain = PEAK / peak if peak > FULL_SCALE else 1.0
-        return Converted(
-            wave=(spoken * gain).float().cpu().numpy(),
-            sample_rate=self.sample_rate,
-            log_mel=log_mel,
-            durations=conversion.durations.cpu().numpy().astype(np.int64),
-            gain=gain,
-        )
-
-
-def _ignore(_: Any) -> None:
-    """Nobody listens."""
-
-
-def _own_stats(feature: npt.NDArray[np.float32]) -> FeatureStats:
-    running = RunningStats()
-    running.update(feature)
-    return running.result()
 
 
 @dataclass(frozen=True)
@@ -201,6 +52,9 @@ class ConvertedFile:
         output: where the result was written
         source_seconds, seconds: length of the recording and of the result
         elapsed_seconds: what it took, reading and writing included
+        pieces: how many utterances it was converted as
+        gain: what it was multiplied with to avoid clipping; 1 if it wasn't
+        warnings: what one should know about the result
     """
 
     source: Path
@@ -208,10 +62,23 @@ class ConvertedFile:
     source_seconds: float
     seconds: float
     elapsed_seconds: float
+    pieces: int = 1
+    gain: float = 1.0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work per second of result; None for an empty one."""
+        return self.elapsed_seconds / self.seconds if self.seconds else None
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
-        return dataclasses.asdict(self) | {"source": str(self.source), "output": str(self.output)}
+        return dataclasses.asdict(self) | {
+            "source": str(self.source),
+            "output": str(self.output),
+            "real_time_factor": self.real_time_factor,
+            "warnings": list(self.warnings),
+        }
 
 
 @dataclass(frozen=True)
@@ -230,7 +97,21 @@ class FailedFile:
         return {"source": str(self.source), "error": str(self.error)}
 
 
-OnFile = Callable[[ConvertedFile | FailedFile], None]
+@dataclass(frozen=True)
+class SkippedFile:
+    """A recording whose result was there already."""
+
+    source: Path
+    output: Path
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"source": str(self.source), "output": str(self.output)}
+
+
+Outcome = ConvertedFile | FailedFile | SkippedFile
+OnFile = Callable[[Outcome], None]
+OnLine = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -240,16 +121,18 @@ class ConvertSummary:
     Attributes:
         model: the folder of the voice
         folder: of the results, if they have one in common
+        n_skipped: how many were left out because their results were there already
         load_seconds: what it took to load the voice
     """
 
     model: Path
-    vocoder: str
-    sample_rate: int
+    vocoder: str | None
+    sample_rate: int | None
     folder: Path | None
     files: tuple[ConvertedFile, ...]
     failures: tuple[FailedFile, ...]
     load_seconds: float
+    n_skipped: int = 0
 
     @property
     def seconds(self) -> float:
@@ -275,10 +158,11 @@ class ConvertSummary:
 
     def lines(self) -> list[str]:
         """The result for people."""
-        if len(self.files) == 1:
+        if len(self.files) == 1 and not self.n_skipped:
             return [str(self.files[0].output)]
         where = f" in {self.folder}" if self.folder else ""
-        return [f"{len(self.files)} recordings converted, {self.seconds:.1f} s{where}"]
+        there = f"; {self.n_skipped} were there already" if self.n_skipped else ""
+        return [f"{len(self.files)} recordings converted, {self.seconds:.1f} s{where}{there}"]
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
@@ -289,6 +173,7 @@ class ConvertSummary:
             "folder": None if self.folder is None else str(self.folder),
             "files": [file.to_tree() for file in self.files],
             "failures": [failure.to_tree() for failure in self.failures],
+            "n_skipped": self.n_skipped,
             "seconds": self.seconds,
             "load_seconds": self.load_seconds,
             "real_time_factor": self.real_time_factor,
@@ -296,17 +181,68 @@ class ConvertSummary:
 
 
 @dataclass(frozen=True)
-class _Job:
-    source: Path
-    output: Path
+class _Loading:
+    """How to load the converter; can be sent to another process."""
+
+    home: Home
+    model: str | Path | None
+    device: str
+    vocoder: str | None
+    source_stats: Path | None
+    data: str | None
+
+    def load(self, on_message: OnMessage | None) -> Converter:
+        return Converter.load(
+            self.model, home=self.home, device=self.device, vocoder=self.vocoder, source_stats=self.source_stats,
+            data=self.data, on_message=on_message,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is the same for all recordings of a run.
+
+    Attributes:
+        raw: what the samples of recordings without a header are
+        spooled: where what came by standard input is
+    """
+
+    seed: int
+    noise_scale: float | None
+    speed: float
+    raw: RawAudio | None = None
+    spooled: Path | None = None
+    save_mel: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What is known of a converter once it is loaded, in whatever process."""
+
+    folder: Path
+    vocoder: str
+    sample_rate: int
+    seconds: float
+    messages: tuple[str, ...] = ()
+
+
+@dataclass
+class _Tally:
+    """What has come of a run so far."""
+
+    files: list[tuple[int, ConvertedFile]] = field(default_factory=list)
+    failures: list[tuple[int, FailedFile]] = field(default_factory=list)
+    n_skipped: int = 0
 
 
 def convert_files(
     home: Home,
-    inputs: Sequence[Path],
+    inputs: Sequence[Path] = (),
     *,
+    names: Iterable[Path] | None = None,
     output: Path | None = None,
     out_dir: Path | None = None,
+    format_name: str | None = None,
     model: str | Path | None = None,
     device: str = "auto",
     seed: int = DEFAULT_SEED,
@@ -315,29 +251,49 @@ def convert_files(
     vocoder: str | None = None,
     source_stats: Path | None = None,
     data: str | None = None,
+    raw: RawAudio | None = None,
+    spooled: Path | None = None,
+    stdout: IO[bytes] | None = None,
     save_mel: Path | None = None,
+    skip_existing: bool = False,
+    workers: int = 1,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
+    on_line: OnLine | None = None,
     on_message: OnMessage | None = None,
 ) -> ConvertSummary:
-    """Convert recordings and folders of recordings.
+    """Convert recordings and folders of recordings, or recordings whose names arrive one by one.
 
-    One recording goes to ``output``; any number go to ``out_dir`` under their own names as wav, those of a folder under
-    their path in it. A recording that cannot be converted doesn't keep the others from it: look at
-    :attr:`ConvertSummary.error` afterwards. Each file appears complete or not at all.
+    Where results go is decided by :func:`aasvc_cli.jobs.plan_files` and :func:`aasvc_cli.jobs.plan_names`. A recording
+    that cannot be converted doesn't keep the others from it: look at :attr:`ConvertSummary.error` afterwards. Each file
+    appears complete or not at all.
 
     Args:
+        names: in place of ``inputs``; read as they are needed
+        format_name: of the results, one of ``storage.sound.FORMATS``
         model, vocoder, source_stats, data, on_message: as for :meth:`Converter.load`
+        raw: the recordings have no headers, and this is what their samples are
+        spooled: where the content of standard input is, for the input ``STREAM``
+        stdout: for the output ``STREAM``
         save_mel: also write the log-mel before the vocoder, (T, M) float32, for one recording
-        on_progress: told (done, all) recordings
+        skip_existing: leave out recordings whose results are there
+        workers: processes; the model is loaded in each
+        on_progress: told (done, all) recordings, or pieces if there is one long recording
         on_file: told each recording as it is done
+        on_line: told the same as JSON-able facts, with the model and the vocoder
 
     Raises:
         DataError: inputs and outputs do not go together, or two results would get the same name; nothing was converted.
         ModelError: the model cannot be used.
     """
-    _check_options(noise_scale, speed)
-    jobs = _plan(inputs, output, out_dir)
+    check_options(noise_scale, speed)
+    jobs: Sequence[Job] | Iterator[Job | Refused]
+    if names is not None:
+        if out_dir is None:
+            raise DataError("a list of names needs --out-dir DIR")
+        jobs = plan_names(names, out_dir, format_name)
+    else:
+        jobs = plan_files(inputs, output, out_dir, format_name)
     if save_mel is not None:
         _check_save_mel(save_mel, jobs)
     if data is not None:
@@ -348,9 +304,10 @@ def convert_files(
                 "them with --source-stats"
             )
     return _run(
-        jobs, home, folder=out_dir, model=model, device=device, seed=seed, noise_scale=noise_scale, speed=speed,
-        vocoder=vocoder, source_stats=source_stats, data=data, save_mel=save_mel, on_progress=on_progress,
-        on_file=on_file, on_message=on_message,
+        jobs, _Loading(home, model, device, vocoder, source_stats, data),
+        _Options(seed, noise_scale, speed, raw, spooled, save_mel), folder=out_dir, stdout=stdout,
+        skip_existing=skip_existing, workers=workers, on_progress=on_progress, on_file=on_file, on_line=on_line,
+        on_message=on_message,
     )  # fmt: skip
 
 
@@ -366,8 +323,11 @@ def convert_set(
     speed: float = 1.0,
     vocoder: str | None = None,
     source_stats: Path | None = None,
+    skip_existing: bool = False,
+    workers: int = 1,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
+    on_line: OnLine | None = None,
     on_message: OnMessage | None = None,
 ) -> ConvertSummary:
     """Convert a set of the prepared data that a run was trained on, to ``converted/<set>/<utterance_id>.wav`` in it.
@@ -375,191 +335,322 @@ def convert_set(
     Args:
         data: a prepared set in place of the run's own
         vocoder, source_stats, on_message: as for :meth:`Converter.load`
+        skip_existing, workers, on_progress, on_file, on_line: as for :func:`convert_files`
 
     Raises:
         DataError: no such prepared data, or the set is empty.
         ModelError: the model cannot be used.
     """
-    _check_options(noise_scale, speed)
-    voice_folder = find_voice(home, model)
-    name = data or prepared_name(voice_folder)
-    if name is None:
-        raise DataError(f"{voice_folder}: was not trained on data prepared here; convert files instead")
-    manifest = read_manifest(home, name)
-    pairs = manifest.sets.get(set_name, ())
-    if not pairs:
-        known = ", ".join(f"{name} ({len(manifest.sets.get(name, ()))})" for name in SETS)
-        raise DataError(f"prepared data {manifest.name}: no pairs in the set {set_name}; it has {known}")
-    folder = voice_folder / "converted" / set_name
-    jobs = [_Job(pair.source, folder / f"{pair.utterance_id}.wav") for pair in pairs]
+    check_options(noise_scale, speed)
+    voice_folder, prepared, jobs = plan_set(home, set_name, model, data)
     return _run(
-        jobs, home, folder=folder, model=voice_folder.absolute(), device=device, seed=seed, noise_scale=noise_scale,
-        speed=speed, vocoder=vocoder, source_stats=source_stats, data=name, save_mel=None, on_progress=on_progress,
-        on_file=on_file, on_message=on_message,
+        jobs, _Loading(home, voice_folder.absolute(), device, vocoder, source_stats, prepared),
+        _Options(seed, noise_scale, speed), folder=voice_folder / "converted" / set_name, stdout=None,
+        skip_existing=skip_existing, workers=workers, on_progress=on_progress, on_file=on_file, on_line=on_line,
+        on_message=on_message,
     )  # fmt: skip
 
 
 def _run(
-    jobs: Sequence[_Job],
-    home: Home,
+    jobs: Iterable[Job | Refused],
+    loading: _Loading,
+    options: _Options,
     *,
     folder: Path | None,
-    model: str | Path | None,
-    device: str,
-    seed: int,
-    noise_scale: float | None,
-    speed: float,
-    vocoder: str | None,
-    source_stats: Path | None,
-    data: str | None,
-    save_mel: Path | None,
+    stdout: IO[bytes] | None,
+    skip_existing: bool,
+    workers: int,
     on_progress: OnProgress | None,
     on_file: OnFile | None,
+    on_line: OnLine | None,
     on_message: OnMessage | None,
 ) -> ConvertSummary:
-    began = time.perf_counter()
-    converter = Converter.load(
-        model, home=home, device=device, vocoder=vocoder, source_stats=source_stats, data=data, on_message=on_message
-    )
-    load_seconds = time.perf_counter() - began
-    logger.debug("%s loaded in %.2f s", converter.voice.folder, load_seconds)
-    files: list[ConvertedFile] = []
-    failures: list[FailedFile] = []
-    for done, job in enumerate(jobs, start=1):
-        began = time.perf_counter()
-        outcome: ConvertedFile | FailedFile
-        try:
-            samples, sample_rate = read_audio(job.source)
-            result = converter.convert(
-                samples, sample_rate, seed=seed, noise_scale=noise_scale, speed=speed, name=str(job.source)
-            )
-            write_audio(job.output, result.wave, result.sample_rate)
-            if save_mel is not None:
-                _write_array(save_mel, result.log_mel)
-        except AasvcError as error:
-            outcome = FailedFile(job.source, error)
-            failures.append(outcome)
+    total = len(jobs) if isinstance(jobs, Sequence) else None
+    tally = _Tally()
+    loaded: list[_Loaded] = []
+    finished = 0
+
+    def on_loaded(what: _Loaded) -> None:
+        if not loaded:
+            logger.debug("%s loaded in %.2f s", what.folder, what.seconds)
+            if on_message:
+                for message in what.messages:
+                    on_message(message)
+        loaded.append(what)
+
+    def finish(index: int, outcome: Outcome) -> None:
+        nonlocal finished
+        finished += 1
+        if isinstance(outcome, ConvertedFile):
+            tally.files.append((index, outcome))
+        elif isinstance(outcome, FailedFile):
+            tally.failures.append((index, outcome))
         else:
-            outcome = ConvertedFile(
-                source=job.source,
-                output=job.output,
-                source_seconds=len(samples) / sample_rate,
-                seconds=len(result.wave) / result.sample_rate,
-                elapsed_seconds=time.perf_counter() - began,
-            )
-            files.append(outcome)
+            tally.n_skipped += 1
         if on_file:
             on_file(outcome)
-        if on_progress:
-            on_progress(done, len(jobs))
+        if on_line:
+            on_line(_line(outcome, loaded[0] if loaded else None))
+        if on_progress and total is not None and (total > 1 or finished == total):
+            on_progress(finished, total)
+
+    def to_do() -> Iterator[tuple[int, Job]]:
+        """What is left after those that need no converter."""
+        for index, job in enumerate(jobs):
+            if isinstance(job, Refused):
+                finish(index, FailedFile(job.source, job.error))
+            elif skip_existing and job.output != STREAM and job.output.is_file():
+                finish(index, SkippedFile(job.source, job.output))
+            else:
+                yield index, job
+
+    on_piece = on_progress if total == 1 else None
+    if workers > 1 and (total is None or total > 1):
+        outcomes = _spread(to_do(), loading, options, workers if total is None else min(workers, total), on_loaded)
+    else:
+        outcomes = _one_by_one(to_do(), loading, options, stdout, on_loaded, on_piece)
+    with contextlib.closing(outcomes):
+        for index, outcome in outcomes:
+            finish(index, outcome)
+    first = loaded[0] if loaded else None
     return ConvertSummary(
-        model=converter.voice.folder,
-        vocoder=converter.vocoder_name,
-        sample_rate=converter.sample_rate,
+        model=first.folder if first else find_voice(loading.home, loading.model),
+        vocoder=first.vocoder if first else loading.vocoder,
+        sample_rate=first.sample_rate if first else None,
         folder=folder,
-        files=tuple(files),
-        failures=tuple(failures),
-        load_seconds=load_seconds,
+        files=tuple(file for _, file in sorted(tally.files, key=lambda entry: entry[0])),
+        failures=tuple(file for _, file in sorted(tally.failures, key=lambda entry: entry[0])),
+        load_seconds=first.seconds if first else 0.0,
+        n_skipped=tally.n_skipped,
     )
 
 
-def _plan(inputs: Sequence[Path], output: Path | None, out_dir: Path | None) -> list[_Job]:
-    """Which recording goes where; raises before anything is converted if that cannot be done."""
-    if not inputs:
-        raise DataError("no recordings were given")
-    if (output is None) == (out_dir is None):
-        raise DataError("say where the result goes: -o FILE for one recording, or --out-dir DIR for any number")
-    # (recording, its name below the output folder); a recording that is given twice is converted once
-    found: dict[Path, Path] = {}
-    for given in inputs:
-        if not given.is_dir():
-            found.setdefault(given, Path(given.name))
-            continue
-        recordings = _below(given, out_dir)
-        if not recordings:
-            raise DataError(f"{given}: no recordings in this folder; expected wav, flac, ogg or mp3 files")
-        for path in recordings:
-            found.setdefault(path, path.relative_to(given))
-    if output is not None:
-        if len(found) > 1:
-            raise DataError(f"-o {output} takes one recording, and {len(found)} were given; use --out-dir DIR")
-        audio_format(output)
-        if output.is_dir():
-            raise StorageError(f"cannot write {output}: a folder stands there; choose another name, or use --out-dir")
-        jobs = [_Job(source, output) for source in found]
-    else:
-        assert out_dir is not None
-        jobs = [_Job(source, out_dir / name.with_suffix(".wav")) for source, name in found.items()]
-    _refuse_collisions(jobs)
-    return jobs
+def _line(outcome: Outcome, loaded: _Loaded | None) -> dict[str, Any]:
+    """One line about one recording."""
+    status = {ConvertedFile: "converted", FailedFile: "failed", SkippedFile: "skipped"}[type(outcome)]
+    facts = {"model": str(loaded.folder), "vocoder": loaded.vocoder} if loaded else {}
+    return {"status": status, **outcome.to_tree(), **facts}
 
 
-def _below(folder: Path, out_dir: Path | None) -> list[Path]:
-    """Recordings below a folder, without the results of an earlier run if these go below it, too."""
-    recordings = list_audio(folder)
-    if out_dir is None:
-        return recordings
-    results = out_dir.resolve()
-    if results == folder.resolve() or not results.is_relative_to(folder.resolve()):
-        return recordings
-    return [path for path in recordings if not path.resolve().is_relative_to(results)]
+def _load(loading: _Loading, on_message: OnMessage | None = None) -> tuple[Converter, _Loaded]:
+    began = time.perf_counter()
+    messages: list[str] = []
+    converter = loading.load(on_message or messages.append)
+    seconds = time.perf_counter() - began
+    return converter, _Loaded(
+        converter.voice.folder, converter.vocoder_name, converter.sample_rate, seconds, tuple(messages)
+    )
 
 
-def _refuse_collisions(jobs: Sequence[_Job]) -> None:
-    recordings = {_identity(job.source): job.source for job in jobs}
-    recordings.pop(None, None)
-    owners: dict[Path, Path] = {}
-    for job in jobs:
-        overwritten = recordings.get(_identity(job.output))
-        if overwritten is not None:
-            raise DataError(
-                f"{job.source}: its result would overwrite the recording {overwritten}; choose another place"
-            )
-        place = job.output.resolve()
-        if place in owners:
-            raise DataError(
-                f"{owners[place]} and {job.source} would both become {job.output}; convert them in two runs with "
-                "different --out-dir, or rename one"
-            )
-        owners[place] = job.source
+def _one_by_one(
+    jobs: Iterator[tuple[int, Job]],
+    loading: _Loading,
+    options: _Options,
+    stdout: IO[bytes] | None,
+    on_loaded: Callable[[_Loaded], None],
+    on_piece: OnProgress | None,
+) -> Generator[tuple[int, Outcome], None, None]:
+    """The outcome of each job, converted in this process; the model is loaded for the first of them."""
+    converter: Converter | None = None
+    for index, job in jobs:
+        if converter is None:
+            converter, loaded = _load(loading)
+            on_loaded(loaded)
+        yield index, _convert_job(converter, job, options, stdout, on_piece)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """The same for all names of one file (links, letter case that doesn't count); None if there is no such file."""
+def _convert_job(
+    converter: Converter,
+    job: Job,
+    options: _Options,
+    stdout: IO[bytes] | None = None,
+    on_piece: OnProgress | None = None,
+) -> Outcome:
+    began = time.perf_counter()
+    warnings: list[str] = []
+    n_samples, pieces, gain = 0, 0, 1.0
+    mels: list[npt.NDArray[np.float32]] = []
     try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        if job.source == STREAM and options.spooled is None:
+            raise DataError("standard input is not available here")
+        path = options.spooled if job.source == STREAM and options.spooled is not None else job.source
+        sound = AudioFile(path, job.name, options.raw)
+        parts = converter.stream(
+            sound, seed=options.seed, noise_scale=options.noise_scale, speed=options.speed, on_progress=on_piece,
+            on_message=warnings.append,
+        )  # fmt: skip
+        # a recording that cannot be converted mostly shows it before anything is written
+        first = next(parts)
+        with sound_writer(job.output, converter.sample_rate, job.format, stdout) as write:
+            for part in itertools.chain([first], parts):
+                write(part.wave)
+                n_samples += len(part.wave)
+                pieces += part.pieces
+                gain = min(gain, part.gain)
+                if options.save_mel is not None:
+                    mels.append(part.log_mel)
+        if options.save_mel is not None:
+            _write_array(options.save_mel, np.concatenate(mels))
+    except AasvcError as error:
+        return FailedFile(job.source, error)
+    return ConvertedFile(
+        source=job.source,
+        output=job.output,
+        source_seconds=sound.seconds,
+        seconds=n_samples / converter.sample_rate,
+        elapsed_seconds=time.perf_counter() - began,
+        pieces=pieces,
+        gain=gain,
+        warnings=tuple(warnings),
+    )
 
 
-def _check_save_mel(path: Path, jobs: Sequence[_Job]) -> None:
+# --- several processes ----------------------------------------------------------------------------------------------
+
+_PATIENCE_SECONDS = 0.5
+"""How long a process may take to clean up when it is stopped; then it is killed, and its remains are removed here."""
+
+
+@dataclass
+class _Worker:
+    """A process with a converter of its own.
+
+    Attributes:
+        job: what it is working on, if anything
+    """
+
+    process: SpawnProcess
+    connection: Connection
+    job: tuple[int, Job] | None = None
+
+
+def _spread(
+    jobs: Iterator[tuple[int, Job]],
+    loading: _Loading,
+    options: _Options,
+    count: int,
+    on_loaded: Callable[[_Loaded], None],
+) -> Generator[tuple[int, Outcome], None, None]:
+    """The outcomes of all jobs in the order in which they are done, from processes that load the model once each."""
+    import multiprocessing
+    from multiprocessing.connection import wait
+
+    # spawned ones inherit no threads in an unknown state, and are what there is on every platform
+    context = multiprocessing.get_context("spawn")
+    workers: list[_Worker] = []
+
+    def start(job: tuple[int, Job]) -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, loading, options, count), daemon=True)
+        process.start()
+        theirs.close()
+        ours.send(job[1])  # waits in the pipe until the model is loaded
+        workers.append(_Worker(process, ours, job))
+
+    try:
+        for first in itertools.islice(jobs, count):  # no more of them than there is work
+            start(first)
+        while busy := [worker for worker in workers if worker.job is not None]:
+            ready = wait([worker.connection for worker in busy])
+            for worker in [worker for worker in busy if worker.connection in ready]:
+                assert worker.job is not None
+                index, job = worker.job
+                try:
+                    answer = worker.connection.recv()
+                except (EOFError, OSError):  # killed, most likely for want of memory
+                    workers.remove(worker)
+                    worker.process.join()
+                    worker.connection.close()
+                    _sweep(job)
+                    error = DataError(f"{job.name}: the process that converted it was killed; try fewer --workers")
+                    yield index, FailedFile(job.source, error)
+                    if (following := next(jobs, None)) is not None:
+                        start(following)
+                    continue
+                if isinstance(answer, Exception):  # no model, or a fault of the program: the same for all
+                    raise answer
+                if isinstance(answer, _Loaded):
+                    on_loaded(answer)
+                    continue
+                worker.job = None
+                yield index, answer
+                if (following := next(jobs, None)) is not None:
+                    worker.job = following
+                    worker.connection.send(following[1])
+    finally:
+        _stop(workers)
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """End all processes; what they were writing is removed."""
+    for worker in workers:
+        with contextlib.suppress(OSError):
+            worker.connection.close()  # an idle one ends by itself
+        if worker.job is not None:
+            worker.process.terminate()
+    until = time.monotonic() + _PATIENCE_SECONDS
+    for worker in workers:
+        worker.process.join(max(0.0, until - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        if worker.job is not None:
+            _sweep(worker.job[1])
+
+
+def _sweep(job: Job) -> None:
+    """Remove what a process left that had no time to do so itself."""
+    from glob import escape
+
+    for leftover in job.output.parent.glob(f".{escape(job.output.name)}.*"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def _work(connection: Connection, loading: _Loading, options: _Options, count: int) -> None:
+    """The life of a worker: load, then convert what comes until nothing more does."""
+    import torch
+
+    # Ctrl-C reaches the whole group; the process that started this one decides what becomes of it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // count)))
+        try:
+            converter, loaded = _load(loading)
+            connection.send(loaded)
+            while True:
+                connection.send(_portable(_convert_job(converter, connection.recv(), options)))
+        except EOFError:
+            raise
+        except Exception as error:
+            connection.send(_portable(error))
+
+
+def _raise_interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _portable(answer: Any) -> Any:
+    """What can be sent to another process: errors that cannot be made again of their message become others."""
+    if isinstance(answer, FailedFile):
+        return FailedFile(answer.source, _portable(answer.error))
+    if isinstance(answer, ConfigError):
+        return DataError(str(answer))
+    if isinstance(answer, Exception) and not isinstance(answer, AasvcError):
+        return RuntimeError(f"{type(answer).__name__}: {answer}")
+    return answer
+
+
+def _check_save_mel(path: Path, jobs: Iterable[Job | Refused]) -> None:
+    if not isinstance(jobs, Sequence):
+        raise DataError(f"--save-mel {path} takes one recording, not a list of names")
     if len(jobs) > 1:
         raise DataError(f"--save-mel {path} takes one recording, and {len(jobs)} were given")
     if path.suffix.lower() != ".npy":
         raise DataError(f"--save-mel {path}: expected a name that ends in .npy")
     if path.is_dir():
         raise StorageError(f"cannot write {path}: a folder stands there; choose another name")
-
-
-def _check_options(noise_scale: float | None, speed: float) -> None:
-    if not (math.isfinite(speed) and speed > 0):
-        raise DataError(f"speed {speed}: expected a number above 0; 1 is the speed of the model")
-    if noise_scale is not None and not (math.isfinite(noise_scale) and noise_scale >= 0):
-        raise DataError(f"noise scale {noise_scale}: expected 0 or a number above")
-
-
-def _mono(wave: npt.NDArray[Any], sample_rate: int, name: str) -> Wave:
-    if sample_rate <= 0:
-        raise AudioError(f"{name}: a sample rate of {sample_rate} Hz is not possible")
-    samples = np.asarray(wave, dtype=np.float32)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1) if samples.shape[1] else samples[:, :0].reshape(-1)
-    if samples.ndim != 1 or not len(samples):
-        raise AudioError(f"{name}: expected samples (n,) or (n, channels), found {np.shape(wave)}")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite)")
-    return samples
 
 
 def _write_array(path: Path, array: npt.NDArray[np.float32]) -> None:

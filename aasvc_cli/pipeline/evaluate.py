@@ -1,125 +1,78 @@
-"""Score converted recordings against the target speaker's recordings: a folder against a folder, or a training run."""
+"""Score converted recordings against the target speaker's recordings: a folder against a folder, or a training run.
+
+Three stages: signal measures, opinions and voices per utterance in worker processes; then what needs all recordings of
+a speaker (similarity to the mean voice); then speech recognition, one recording after the other. Everything that
+depends on one recording alone is kept in the data folder by the content of the recording.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import math
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
-from aasvc_cli import metrics
+import numpy as np
+
+from aasvc_cli import listeners, metrics
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.metrics import Analysis, F0Range, Measure, Mode, PairScores, Summary, Wave
+from aasvc_cli.evaluation import EvaluateResult, Failure, Skipped, UtteranceScores
+from aasvc_cli.listeners import Recogniser
+from aasvc_cli.metrics import Analysis, F0Range, Mode, Wave
+from aasvc_cli.scores import MEASURES, ErrorCounts, Summary, find_measure, summarise_scores
 from aasvc_cli.signals import children_without_ctrl_c
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import list_audio, read_audio, write_json
+from aasvc_cli.storage.result_cache import ResultCache, content_key
+from aasvc_cli.transcripts import Reader, Transcript, guess_language, transcript
 
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+Side = Literal["converted", "target", "source"]
 
 MAX_RECORDINGS_FOR_F0 = 50
 """Target recordings, evenly spread, from which the F0 range is estimated."""
+BOTH = "both"
+GROUPS = ("signal", "text", "mos", "speaker")
+DEFAULT_GROUPS = frozenset({"signal", "text", "speaker"})
+"""What is computed if nobody asks: all but the opinions, which take seconds per recording."""
+CEILING_GROUPS = ("text", "mos", "speaker")
+"""Groups whose measures need one recording only, so that the target's own recordings can be measured, too."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An utterance that could not be scored (or not completely), and why."""
+class Options(TypedDict, total=False):
+    """What both ways of evaluating have in common.
 
-    utterance_id: str
-    reason: str
-
-    def to_tree(self) -> dict[str, str]:
-        """JSON-able."""
-        return {"id": self.utterance_id, "reason": self.reason}
-
-
-@dataclass(frozen=True)
-class UtteranceScores:
-    """One scored utterance."""
-
-    utterance_id: str
-    converted: Path
-    target: Path
-    sample_rate: int
-    scores: PairScores
-    baseline: PairScores | None = None
-    """The unconverted source recording against the same target."""
-
-    def to_tree(self) -> dict[str, Any]:
-        """JSON-able; null where a measure is not defined."""
-        tree = {"id": self.utterance_id, "converted": str(self.converted), "target": str(self.target)}
-        scores = _finite(self.scores.to_tree())
-        return tree | scores | ({"baseline": _finite(self.baseline.to_tree())} if self.baseline else {})
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """Scores of a set.
-
-    Attributes:
-        mode: which definition of the measures; :attr:`definition` says it in words.
-        corpus: measure name -> mean over utterances with interval.
-        baseline: the same for the unconverted source recordings; None if not asked for.
-        failures: what could not be scored; never counted in the means.
-        without_target: converted recordings without a target recording.
-        without_conversion: target recordings that nothing was converted for.
-        path: the JSON file, if one was written.
+    Keys:
+        mode: ``published``, ``corrected``, or ``both`` (the default).
+        measures: groups (:data:`GROUPS`), measures by name, or ``all``; by default :data:`DEFAULT_GROUPS`.
+        f0_min, f0_max: F0 search range in Hz; by default the recipe's for its own speakers, else estimated.
+        f0_range: the whole range as another evaluation had it, in place of these.
+        recogniser: recognises speech for the error rates; without one they are left out.
+        language: of the sentences; by default guessed from their script.
+        seed: of the intervals.
+        jobs: worker processes; None for one per core.
+        on_progress: is told recordings done, and all.
     """
 
-    name: str
-    mode: Mode
-    f0_range: F0Range
-    utterances: tuple[UtteranceScores, ...]
-    corpus: dict[str, Summary]
-    baseline: dict[str, Summary] | None
-    failures: tuple[Failure, ...]
-    without_target: tuple[str, ...]
-    without_conversion: tuple[str, ...]
-    path: Path | None = None
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """Names, units and meaning of the measures, in the order of a table."""
-        return metrics.MEASURES
-
-    @property
-    def definition(self) -> str:
-        """The mode in one line."""
-        return metrics.describe(self.mode)
-
-    def title(self, measure: Measure) -> str:
-        """Heading of a column; whatever is not the published measure says so."""
-        mode = "" if self.mode == "published" else f" {self.mode}"
-        return f"{measure.name}{mode}" + (f" [{measure.unit}]" if measure.unit else "")
-
-    def to_tree(self) -> dict[str, Any]:
-        """JSON-able; null where a measure is not defined."""
-        rates = sorted({utterance.sample_rate for utterance in self.utterances})
-        tree: dict[str, Any] = {
-            "name": self.name,
-            "mode": self.mode,
-            "definition": self.definition,
-            "analysis": [metrics.settings_for(self.mode, rate, self.f0_range.minimum).to_tree() for rate in rates],
-            "f0_range": self.f0_range.to_tree(),
-            "units": {measure.name: measure.unit for measure in self.measures},
-            "n_scored": len(self.utterances),
-            "n_failed": len(self.failures),
-            "corpus": {name: _finite(summary.to_tree()) for name, summary in self.corpus.items()},
-        }
-        if self.baseline is not None:
-            tree["baseline"] = {name: _finite(summary.to_tree()) for name, summary in self.baseline.items()}
-        tree["utterances"] = [utterance.to_tree() for utterance in self.utterances]
-        tree["failures"] = [failure.to_tree() for failure in self.failures]
-        tree["without_target"] = list(self.without_target)
-        tree["without_conversion"] = list(self.without_conversion)
-        return tree
+    mode: str
+    measures: Sequence[str] | None
+    f0_min: float | None
+    f0_max: float | None
+    f0_range: F0Range | None
+    recogniser: Recogniser | None
+    language: str | None
+    seed: int
+    jobs: int | None
+    on_progress: OnProgress | None
 
 
 @dataclass(frozen=True)
@@ -130,9 +83,25 @@ class _Job:
     converted: Path
     target: Path
     source: Path | None
+    modes: tuple[Mode, ...]
     f0_min: float
     f0_max: float
-    mode: Mode
+    listeners: tuple[str, ...]
+    """Of ``mos``, ``squim`` and ``speaker``."""
+    baseline: bool
+    cache: ResultCache
+
+
+@dataclass
+class _Heard:
+    """What a worker process found out about one utterance."""
+
+    utterance_id: str
+    sample_rate: int
+    scores: dict[str, float]
+    baseline: dict[str, float] | None = None
+    ceiling: dict[str, float] = field(default_factory=dict)
+    voices: dict[Side, metrics.FloatArray | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,12 +120,10 @@ def evaluate_folders(
     target: Path,
     *,
     source: Path | None = None,
+    text: Path | None = None,
     speaker: str | None = None,
-    f0_min: float | None = None,
-    f0_max: float | None = None,
-    mode: Mode = "published",
-    jobs: int | None = None,
-    on_progress: OnProgress | None = None,
+    home: Home | None = None,
+    **options: Unpack[Options],
 ) -> EvaluateResult:
     """Score a folder of converted recordings against a folder of target recordings, whoever made them.
 
@@ -165,9 +132,10 @@ def evaluate_folders(
 
     Args:
         source: folder of the unconverted recordings; scores them against the target, too (the baseline).
+        text: what is said, in lines ``<id> <sentence>``.
         speaker: target speaker; takes the recipe's F0 range if it is one of the recipe's speakers.
-        f0_min, f0_max: F0 search range in Hz; by default estimated from the target recordings.
-        jobs: worker processes; None for one per core.
+        home: where to keep what is known about a recording; without it nothing is kept.
+        options: :class:`Options`.
 
     Raises:
         DataError: a folder without recordings, nothing matches, or nothing could be scored.
@@ -184,10 +152,11 @@ def evaluate_folders(
         sources = {name: pair[1] for name, pair in both.pairs.items()}
         failures += [Failure(name, "no source recording for the baseline") for name in both.without_target]
         failures += [Failure(failure.utterance_id, f"baseline: {failure.reason}") for failure in both.failures]
-    return _evaluate(
-        str(converted), matches, failures, sources if source is not None else None,
-        speaker=speaker, f0_min=f0_min, f0_max=f0_max, mode=mode, jobs=jobs, on_progress=on_progress,
-    )  # fmt: skip
+    texts = {} if text is None else _sentences(read_sentences(text), matches.pairs)
+    if text is not None and not texts:
+        raise DataError(f"{text}: none of its sentences belongs to a recording; expected lines <id> <sentence>")
+    material = _Material(str(converted), matches, failures, sources, source is not None, texts, speaker)
+    return _evaluate(material, home, options)
 
 
 def evaluate_run(
@@ -196,20 +165,18 @@ def evaluate_run(
     model: str | Path | None,
     set_name: str = "eval",
     data: str | None = None,
+    text: Path | None = None,
     baseline: bool = False,
-    f0_min: float | None = None,
-    f0_max: float | None = None,
-    mode: Mode = "published",
-    jobs: int | None = None,
-    on_progress: OnProgress | None = None,
+    **options: Unpack[Options],
 ) -> EvaluateResult:
     """Score what ``aasvc convert --set`` wrote into the folder of a run; writes ``scores-<set>.json`` there.
 
     Args:
         model: a tag, the name of a run, or a model folder.
         data: prepared set; by default the one that the run was trained on, or else the one prepared last.
+        text: what is said, in lines ``<id> <sentence>``; by default the corpus knows.
         baseline: score the unconverted source recordings against the target, too.
-        f0_min, f0_max: F0 search range in Hz; by default the recipe's for its own speakers, else estimated.
+        options: :class:`Options`.
 
     Raises:
         DataError: nothing converted yet, or nothing could be scored.
@@ -219,7 +186,7 @@ def evaluate_run(
 
     folder = find_voice(home, model)
     manifest = read_manifest(home, data or prepared_name(folder))
-    pairs = {pair.utterance_id: pair for pair in manifest.sets.get(set_name, ())}
+    pairs = {_composed(pair.utterance_id): pair for pair in manifest.sets.get(set_name, ())}
     if not pairs:
         known = ", ".join(f"{name} ({len(members)})" for name, members in manifest.sets.items())
         raise DataError(f"prepared set {manifest.name}: no utterances in {set_name!r}; it has {known}")
@@ -228,19 +195,88 @@ def evaluate_run(
     if not converted_folder.is_dir():
         raise DataError(f"{converted_folder}: nothing converted yet; {hint}")
     converted = _recordings(converted_folder, "converted", hint)
-    matches = _match(converted, {_composed(name): pair.target for name, pair in pairs.items()})
+    matches = _match(converted, {name: pair.target for name, pair in pairs.items()})
     if not matches.pairs and not matches.failures:
         raise DataError(f"{converted_folder}: none of its {len(converted)} recordings is in {manifest.name}; {hint}")
-    targets = {str(pair.target): pair.source for pair in pairs.values()}
-    sources = {name: targets[str(target)] for name, (_, target) in matches.pairs.items()}
-    result = _evaluate(
-        f"{folder.name} {set_name}", matches, matches.failures, sources if baseline else None,
-        speaker=manifest.target_speaker, f0_min=f0_min, f0_max=f0_max, mode=mode, jobs=jobs, on_progress=on_progress,
+    by_target = {str(pair.target): pair for pair in pairs.values()}
+    members = {name: by_target[str(target)] for name, (_, target) in matches.pairs.items()}
+    sources = {name: pair.source for name, pair in members.items()}
+    texts = {name: pair.text for name, pair in members.items() if pair.text}
+    if text is not None:
+        texts |= _sentences(read_sentences(text), matches.pairs)
+    material = _Material(
+        f"{folder.name} {set_name}", matches, matches.failures, sources, baseline, texts, manifest.target_speaker
+    )
+    log = folder / "log.jsonl"
+    result = replace(
+        _evaluate(material, home, options), path=folder / f"scores-{set_name}.json", folder=folder,
+        log=log if log.is_file() else None, prepared=manifest.name, set_name=set_name,
     )  # fmt: skip
-    result = replace(result, path=folder / f"scores-{set_name}.json")
-    tree = {"model": folder.name, "prepared": manifest.name, "set": set_name} | result.to_tree()
-    write_json(folder / f"scores-{set_name}.json", tree)
+    write_json(folder / f"scores-{set_name}.json", result.to_tree())
     return result
+
+
+def read_sentences(path: Path) -> dict[str, str]:
+    """Sentences by utterance id from lines ``<id> <sentence>``.
+
+    Raises:
+        DataError: no such file, no text, or no line of that form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected lines <id> <sentence>") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text; expected lines <id> <sentence>") from None
+    found = {}
+    for line in lines:
+        utterance_id, _, sentence = line.strip().partition(" ")
+        if sentence.strip():
+            found[_composed(utterance_id)] = sentence.strip()
+    if not found:
+        raise DataError(f"{path}: no sentences; expected lines <id> <sentence>")
+    return found
+
+
+def chosen_groups(measures: Sequence[str] | None) -> tuple[frozenset[str], bool]:
+    """The groups that a choice of measures needs, and whether it was a choice.
+
+    Raises DataError for a name that is neither a group nor a measure.
+    """
+    if measures is None:
+        return DEFAULT_GROUPS, False
+    found: set[str] = set()
+    for name in measures:
+        measure = find_measure(name)
+        if name.strip().lower() == "all":
+            found.update(GROUPS)
+        elif name.strip().lower() in GROUPS:
+            found.add(name.strip().lower())
+        elif measure is not None:
+            found.add(measure.group)
+        else:
+            known = ", ".join([*GROUPS, *(each.name for each in MEASURES)])
+            raise DataError(f"no measure {name!r}; there are all, {known}")
+    return frozenset(found), True
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What is to be evaluated."""
+
+    name: str
+    matches: _Matches
+    failures: Sequence[Failure]
+    sources: Mapping[str, Path]
+    baseline: bool
+    texts: Mapping[str, str]
+    speaker: str | None
+
+
+def _sentences(sentences: Mapping[str, str], pairs: Mapping[str, Any]) -> dict[str, str]:
+    """Sentences of the recordings, by the whole id or its last part."""
+    found = {name: sentences.get(name, sentences.get(name.rsplit("/", 1)[-1], "")) for name in pairs}
+    return {name: sentence for name, sentence in found.items() if sentence}
 
 
 def _recordings(folder: Path, what: str, hint: str = "expected wav, flac, ogg or mp3 files") -> dict[str, Path]:
@@ -285,53 +321,222 @@ def _match(converted: Mapping[str, Path], target: Mapping[str, Path]) -> _Matche
     return matches
 
 
-def _evaluate(
-    name: str,
-    matches: _Matches,
-    failures: Sequence[Failure],
-    sources: Mapping[str, Path] | None,
-    *,
-    speaker: str | None,
-    f0_min: float | None,
-    f0_max: float | None,
-    mode: Mode,
-    jobs: int | None,
-    on_progress: OnProgress | None,
-) -> EvaluateResult:
-    if mode not in metrics.MODES:
-        raise DataError(f"mode {mode!r}: expected one of {', '.join(metrics.MODES)}")
-    targets = sorted({target for _, target in matches.pairs.values()})
-    f0_range = _f0_range(targets, speaker, f0_min, f0_max, jobs)
-    work = [
-        _Job(utterance, converted, target, (sources or {}).get(utterance), f0_range.minimum, f0_range.maximum, mode)
-        for utterance, (converted, target) in sorted(matches.pairs.items())
-    ]
-    scored: list[UtteranceScores] = []
-    found = list(failures)
-    for done, (utterance, problems) in enumerate(_each(_score, work, jobs), start=1):
-        if utterance is not None:
-            scored.append(utterance)
-        found += problems
-        if on_progress is not None:
-            on_progress(done, len(work))
-    if not scored:
-        first = f"; first: {found[0].utterance_id}: {found[0].reason}" if found else ""
-        raise DataError(
-            f"{name}: none of {len(matches.pairs) + len(matches.failures)} utterances could be scored{first}"
+def _evaluate(material: _Material, home: Home | None, options: Options) -> EvaluateResult:
+    matches, jobs, seed = material.matches, options.get("jobs"), options.get("seed", 0)
+    groups, asked = chosen_groups(options.get("measures"))
+    modes = _modes(options.get("mode", BOTH)) if "signal" in groups else ()
+    cache = ResultCache(None if home is None else home.cache)
+    f0_range = None
+    if modes:
+        targets = sorted({target for _, target in matches.pairs.values()})
+        f0_range = options.get("f0_range") or _f0_range(
+            targets, material.speaker, options.get("f0_min"), options.get("f0_max"), jobs
         )
-    scored.sort(key=lambda utterance: utterance.utterance_id)
-    baselines = [utterance.baseline for utterance in scored if utterance.baseline is not None]
+    skipped: list[Skipped] = []
+    hearing = _hearing(groups, asked, skipped)
+    recogniser = _recogniser(groups, asked, options.get("recogniser"), material.texts, skipped)
+    if not modes and not hearing and recogniser is None:
+        raise DataError("; ".join(f"{each.what}: {each.reason}" for each in skipped) or "no measures were asked for")
+    work = [
+        _Job(
+            name, converted, target, material.sources.get(name), modes,
+            0.0 if f0_range is None else f0_range.minimum, 0.0 if f0_range is None else f0_range.maximum, hearing,
+            material.baseline, cache,
+        )
+        for name, (converted, target) in sorted(matches.pairs.items())
+    ]  # fmt: skip
+    n_texts = 0 if recogniser is None else sum(job.utterance_id in material.texts for job in work)
+    on_progress = options.get("on_progress")
+
+    def report(done: int) -> None:
+        if on_progress is not None:
+            on_progress(done, len(work) + n_texts)
+
+    heard: dict[str, _Heard] = {}
+    failures = list(material.failures)
+    for done, (found, problems) in enumerate(_each(_score, work, jobs), start=1):
+        if found is not None:
+            heard[found.utterance_id] = found
+        failures += problems
+        report(done)
+    if not heard:
+        first = f"; first: {failures[0].utterance_id}: {failures[0].reason}" if failures else ""
+        n_all = len(matches.pairs) + len(matches.failures)
+        raise DataError(f"{material.name}: none of {n_all} utterances could be scored{first}")
+    if "speaker" in hearing:
+        _compare_voices(heard)
+    scored = [job for job in work if job.utterance_id in heard]
+    transcripts: dict[tuple[str, Side], Transcript] = {}
+    description = None
+    if recogniser is not None:
+        language = options.get("language") or guess_language(list(material.texts.values()))
+        reader = _reader(language, skipped)
+        description = {**recogniser.description, "language": language, "reader": reader[0] if reader else None}
+        spoken = [job for job in scored if job.utterance_id in material.texts]
+        for done, job in enumerate(spoken, start=1):
+            sentence = material.texts[job.utterance_id]
+            failures += _recognise(job, sentence, recogniser, language, reader, transcripts)
+            report(len(work) + done)
+    utterances = tuple(_utterance(job, heard[job.utterance_id], material.texts, transcripts) for job in scored)
     return EvaluateResult(
-        name=name,
-        mode=mode,
+        name=material.name,
         f0_range=f0_range,
-        utterances=tuple(scored),
-        corpus=metrics.summarise_scores([utterance.scores for utterance in scored]),
-        baseline=None if sources is None else metrics.summarise_scores(baselines),
-        failures=tuple(sorted(found, key=lambda failure: (failure.utterance_id, failure.reason))),
+        definitions={mode: metrics.describe(mode) for mode in modes},
+        analysis=tuple(
+            metrics.settings_for(mode, rate, f0_range.minimum)
+            for mode in modes
+            for rate in sorted({each.sample_rate for each in utterances})
+            if f0_range is not None
+        ),
+        utterances=utterances,
+        corpus=_summaries([each.scores for each in utterances], [each.transcript for each in utterances], seed),
+        baseline=summarise_scores([each.baseline for each in utterances if each.baseline is not None], seed=seed)
+        if material.baseline
+        else None,
+        ceiling=_summaries(
+            [each.ceiling or {} for each in utterances], [each.target_transcript for each in utterances], seed
+        )
+        or None,
+        failures=tuple(sorted(failures, key=lambda failure: (failure.utterance_id, failure.reason))),
+        skipped=tuple(skipped),
         without_target=tuple(sorted(matches.without_target)),
         without_conversion=tuple(sorted(matches.without_conversion)),
+        recogniser=description,
     )
+
+
+def _modes(mode: str) -> tuple[Mode, ...]:
+    if mode == BOTH:
+        return metrics.MODES
+    chosen = tuple(known for known in metrics.MODES if known == mode)
+    if not chosen:
+        raise DataError(f"mode {mode!r}: expected one of {', '.join(metrics.MODES)}, {BOTH}")
+    return chosen
+
+
+def _hearing(groups: frozenset[str], asked: bool, skipped: list[Skipped]) -> tuple[str, ...]:
+    """Which listeners can be asked; notes the others."""
+    found = []
+    if "mos" in groups:
+        missing = listeners.missing_for("mos")
+        if missing is None:
+            found.append("mos")
+        else:
+            skipped.append(Skipped("DNSMOS", missing, asked))
+        missing = listeners.squim_missing()
+        if missing is None:
+            found.append("squim")
+        else:
+            skipped.append(Skipped("SQUIM", missing, asked))
+    if "speaker" in groups:
+        missing = listeners.missing_for("speaker")
+        if missing is None:
+            found.append("speaker")
+        else:
+            skipped.append(Skipped("speaker similarity", missing, asked))
+    return tuple(found)
+
+
+def _recogniser(
+    groups: frozenset[str], asked: bool, given: Recogniser | None, texts: Mapping[str, str], skipped: list[Skipped]
+) -> Recogniser | None:
+    """The recogniser, if there is something for it to do; else a note that says what is missing."""
+    if "text" not in groups:
+        return None
+    missing = None if given is not None else listeners.missing_for("text")
+    if missing is not None:
+        skipped.append(Skipped("CER, WER", missing, asked))
+    elif given is None:
+        skipped.append(Skipped("CER, WER", "name a recogniser: --asr-model base, or the folder of one", asked))
+    elif not texts:
+        skipped.append(Skipped("CER, WER", "no sentences are known; give them with --text FILE", asked=True))
+    else:
+        return given
+    return None
+
+
+def _reader(language: str, skipped: list[Skipped]) -> tuple[str, Reader] | None:
+    if language != "ja":
+        return None
+    found = listeners.japanese_reader()
+    if found is None:
+        skipped.append(Skipped("kana CER", "no library reads Japanese; run: pip install 'aasvc[kana]'"))
+    return found
+
+
+def _recognise(
+    job: _Job,
+    sentence: str,
+    recogniser: Recogniser,
+    language: str,
+    reader: tuple[str, Reader] | None,
+    transcripts: dict[tuple[str, Side], Transcript],
+) -> list[Failure]:
+    """Recognise the conversion and the target recording of one utterance."""
+    known = {key: value for key, value in recogniser.description.items() if key != "model"}
+    sides: tuple[tuple[Side, Path], ...] = (("converted", job.converted), ("target", job.target))
+    for side, path in sides:
+
+        def listen(path: Path = path) -> str:
+            return recogniser.recognise(*read_audio(path), language)
+
+        try:
+            key = {"content": content_key(path), "language": language, "recogniser": known}
+            text = str(job.cache.tree("transcripts", key, listen))
+        except Exception as error:
+            return [_failure(job, error, "recognition: ")]
+        transcripts[job.utterance_id, side] = transcript(sentence, text, language, reader[1] if reader else None)
+    return []
+
+
+def _compare_voices(heard: Mapping[str, _Heard]) -> None:
+    """Similarity to the mean voices; the recordings of an utterance itself never count in the means it is held to."""
+    voices: dict[Side, dict[str, metrics.FloatArray | None]] = {"converted": {}, "target": {}, "source": {}}
+    for name, each in heard.items():
+        for side, vector in each.voices.items():
+            voices[side][name] = vector
+    for name, each in heard.items():
+        target = listeners.mean_voice(voices["target"], without=name)
+        source = listeners.mean_voice(voices["source"], without=name)
+        ours = each.voices.get("converted")
+        each.scores["SIM"] = listeners.similarity(ours, target)
+        each.ceiling["SIM"] = listeners.similarity(each.voices.get("target"), target)
+        if voices["source"]:
+            each.scores["SIM_SOURCE"] = listeners.similarity(ours, source)
+            each.ceiling["SIM_SOURCE"] = listeners.similarity(each.voices.get("target"), source)
+            if each.baseline is not None:
+                each.baseline["SIM"] = listeners.similarity(each.voices.get("source"), target)
+                each.baseline["SIM_SOURCE"] = listeners.similarity(each.voices.get("source"), source)
+
+
+def _utterance(
+    job: _Job, heard: _Heard, texts: Mapping[str, str], transcripts: Mapping[tuple[str, Side], Transcript]
+) -> UtteranceScores:
+    ours, theirs = (transcripts.get((job.utterance_id, side)) for side in ("converted", "target"))
+    rates = [{name: c.rate for name, c in (each.counts if each else {}).items()} for each in (ours, theirs)]
+    return UtteranceScores(
+        utterance_id=job.utterance_id,
+        converted=job.converted,
+        target=job.target,
+        sample_rate=heard.sample_rate,
+        scores=heard.scores | rates[0],
+        source=job.source,
+        baseline=heard.baseline,
+        ceiling=(heard.ceiling | rates[1]) or None,
+        text=texts.get(job.utterance_id),
+        transcript=ours,
+        target_transcript=theirs,
+    )
+
+
+def _summaries(
+    scores: Sequence[Mapping[str, float]], transcripts: Sequence[Transcript | None], seed: int
+) -> dict[str, Summary]:
+    names = {name for each in transcripts if each is not None for name in each.counts}
+    counts: dict[str, list[ErrorCounts | None]] = {
+        name: [each.counts.get(name) if each else None for each in transcripts] for name in names
+    }
+    return summarise_scores(scores, counts, seed=seed)
 
 
 def _f0_range(
@@ -372,9 +577,10 @@ def _each(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int 
         yield from map(function, items)
         return
     if function is _score:
-        from aasvc_cli import dtw
+        from aasvc_cli import dtw, harvest
 
         dtw.warm_up()
+        harvest.warm_up()
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
@@ -396,37 +602,109 @@ def _voiced_f0(path: Path) -> metrics.FloatArray | None:
         return None
 
 
-def _score(job: _Job) -> tuple[UtteranceScores | None, list[Failure]]:
+class _Recording:
+    """One recording, read once, with what is known about its content."""
+
+    def __init__(self, path: Path, cache: ResultCache) -> None:
+        self.wave, self.sample_rate = read_audio(path)
+        self.key = content_key(path) if cache.folder is not None else ""
+        self.cache = cache
+
+    def analysis(self, wave: Wave, sample_rate: int, job: _Job, mode: Mode) -> Analysis:
+        """The analysis of the recording, as it is at a common sample rate, kept or made."""
+        key = {
+            "content": self.key, "mode": mode, "sample_rate": sample_rate, "f0_min": job.f0_min, "f0_max": job.f0_max,
+            "version": metrics.ANALYSIS_VERSION, "world": importlib.metadata.version("pyworld"),
+        }  # fmt: skip
+
+        def compute() -> dict[str, Any]:
+            found = metrics.analyse(wave, sample_rate, f0_min=job.f0_min, f0_max=job.f0_max, mode=mode)
+            lengths = np.array([found.trimmed_samples, found.silent])
+            return {"f0": found.f0, "mcep": found.mcep, "loud": found.loud, "lengths": lengths}
+
+        arrays: dict[str, Any] = self.cache.arrays("analysis", key, compute)
+        settings = metrics.settings_for(mode, sample_rate, job.f0_min)
+        trimmed, silent = arrays["lengths"]
+        return Analysis(settings, arrays["f0"], arrays["mcep"], arrays["loud"], int(trimmed), bool(silent))
+
+    def voice(self) -> metrics.FloatArray | None:
+        """The speaker's embedding."""
+
+        def compute() -> list[float] | None:
+            vector = listeners.voice_embedding(self.wave, self.sample_rate)
+            return None if vector is None else [float(value) for value in vector]
+
+        found = self.cache.tree("voices", {"content": self.key, "by": _installed("resemblyzer")}, compute)
+        return None if found is None else np.array(found)
+
+    def opinions(self, which: str) -> dict[str, float]:
+        """Scores of one listener: ``mos`` or ``squim``."""
+        listen, package = {"mos": (listeners.opinions, "speechmos"), "squim": (listeners.squim, "torchaudio")}[which]
+        key = {"content": self.key, "by": _installed(package)}
+        return dict(self.cache.tree(which, key, lambda: listen(self.wave, self.sample_rate)))
+
+
+def _installed(package: str) -> str:
+    return f"{package} {importlib.metadata.version(package)}"
+
+
+def _score(job: _Job) -> tuple[_Heard | None, list[Failure]]:
     """Score one utterance; whatever goes wrong becomes a failure of this utterance alone."""
     try:
-        converted = read_audio(job.converted)
-        target = read_audio(job.target)
-        analysed: dict[tuple[int, int], Analysis] = {}  # the target is shared by conversion and baseline
+        converted, target = _Recording(job.converted, job.cache), _Recording(job.target, job.cache)
+        analysed: dict[tuple[Mode, int, int], Analysis] = {}  # the target is shared by conversion and baseline
         scores, sample_rate = _score_against(target, converted, job, analysed)
     except Exception as error:
         return None, [_failure(job, error)]
-    utterance = UtteranceScores(job.utterance_id, job.converted, job.target, sample_rate, scores)
-    if job.source is None:
-        return utterance, []
-    try:
-        baseline, _ = _score_against(target, read_audio(job.source), job, analysed)
-    except Exception as error:
-        return utterance, [_failure(job, error, "baseline: ")]
-    return replace(utterance, baseline=baseline), []
+    heard = _Heard(job.utterance_id, sample_rate, scores)
+    problems: list[Failure] = []
+    source = None
+    if job.source is not None and (job.baseline or "speaker" in job.listeners):
+        try:
+            source = _Recording(job.source, job.cache)
+            if job.baseline:
+                heard.baseline, _ = _score_against(target, source, job, analysed)
+        except Exception as error:
+            source = None
+            if job.baseline:  # else it would only have been listened to for its voice
+                problems.append(_failure(job, error, "baseline: "))
+    for which in job.listeners:
+        try:
+            _listen(which, heard, {"converted": converted, "target": target, "source": source})
+        except Exception as error:
+            problems.append(_failure(job, error, f"{which}: "))
+    return heard, problems
+
+
+def _listen(which: str, heard: _Heard, recordings: Mapping[Side, _Recording | None]) -> None:
+    for side, recording in recordings.items():
+        if recording is None:
+            continue
+        if which == "speaker":
+            heard.voices[side] = recording.voice()
+        elif side != "source":
+            (heard.scores if side == "converted" else heard.ceiling).update(recording.opinions(which))
+        elif heard.baseline is not None:
+            heard.baseline.update(recording.opinions(which))
 
 
 def _score_against(
-    target: tuple[Wave, int], other: tuple[Wave, int], job: _Job, analysed: dict[tuple[int, int], Analysis]
-) -> tuple[PairScores, int]:
-    wave, target_wave, sample_rate = metrics.to_common_rate(*other, *target, mode=job.mode)
-
-    def analyse(samples: Wave) -> Analysis:
-        return metrics.analyse(samples, sample_rate, f0_min=job.f0_min, f0_max=job.f0_max, mode=job.mode)
-
-    key = (sample_rate, len(target_wave))
-    if key not in analysed:
-        analysed[key] = analyse(target_wave)
-    return metrics.score_analyses(analyse(wave), analysed[key]), sample_rate
+    target: _Recording, other: _Recording, job: _Job, analysed: dict[tuple[Mode, int, int], Analysis]
+) -> tuple[dict[str, float], int]:
+    """Signal measures in all modes, and the highest sample rate at which the recordings were compared."""
+    scores: dict[str, float] = {}
+    highest = target.sample_rate
+    for position, mode in enumerate(job.modes):
+        wave, target_wave, sample_rate = metrics.to_common_rate(
+            other.wave, other.sample_rate, target.wave, target.sample_rate, mode=mode
+        )
+        key = (mode, sample_rate, len(target_wave))
+        if key not in analysed:
+            analysed[key] = target.analysis(target_wave, sample_rate, job, mode)
+        found = metrics.score_analyses(other.analysis(wave, sample_rate, job, mode), analysed[key])
+        scores |= found.named(mode)
+        highest = max(highest, sample_rate) if position else sample_rate
+    return scores, highest
 
 
 def _failure(job: _Job, error: Exception, prefix: str = "") -> Failure:
@@ -435,8 +713,3 @@ def _failure(job: _Job, error: Exception, prefix: str = "") -> Failure:
         return Failure(job.utterance_id, f"{prefix}{error}")
     logger.debug("%s", job.utterance_id, exc_info=error)
     return Failure(job.utterance_id, f"{prefix}{type(error).__name__}: {error}")
-
-
-def _finite(tree: Mapping[str, float | int]) -> dict[str, Any]:
-    """None instead of NaN, which JSON does not have."""
-    return {key: value if math.isfinite(value) else None for key, value in tree.items()}

@@ -12,6 +12,7 @@ from aasvc_cli.config import FeatureConfig
 from aasvc_cli.corpus import Manifest, clean_name, read_manifest
 from aasvc_cli.errors import DataError
 from aasvc_cli.features import SIDES, FeatureStats, NormStats, RunningStats, feature_key, feature_keys
+from aasvc_cli.likeness import Likeness, upper_quartile
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import write_json
@@ -99,12 +100,19 @@ def _from_training_set(home: Home, manifest: Manifest, on_progress: Callable[[in
     done, total = 0, len(wanted) * len(pairs)
     for side, kind in wanted:
         running = RunningStats()
+        quartiles = []
         for pair in pairs:
-            running.update(store.load(kind, pair.source if side == "source" else pair.target))
+            feature = store.load(kind, pair.source if side == "source" else pair.target)
+            running.update(feature)
+            if side == "source":
+                quartiles.append(upper_quartile(feature))
             done += 1
             if on_progress:
                 on_progress(done, total)
-        found[side, kind] = running.result()
+        result = running.result()
+        if side == "source":  # what convert is given is compared with it
+            result = dataclasses.replace(result, likeness=Likeness.of(quartiles, result.scale))
+        found[side, kind] = result
     source, target, duration = (found[_role(side, features)] for side in SIDES)
     kinds = {side: str(getattr(features, side)) for side in SIDES}
     return NormStats(source, target, duration, kinds, feature_keys(features), f"training set of {manifest.name}")

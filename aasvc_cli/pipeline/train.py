@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -37,10 +37,14 @@ from aasvc_cli.storage.files import (
     write_audio,
     write_bytes,
     write_json,
+    write_text,
 )
 from aasvc_cli.storage.run_folder import RunFolder
 from aasvc_cli.training import LOSS_NAMES, Trainer
 from aasvc_cli.voice import find_voice, pick_device, read_voice
+
+if TYPE_CHECKING:
+    from aasvc_cli.report.page import Alignment
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -64,6 +68,9 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 """Settings that may differ between a run and its continuation."""
+PREVIEW_STEPS = 4
+"""Steps, up to the last one, on the page of previews."""
+_PREVIEW_STEP = re.compile(r"step-(\d+)-")
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
 INIT_FILE = "init.json"
@@ -599,11 +606,13 @@ class _Run:
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""
         from aasvc_cli.report.figures import alignment_figure, mel_figure
+        from aasvc_cli.report.page import Alignment
         from aasvc_cli.vocoder.build import build_vocoder
 
         mel_config = self.config.features.mel
         vocoder = build_vocoder("griffin-lim", mel_config)
         trainer.model.eval()
+        alignments = {}
         with trainer.average.swapped(), trainer.uncompiled(), torch.no_grad():
             for index in range(min(self.config.train.n_previews, len(self.dev_set))):
                 item = self.dev_set[index]
@@ -625,6 +634,36 @@ class _Run:
                 picture = alignment_figure(alignment, forced.path[0].tolist(), title)
                 write_bytes(pictures / f"{name}-alignment.png", picture)
                 write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
+                path = [int(token) for token in forced.path[0]]
+                alignments[item.utterance_id] = Alignment(f"step {trainer.step:,}", alignment, path)
+        self._preview_page(trainer.step, alignments)
+
+    def _preview_page(self, step: int, alignments: dict[str, Alignment]) -> None:
+        """One page of the latest previews, to listen to in a browser."""
+        from aasvc_cli.report.collect import preview_page
+        from aasvc_cli.report.page import render
+
+        folder = self.folder / "previews"
+        pairs = self.dev_set.pairs[: self.config.train.n_previews]
+        steps = {int(found[1]) for path in folder.glob("step-*") if (found := _PREVIEW_STEP.match(path.name))}
+        latest = sorted(before for before in steps if before <= step)[-PREVIEW_STEPS:]
+        conversions = {
+            pair.utterance_id: {
+                before: path
+                for before in latest
+                if (path := folder / f"step-{before:06d}-{pair.utterance_id}.wav").is_file()
+            }
+            for pair in pairs
+        }
+        page = preview_page(
+            self.folder.name,
+            {pair.utterance_id: (pair.source, pair.target) for pair in pairs},
+            conversions,
+            alignments,
+            log=self.folder / "log.jsonl",
+            best_step=self.best_step or None,
+        )
+        write_text(folder / "index.html", render(page))
 
 
 def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:

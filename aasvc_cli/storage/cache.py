@@ -21,6 +21,7 @@ class Home:
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
         models/<name>/                       downloaded voices
         vocoders/<name>/                     downloaded vocoders
+        cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder
         imported/<name>-<key>/               our form of published models and vocoders
     """
@@ -56,6 +57,11 @@ class Home:
     def vocoders(self) -> Path:
         """Vocoders, one folder each."""
         return self.root / "vocoders"
+
+    @property
+    def cache(self) -> Path:
+        """Results by the content of what they were computed from."""
+        return self.root / "cache"
 
     @property
     def exp(self) -> Path:

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -72,6 +73,32 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             if durable:
+                os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise storage_error("write", path, error) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """:func:`atomic_write` for what writes to a path of its own: yields the temporary file, empty and closed."""
+    make_folder(path.parent)
+    temporary: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        os.close(descriptor)
+        yield temporary
+        if durable:
+            with temporary.open("r+b") as stream:
                 os.fsync(stream.fileno())
         umask = os.umask(0)
         os.umask(umask)
@@ -155,27 +182,15 @@ def read_audio(path: Path) -> tuple[Wave, int]:
 def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
     """Decode a file or a seekable stream like :func:`read_audio`; ``name`` is used in messages."""
     import numpy as np
-    import soundfile
 
     blocks = []
-    try:
-        with soundfile.SoundFile(source if not isinstance(source, Path) else str(source)) as stream:
-            sample_rate = int(stream.samplerate)
-            while True:
-                block = stream.read(1 << 20, dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.strip().rstrip(".")
-        raise AudioError(
-            f"{name}: not readable as audio ({reason}); expected wav, flac, ogg or mp3 - other formats can be "
-            "converted with ffmpeg"
-        ) from None
-    except PermissionError:
-        raise AudioError(f"{name}: no permission to read") from None
-    except OSError as error:
-        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
+    with readable(name), forward_reader()(source if not isinstance(source, Path) else str(source)) as stream:
+        sample_rate = int(stream.samplerate)
+        while True:
+            block = stream.read(1 << 20, dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
     samples = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     if not len(samples):
         raise AudioError(f"{name}: holds no samples", "empty")
@@ -186,13 +201,56 @@ def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
     return samples, sample_rate
 
 
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """What goes wrong inside while a sound is read becomes an AudioError that names it."""
+    import soundfile
+
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.strip().rstrip(".")
+        raise AudioError(
+            f"{name}: not readable as audio ({reason}); expected wav, flac, ogg or mp3 - other formats can be "
+            "converted with ffmpeg"
+        ) from None
+    except PermissionError:
+        raise AudioError(f"{name}: no permission to read") from None
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+@cache
+def forward_reader() -> Any:
+    """``soundfile.SoundFile`` that reads from start to end only.
+
+    The original seeks to where it already is after each block. At the end of a FLAC that was streamed (and doesn't know
+    its length) that fails, and in an MP3 it throws away what the next frame borrows from the one before.
+    """
+    import soundfile
+
+    class ForwardReader(soundfile.SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            return False
+
+    return ForwardReader
+
+
 def encode_audio(samples: Wave, sample_rate: int, format_name: str = "WAV", subtype: str | None = None) -> bytes:
-    """Encode mono samples; clipping and rounding to 16 bit are libsndfile's."""
+    """Encode mono samples; clipping and rounding to 16 bit are libsndfile's.
+
+    MP3 has a constant bit rate (80 kbit/s up to 24 kHz, 112 above), so that a jump to a position in it is exact.
+    """
     import soundfile
 
     buffer = io.BytesIO()
-    default = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}.get(format_name)
-    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format=format_name, subtype=subtype or default) as stream:
+    default = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}.get(format_name)
+    quality: dict[str, Any] = {}
+    if format_name == "MP3":
+        quality = {"compression_level": 0.5 if sample_rate < 32000 else 0.7, "bitrate_mode": "CONSTANT"}
+    with soundfile.SoundFile(
+        buffer, "w", sample_rate, 1, format=format_name, subtype=subtype or default, **quality
+    ) as stream:
         # libsndfile's Vorbis encoder crashes when it is given some minutes at once
         for start in range(0, len(samples), 1 << 16):
             stream.write(samples[start : start + (1 << 16)])

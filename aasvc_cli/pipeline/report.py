@@ -1,0 +1,49 @@
+"""``aasvc evaluate --report``: the outcome of an evaluation as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aasvc_cli.evaluation import Comparison, EvaluateResult
+from aasvc_cli.report.collect import DEFAULT_UTTERANCES, evaluation_page
+from aasvc_cli.report.page import render
+from aasvc_cli.storage.files import write_text
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """A page that was written.
+
+    Attributes:
+        n_heard: utterances whose recordings are in it
+        n_utterances: utterances whose scores are in it
+        n_bytes: size of the file
+    """
+
+    path: Path
+    n_heard: int
+    n_utterances: int
+    n_bytes: int
+
+
+def write_report(
+    outcome: EvaluateResult | Comparison,
+    path: Path,
+    *,
+    n_utterances: int = DEFAULT_UTTERANCES,
+    on_progress: OnProgress | None = None,
+) -> ReportFile:
+    """Write the page of an evaluation; see :func:`aasvc_cli.report.collect.evaluation_page`.
+
+    Raises:
+        StorageError: no permission, no space; an older file is left as it was.
+    """
+    page = evaluation_page(outcome, n_utterances=n_utterances, on_progress=on_progress)
+    text = render(page)
+    write_text(path, text)
+    n_heard = sum(bool(utterance.takes) for utterance in page.utterances)
+    return ReportFile(path, n_heard, len(page.utterances), len(text.encode()))

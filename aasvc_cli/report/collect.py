@@ -1,0 +1,578 @@
+"""From evaluations, recordings and logs to the data of the page.
+
+Reads the recordings that scores speak of, encodes them for a browser, draws them, and asks the model of a run for its
+alignment. Everything that may be missing (a log, a model, a source recording) is left out and not an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aasvc_cli.config import MelConfig
+from aasvc_cli.errors import AasvcError
+from aasvc_cli.evaluation import Comparison, EvaluateResult, UtteranceScores
+from aasvc_cli.features import extract, log_mel, resample
+from aasvc_cli.report.page import (
+    Alignment,
+    Curve,
+    Difference,
+    Estimate,
+    Measure,
+    Page,
+    Piece,
+    Role,
+    Sound,
+    System,
+    Take,
+    Training,
+    Transcript,
+    Utterance,
+    rank,
+)
+from aasvc_cli.storage.files import encode_audio, read_audio
+
+if TYPE_CHECKING:
+    from aasvc_cli import scores, transcripts
+    from aasvc_cli.voice import Voice
+
+Wave = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
+OnProgress = Callable[[int, int], None]
+
+DEFAULT_UTTERANCES = 30
+"""Utterances with recordings on a page."""
+MAX_SOUND_BYTES = 24_000_000
+"""All recordings of a page together, as they stand in it; about 40 minutes."""
+PICTURE_RATE = 24_000
+"""Sample rate of the spectrograms, in Hz: nobody sees more of a voice than 12 kHz."""
+SOUND_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""Sample rates that MP3 knows."""
+F0_FRAME_PERIOD = 5.0
+"""Milliseconds between values of F0."""
+WIDE_F0_RANGE = (50.0, 600.0)
+"""Search range in Hz for a speaker of whom nothing is known."""
+RANKED = ("MCD", "F0RMSE", "F0CORR", "DDUR", "CER", "WER", "DNSMOS", "SIM")
+"""Measures that rank utterances: one of each aspect, so that none counts twice."""
+DIGITS = {
+    **dict.fromkeys(("F0RMSE", "F0RMSE_corrected"), 1),
+    **dict.fromkeys(("DDUR", "DDUR_corrected", "VUV", "CER", "KANA_CER", "WER", "SIM", "SIM_SOURCE"), 3),
+}
+"""Digits after the point, where they are not two."""
+BASELINE, CEILING = "source", "target"
+"""Keys of the references: the unconverted source recordings and the target's own."""
+NO_CURVES = frozenset({"kind", "step", "seconds", "epoch"})
+"""Entries of a log that are not worth a curve."""
+
+
+def evaluation_page(
+    outcome: EvaluateResult | Comparison,
+    *,
+    n_utterances: int = DEFAULT_UTTERANCES,
+    on_progress: OnProgress | None = None,
+) -> Page:
+    """The page of one system, or of two side by side.
+
+    All utterances are in its table. Recordings are there of the worst, the best, and of evenly spread ones in between,
+    until ``n_utterances`` or the size that a page may have are reached; a note on the page says so.
+
+    Args:
+        on_progress: told of every utterance whose recordings are put in
+    """
+    results = outcome.systems if isinstance(outcome, Comparison) else (outcome,)
+    page = _scores_page(outcome, results)
+    ranks = rank(page)
+    order = sorted(page.utterances, key=lambda u: (ranks.get(u.utterance_id, len(page.utterances)), u.utterance_id))
+    wanted = representative([u.utterance_id for u in order], n_utterances)
+    voices, notes = _voices(results, page.systems)
+    scored = [{each.utterance_id: each for each in result.utterances} for result in results]
+    heard: dict[str, Utterance] = {}
+    spent = 0
+    by_id = {u.utterance_id: u for u in page.utterances}
+    for done, utterance_id in enumerate(wanted, start=1):
+        rows = [by_name.get(utterance_id) for by_name in scored]
+        utterance, problems = _with_recordings(by_id[utterance_id], rows, results, page.systems, voices)
+        notes += problems
+        spent += sum(len(take.sound.data) * 4 // 3 for take in utterance.takes)
+        if spent > MAX_SOUND_BYTES and heard:
+            break
+        heard[utterance_id] = utterance
+        if on_progress is not None:
+            on_progress(done, len(wanted))
+    if len(heard) < len(page.utterances):
+        notes.insert(0, _selection(len(heard), len(page.utterances), len(heard) < len(wanted)))
+    utterances = tuple(heard.get(u.utterance_id, u) for u in page.utterances)
+    return replace(
+        page,
+        utterances=utterances,
+        notes=(*page.notes, *dict.fromkeys(notes)),
+        f0_range=drawn_range([take.f0 for u in utterances for take in u.takes if take.f0 is not None]),
+    )
+
+
+def representative(best_to_worst: Sequence[str], count: int) -> list[str]:
+    """So many names, the most telling ones first: worst and best in turn, a third of the places each, then evenly.
+
+    Args:
+        count: at least 0; all names if there are no more
+    """
+    names = list(best_to_worst)
+    if count >= len(names):
+        return names[::-1]
+    third = -(-count // 3)
+    ends = [name for pair in zip(names[::-1][:third], names[:third], strict=True) for name in pair][:count]
+    middle = names[third : len(names) - third]
+    left = count - len(ends)
+    spread = [middle[(2 * i + 1) * len(middle) // (2 * left)] for i in range(left)]
+    return list(dict.fromkeys([*ends, *spread]))
+
+
+def take(
+    role: Role,
+    label: str,
+    path: Path,
+    *,
+    system: str = "",
+    f0_range: tuple[float, float] = WIDE_F0_RANGE,
+    transcript: Transcript | None = None,
+) -> Take:
+    """A recording with its sound, its spectrogram and its F0 contour.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    wave, sample_rate = read_audio(path)
+    rate = min(sample_rate, PICTURE_RATE)
+    samples = resample(wave, sample_rate, rate)
+    return Take(
+        role=role,
+        label=label,
+        system=system,
+        seconds=len(wave) / sample_rate,
+        sound=sound(wave, sample_rate),
+        mel=log_mel(samples, _picture_mel(rate)),
+        f0=f0_contour(samples, rate, f0_range),
+        transcript=transcript,
+    )
+
+
+def sound(wave: Wave, sample_rate: int) -> Sound:
+    """A recording for a browser: MP3, which every browser plays, or FLAC where libsndfile is too old for MP3.
+
+    Constant bit rate (about 80 kbit/s at 24 kHz), so that a jump to a position is exact.
+    """
+    import soundfile
+
+    if "MP3" not in soundfile.available_formats():
+        return Sound(encode_audio(wave, sample_rate, "FLAC"), "audio/flac")
+    if sample_rate not in SOUND_RATES:
+        rate = min((r for r in SOUND_RATES if r >= sample_rate), default=SOUND_RATES[-1])
+        wave, sample_rate = resample(wave, sample_rate, rate), rate
+    return Sound(encode_audio(wave, sample_rate, "MP3"), "audio/mpeg")
+
+
+def f0_contour(wave: Wave, sample_rate: int, f0_range: tuple[float, float]) -> Array:
+    """F0 every 5 ms by WORLD's DIO and StoneMask, which is quick and good enough to look at: (F,), 0 where unvoiced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            world: Any = importlib.import_module("pyworld")
+        except ImportError:
+            return np.zeros(0)
+    samples = np.ascontiguousarray(wave, dtype=np.float64)
+    low, high = f0_range[0], min(f0_range[1], sample_rate / 2.5)
+    f0, times = world.dio(samples, sample_rate, f0_floor=low, f0_ceil=high, frame_period=F0_FRAME_PERIOD)
+    return np.asarray(world.stonemask(samples, f0, times, sample_rate))
+
+
+def drawn_range(contours: Sequence[Array]) -> tuple[float, float]:
+    """The F0 range in Hz that shows nearly all of some contours, with some room above and below."""
+    voiced = np.concatenate([np.zeros(0), *[contour[contour > 0] for contour in contours]])
+    if not len(voiced):
+        return WIDE_F0_RANGE
+    low, high = np.percentile(voiced, [1, 99])
+    return 10.0 * math.floor(low * 0.85 / 10), 10.0 * math.ceil(high * 1.15 / 10)
+
+
+def training_of(log: Path, name: str, best_step: int | None = None) -> Training | None:
+    """The curves of a training log; None if there is nothing in it. Lines that are not whole are left out."""
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            kind, step = str(entry["kind"]), int(entry["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        for key, value in entry.items():
+            if key not in NO_CURVES and isinstance(value, (int, float)) and not isinstance(value, bool):
+                points.setdefault(key, {}).setdefault(kind, []).append((step, float(value)))
+    # what is measured on held-out pairs as well tells enough
+    names = [key for key in points if "dev" in points[key]] or list(points)
+    curves = tuple(
+        Curve(key.replace("_", " "), points[key].get("train", ()), points[key].get("dev", ())) for key in names
+    )
+    return Training(name, curves, best_step) if curves else None
+
+
+def preview_page(
+    name: str,
+    recordings: Mapping[str, tuple[Path, Path]],
+    conversions: Mapping[str, Mapping[int, Path]],
+    alignments: Mapping[str, Alignment],
+    *,
+    log: Path,
+    best_step: int | None = None,
+) -> Page:
+    """The page of a training under way: what it made of a few held-out utterances, step by step.
+
+    Args:
+        name: of the run
+        recordings: utterance -> source and target recording
+        conversions: utterance -> step -> recording
+        alignments: utterance -> alignment of the last step
+    """
+    steps = sorted({step for by_step in conversions.values() for step in by_step})
+    training = training_of(log, name, best_step)
+    notes: list[str] = []
+    utterances = []
+    for utterance_id, (source, target) in recordings.items():
+        made = conversions.get(utterance_id, {})
+        wanted: list[tuple[Role, str, str, Path]] = [("source", "source", "", source)]
+        wanted += [("conversion", f"step {step:,}", f"step-{step}", made[step]) for step in steps if step in made]
+        wanted.append(("target", "target", "", target))
+        takes = []
+        for role, label, key, path in wanted:
+            try:
+                takes.append(take(role, label, path, system=key))
+            except AasvcError as error:
+                notes.append(str(error))
+        found = [alignments[utterance_id]] if utterance_id in alignments else []
+        utterances.append(Utterance(utterance_id, takes=tuple(takes), alignments=found))
+    return Page(
+        title=f"{name}, step {steps[-1]:,}" if steps else name,
+        lead="A training under way: held-out sentences as they are converted now and were converted before.",
+        systems=tuple(System(f"step-{step}", f"step {step:,}") for step in steps),
+        utterances=tuple(utterances),
+        trainings=() if training is None else (training,),
+        f0_range=drawn_range([take.f0 for u in utterances for take in u.takes if take.f0 is not None]),
+        notes=tuple(notes),
+    )
+
+
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+def _scores_page(outcome: EvaluateResult | Comparison, results: Sequence[EvaluateResult]) -> Page:
+    """The page without recordings."""
+    names = _names(results)
+    keys = [f"system-{number}" for number in range(1, len(results) + 1)]
+    systems = [
+        System(key, name, means=_estimates(result.corpus))
+        for key, name, result in zip(keys, names, results, strict=True)
+    ]
+    for key, name, note, field in (
+        (BASELINE, "source", "unconverted", "baseline"),
+        (CEILING, "target", "the target speaker's own recordings", "ceiling"),
+    ):
+        means = next((found for result in results if (found := getattr(result, field))), None)
+        if means:
+            systems.append(System(key, name, note, _estimates(means), reference=True))
+    measures = list({m.name: m for result in results for m in result.measures}.values())
+    return Page(
+        title=" and ".join(names) if len(names) > 1 else names[0],
+        lead=_lead(results),
+        facts=_facts(results),
+        measures=_measures(measures),
+        systems=tuple(systems),
+        differences=_differences(outcome) if isinstance(outcome, Comparison) else (),
+        test=str(outcome.to_tree()["test"]) if isinstance(outcome, Comparison) else "",
+        utterances=_utterances(results, keys),
+        trainings=_trainings(results, names),
+        notes=_notes(outcome, results, names),
+    )
+
+
+def _names(results: Sequence[EvaluateResult]) -> list[str]:
+    """What the systems are called: as briefly as tells them apart."""
+    full = [result.name for result in results]
+    brief = [Path(result.name).name if result.folder is None else result.folder.name for result in results]
+    if len(results) > 1 and all(result.folder is not None for result in results):
+        # runs begin with the names of the speakers, which are mostly the same
+        parts = [name.split("_") for name in brief]
+        n_shared = len(list(itertools.takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))))
+        brief = ["_".join(each[min(n_shared, len(each) - 1) :]) for each in parts]
+    for names in (brief, full):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(brief, start=1)]
+
+
+def _lead(results: Sequence[EvaluateResult]) -> str:
+    counts = {len(result.utterances) for result in results}
+    many = f"{counts.pop()} utterances" if len(counts) == 1 else "utterances"
+    return f"How near {many} come to the target speaker's own recordings: scores to read and recordings to hear."
+
+
+def _facts(results: Sequence[EvaluateResult]) -> tuple[tuple[str, str], ...]:
+    first = results[0]
+    facts = []
+    if first.prepared:
+        facts.append(("Data", f"{first.prepared}, set {first.set_name}" if first.set_name else first.prepared))
+    if first.f0_range is not None:
+        low, high = first.f0_range.minimum, first.f0_range.maximum
+        facts.append(("F0 range", f"{low:g}–{high:g} Hz, {first.f0_range.origin}"))
+    if first.recogniser:
+        facts.append(("Speech recognition", _recogniser(first.recogniser)))
+    for mode, words in first.definitions.items():
+        facts.append((f"Measures, {mode}", words.removeprefix(f"{mode} definition: ")))
+    return tuple(facts)
+
+
+def _recogniser(description: Mapping[str, Any]) -> str:
+    """What recognised the speech, in short: names of folders without where they are, no fingerprints."""
+    known = {**description, "model": Path(str(description.get("model", ""))).name}
+    names = ("engine", "model", "compute_type", "language", "reader")
+    return ", ".join(str(known[name]) for name in names if known.get(name))
+
+
+def _measures(measures: Sequence[scores.Measure]) -> tuple[Measure, ...]:
+    names = {measure.name for measure in measures}
+    ranked = {name if name in names else f"{name}_corrected" for name in RANKED} & names
+    best = {"low": "low", "high": "high", "zero": "near", "one": "near"}
+    return tuple(
+        Measure(
+            key=measure.name,
+            title=measure.title,
+            unit=measure.unit,
+            best=best[measure.best],  # type: ignore[arg-type]
+            ideal=1.0 if measure.best == "one" else 0.0,
+            meaning=measure.meaning,
+            digits=DIGITS.get(measure.name, 2),
+            ranked=measure.name in ranked,
+            shown=measure.name in ranked,
+        )
+        for measure in measures
+    )
+
+
+def _estimates(summaries: Mapping[str, scores.Summary]) -> dict[str, Estimate]:
+    return {name: Estimate(s.mean, s.low, s.high, s.n, s.n_undefined) for name, s in summaries.items()}
+
+
+def _differences(comparison: Comparison) -> tuple[Difference, ...]:
+    return tuple(
+        Difference(d.measure.name, d.difference, d.low, d.high, d.p, d.better, d.n) for d in comparison.differences
+    )
+
+
+def _utterances(results: Sequence[EvaluateResult], keys: Sequence[str]) -> tuple[Utterance, ...]:
+    found: dict[str, Utterance] = {}
+    for key, result in zip(keys, results, strict=True):
+        for each in result.utterances:
+            before = found.get(each.utterance_id, Utterance(each.utterance_id))
+            rows = {**before.scores, key: each.scores}
+            for reference, values in ((BASELINE, each.baseline), (CEILING, each.ceiling)):
+                if values and reference not in rows:
+                    rows[reference] = values
+            found[each.utterance_id] = replace(before, text=before.text or each.text or "", scores=rows)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _trainings(results: Sequence[EvaluateResult], names: Sequence[str]) -> tuple[Training, ...]:
+    found = [
+        training_of(result.log, name, best_step_of(result.folder))
+        for result, name in zip(results, names, strict=True)
+        if result.log is not None
+    ]
+    return tuple(training for training in found if training is not None)
+
+
+def best_step_of(folder: Path | None) -> int | None:
+    """The step whose weights a run converts with; None if it does not say."""
+    if folder is None:
+        return None
+    try:
+        step = json.loads((folder / "checkpoints.json").read_text(encoding="utf-8"))["best"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) and step > 0 else None
+
+
+def _notes(
+    outcome: EvaluateResult | Comparison, results: Sequence[EvaluateResult], names: Sequence[str]
+) -> tuple[str, ...]:
+    notes = []
+    for result, name in zip(results, names, strict=True):
+        of = f"{name}: " if len(results) > 1 else ""
+        if result.failures:
+            reasons = [f"{failure.utterance_id} ({failure.reason})" for failure in result.failures]
+            notes.append(f"{of}{len(reasons)} could not be scored completely: {_some(reasons)}.")
+        if result.without_conversion:
+            notes.append(f"{of}Not converted, so not scored: {_some(result.without_conversion)}.")
+        if result.without_target:
+            notes.append(f"{of}Without a target recording, so not scored: {_some(result.without_target)}.")
+        notes += [f"{of}Without {skipped.what}: {skipped.reason}" for skipped in result.skipped]
+    if isinstance(outcome, Comparison):
+        for name, only in zip(names, (outcome.only_first, outcome.only_second), strict=True):
+            if only:
+                notes.append(f"Only {name} has {_some(only)}; no difference counts them.")
+    return tuple(dict.fromkeys(notes))
+
+
+def _some(names: Sequence[str], count: int = 5) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _selection(n_heard: int, n_all: int, full: bool) -> str:
+    why = f"more would not fit into {MAX_SOUND_BYTES // 1_000_000} MB" if full else "to keep it small"
+    return (
+        f"This page has the recordings of {n_heard} of {n_all} utterances ({why}): the worst, the best, and some "
+        "evenly spread between them. The scores are of all."
+    )
+
+
+# --- recordings -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The voice of a run, for its alignments."""
+
+    label: str
+    voice: Voice
+
+
+def _voices(results: Sequence[EvaluateResult], systems: Sequence[System]) -> tuple[list[_Model], list[str]]:
+    """The models of the runs, as far as they can be loaded, and why the others cannot."""
+    from aasvc_cli.voice import load_voice
+
+    models, notes = [], []
+    for result, system in zip(results, systems, strict=False):
+        if result.folder is None:
+            continue
+        try:
+            models.append(_Model(system.name, load_voice(result.folder)))
+        except AasvcError as error:
+            notes.append(f"No alignments of {system.name}: {error}")
+    return models, notes
+
+
+def _with_recordings(
+    utterance: Utterance,
+    rows: Sequence[UtteranceScores | None],
+    results: Sequence[EvaluateResult],
+    systems: Sequence[System],
+    models: Sequence[_Model],
+) -> tuple[Utterance, list[str]]:
+    """An utterance with everything that can be heard and seen of it."""
+    known = [row for row in rows if row is not None]
+    source = next((row.source for row in known if row.source is not None), None)
+    target_row = known[0]
+    searched = results[0].f0_range
+    f0_range = WIDE_F0_RANGE if searched is None else (searched.minimum, searched.maximum)
+    wanted: list[tuple[Role, str, str, Path, tuple[float, float], Transcript | None]] = []
+    if source is not None:
+        wanted.append(("source", "source", "", source, WIDE_F0_RANGE, None))
+    for row, system in zip(rows, systems, strict=False):
+        if row is not None:
+            label = system.name if len(rows) > 1 else "conversion"
+            wanted.append(("conversion", label, system.key, row.converted, f0_range, _transcript(row.transcript)))
+    heard = next((row.target_transcript for row in known if row.target_transcript is not None), None)
+    wanted.append(("target", "target", "", target_row.target, f0_range, _transcript(heard)))
+    takes, problems = [], []
+    for role, label, key, path, search, transcript in wanted:
+        try:
+            takes.append(take(role, label, path, system=key, f0_range=search, transcript=transcript))
+        except AasvcError as error:
+            problems.append(str(error))
+    alignments = [] if source is None else list(_alignments(models, source, target_row.target))
+    return replace(utterance, takes=tuple(takes), alignments=tuple(alignments)), problems
+
+
+def _alignments(models: Sequence[_Model], source: Path, target: Path) -> Iterator[Alignment]:
+    for model in models:
+        try:
+            yield alignment(model.voice, source, target, model.label if len(models) > 1 else "")
+        except AasvcError:
+            continue  # the recording is told of where it is missing
+
+
+def alignment(voice: Voice, source: Path, target: Path, label: str = "") -> Alignment:
+    """Which part of the source a model hears at each moment of the target.
+
+    Raises:
+        AudioError, DataError: a recording cannot be read, or is too short for the model.
+    """
+    import torch
+
+    from aasvc_cli.errors import DataError
+
+    features, stats, model = voice.config.features, voice.stats, voice.model
+    rate = features.mel.sample_rate
+    waves = {side: resample(*read_audio(path), rate) for side, path in (("source", source), ("target", target))}
+    heard = stats.source.normalise(extract(features.source, waves["source"], features))
+    said = stats.target.normalise(extract(features.target, waves["target"], features))
+    rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features))
+    tokens, steps = voice.config.model.tokens_and_steps(len(heard), len(said))
+    if not 0 < tokens <= steps or len(heard) < model.min_source_frames:
+        raise DataError(f"{source} and {target}: {tokens} tokens cannot be aligned with {steps} frames")
+
+    def batch(array: npt.NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(array).unsqueeze(0).to(voice.device)
+
+    lengths = [torch.tensor([len(array)], device=voice.device) for array in (heard, said)]
+    noise = torch.zeros(1, len(heard) // voice.config.model.source_frames_per_token, 2, device=voice.device)
+    with torch.inference_mode():
+        forced = model(batch(heard), lengths[0], batch(said), lengths[1], batch(rhythm), noise=noise)
+    weights = forced.log_alignment[0].exp().float().cpu().numpy()
+    return Alignment(label, weights, [int(token) for token in forced.path[0]])
+
+
+def _picture_mel(sample_rate: int) -> MelConfig:
+    """Settings of a spectrogram to look at: 80 bands, 100 frames per second."""
+    n_fft = 1 << math.ceil(math.log2(sample_rate * 0.04))
+    return MelConfig(sample_rate=sample_rate, n_fft=n_fft, hop_length=max(1, sample_rate // 100), n_mels=80)
+
+
+def _transcript(found: transcripts.Transcript | None) -> Transcript | None:
+    if found is None:
+        return None
+    kinds = {"equal": "same", "substitute": "changed", "delete": "missing", "insert": "extra"}
+    # the pieces of a text in words stand apart, those of a text in characters do not
+    joint = "" if "".join(edit.reference for edit in found.edits) == found.reference else " "
+    pieces = []
+    for number, edit in enumerate(found.edits):
+        if number and joint:
+            pieces.append(Piece("same", joint, joint))
+        pieces.append(Piece(kinds[edit.kind], edit.reference, edit.recognised))  # type: ignore[arg-type]
+    return Transcript(tuple(pieces), "; ".join(_counts(name, counts) for name, counts in found.counts.items()))
+
+
+def _counts(name: str, counts: scores.ErrorCounts) -> str:
+    words = [
+        f"{number} {word}"
+        for number, word in (
+            (counts.substitutions, "changed"),
+            (counts.deletions, "missing"),
+            (counts.insertions, "added"),
+        )
+        if number
+    ]
+    title = name.replace("_", " ").replace("KANA", "kana")
+    rate = f"{counts.errors / counts.length:.{DIGITS[name]}f}" if counts.length else "not defined"
+    return f"{title} {rate}" + (f" ({', '.join(words)})" if words else "")

@@ -1,0 +1,503 @@
+"""One file to hear, see and compare conversions: what stands on the page, and how it becomes HTML.
+
+The page is data first: frozen dataclasses that know nothing of folders, runs or models. :func:`render` turns them into
+one HTML document that needs nothing else, neither network nor neighbouring files. Text that comes from users (names,
+sentences, recognised words) is escaped everywhere; a content-security policy keeps the document from loading or running
+anything but what it was written with.
+"""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from aasvc_cli import __version__
+from aasvc_cli.report import drawing
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Array = npt.NDArray[np.floating[Any]]
+
+SHOWN_EXTREMES = 3
+"""Utterances named as best, and as many as worst."""
+SIGNIFICANCE = 0.05
+"""Below this p one of two systems is called better."""
+SHOWN_COLUMNS = 6
+"""Measures that the table of utterances shows at first; the others can be switched on."""
+Role = Literal["source", "conversion", "target"]
+ROLES: tuple[Role, ...] = ("source", "conversion", "target")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a number means and which way is better.
+
+    Attributes:
+        key: unique on the page
+        best: ``near``: the closer to ``ideal`` the better; ``none``: neither way
+        ranked: counts in the ranking of utterances
+        shown: has a column in the table of utterances from the start; None leaves it to the page
+    """
+
+    key: str
+    title: str
+    unit: str = ""
+    best: Literal["low", "high", "near", "none"] = "low"
+    meaning: str = ""
+    ideal: float = 0.0
+    digits: int = 2
+    ranked: bool = True
+    shown: bool | None = None
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
+
+    @property
+    def direction(self) -> str:
+        """Which way is better, in words."""
+        words = {"low": "lower is better", "high": "higher is better", "near": f"best at {self.ideal:g}", "none": ""}
+        return words[self.best]
+
+    def badness(self, value: float) -> float:
+        """Smaller is better; NaN stays NaN, and so does everything if there is no better."""
+        if self.best == "none":
+            return math.nan
+        return {"low": value, "high": -value, "near": abs(value - self.ideal)}[self.best]
+
+    def text(self, value: float | None) -> str:
+        """A value for people; a dash where it is not defined."""
+        if value is None or not math.isfinite(value):
+            return "–"
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}".replace("-", "−")  # + 0.0: no minus before zero
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over utterances with its 95 % interval; NaN where not defined.
+
+    Attributes:
+        n: utterances with a value
+        n_undefined: utterances without one
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    n_undefined: int = 0
+
+
+@dataclass(frozen=True)
+class System:
+    """One column of the summary: a converter, or a reference to hold it against.
+
+    Attributes:
+        key: unique on the page
+        note: what it is, in one line
+        means: measure key -> mean
+        reference: not judged itself, such as the unconverted source or the target's own recordings
+    """
+
+    key: str
+    name: str
+    note: str = ""
+    means: Mapping[str, Estimate] = field(default_factory=dict)
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One measure of two systems on the same utterances: second minus first.
+
+    Attributes:
+        low, high: 95 % interval of the difference
+        p: of the paired test, two-sided
+        better: 1 for the first, 2 for the second, 0 for neither
+    """
+
+    measure: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    better: Literal[0, 1, 2]
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a transcript: what should have been heard, and what was."""
+
+    kind: Literal["same", "changed", "missing", "extra"]
+    expected: str = ""
+    heard: str = ""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a recogniser heard in a recording, against the sentence.
+
+    Attributes:
+        errors: the count in words, such as ``CER 12.5 % (1 changed, 1 missing)``
+    """
+
+    pieces: Sequence[Piece]
+    errors: str = ""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording, encoded for a browser."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """One recording of an utterance.
+
+    Attributes:
+        label: of the player, such as a system's name
+        system: key of the system that made it; empty for source and target
+        mel: (T, M) log-mel spectrogram
+        f0: (F,) in Hz over the whole recording, 0 where unvoiced
+    """
+
+    role: Role
+    label: str
+    seconds: float
+    sound: Sound
+    system: str = ""
+    mel: Array | None = None
+    f0: Array | None = None
+    transcript: Transcript | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Which token of the source a model hears at each frame of the target.
+
+    Attributes:
+        weights: (T, K) probabilities
+        path: (T,) token of each frame on the best monotonic path
+    """
+
+    label: str
+    weights: Array
+    path: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One sentence: its scores, and its recordings if the page has room for them.
+
+    Attributes:
+        scores: system key -> measure key -> value
+        takes: source, conversions, target, as far as there are any; at most one of a role and system
+    """
+
+    utterance_id: str
+    text: str = ""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    takes: Sequence[Take] = ()
+    alignments: Sequence[Alignment] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One number over the steps of a training: (step, value) of training and of dev set."""
+
+    name: str
+    train: Sequence[tuple[int, float]] = ()
+    dev: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """The course of a training."""
+
+    name: str
+    curves: Sequence[Curve]
+    best_step: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """Everything that stands on the page.
+
+    Attributes:
+        facts: term and description, for the head of the page
+        f0_range: lowest and highest F0 drawn, in Hz
+        notes: what a reader must know, such as what was left out
+    """
+
+    title: str
+    lead: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    measures: Sequence[Measure] = ()
+    systems: Sequence[System] = ()
+    differences: Sequence[Difference] = ()
+    utterances: Sequence[Utterance] = ()
+    test: str = ""
+    """Of the differences, in words."""
+    trainings: Sequence[Training] = ()
+    f0_range: tuple[float, float] = (60.0, 500.0)
+    notes: Sequence[str] = ()
+
+    @property
+    def judged(self) -> list[System]:
+        """The systems without the references."""
+        return [system for system in self.systems if not system.reference]
+
+
+def render(page: Page) -> str:
+    """The page as one HTML document.
+
+    Raises:
+        ValueError: keys of measures or systems, or the recordings of an utterance, are not unique.
+    """
+    _check(page)
+    ranks = rank(page)
+    utterances = sorted(page.utterances, key=lambda u: (ranks.get(u.utterance_id, math.inf), u.utterance_id))
+    script, style = _asset("page.js"), _asset("page.css")
+    values = {m.key: _values(page, m.key) for m in page.measures}
+    return _environment().get_template("page.html.jinja").render(
+        page=page,
+        version=__version__,
+        significance=SIGNIFICANCE,
+        script=script,
+        style=style,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        utterances=utterances,
+        ranks=ranks,
+        ranked=[m for m in page.measures if m.ranked and m.best != "none"],
+        extremes=_extremes([u for u in utterances if u.utterance_id in ranks]),
+        shown=_shown(page.measures),
+        charts={m.key: _chart(page, m, values[m.key]) for m in page.measures},
+        differences={d.measure: d for d in page.differences},
+        verdicts={d.measure: _verdict(page, d) for d in page.differences},
+        values=json.dumps({u.utterance_id: _sortable(u, ranks) for u in utterances}, allow_nan=False),
+        anchors={u.utterance_id: f"utterance-{number}" for number, u in enumerate(utterances, start=1)},
+        styles=drawing.styles(page.systems),
+        legend_mark=drawing.legend_mark,
+        legend_line=drawing.legend_line,
+        views={u.utterance_id: _view(u, page.f0_range) for u in utterances if u.takes},
+        curves=[(each, [drawing.curve(c, each.best_step) for c in each.curves]) for each in page.trainings],
+    )  # fmt: skip
+
+
+def rank(page: Page) -> dict[str, int]:
+    """Place of each utterance, 1 for the best: by the mean of its places in the ranked measures, over all systems.
+
+    Utterances without any defined value have none.
+    """
+    places: dict[str, list[float]] = {}
+    for system in page.judged:
+        for measure in page.measures:
+            if not measure.ranked:
+                continue
+            found = [
+                (measure.badness(u.scores.get(system.key, {}).get(measure.key, math.nan)), u.utterance_id)
+                for u in page.utterances
+            ]
+            values = sorted(badness for badness, _ in found if not math.isnan(badness))
+            for badness, utterance_id in found:
+                if math.isnan(badness):
+                    continue
+                # equal values share the mean of their places; few values count as much as many
+                place = (bisect.bisect_left(values, badness) + bisect.bisect_right(values, badness) - 1) / 2
+                places.setdefault(utterance_id, []).append(place / max(1, len(values) - 1))
+    order = sorted(places, key=lambda utterance_id: (statistics.fmean(places[utterance_id]), utterance_id))
+    return {utterance_id: place for place, utterance_id in enumerate(order, start=1)}
+
+
+@dataclass(frozen=True)
+class TakeView:
+    """A recording as the template needs it."""
+
+    take: Take
+    letter: str
+    """The key that switches to it."""
+    sound: str
+    """data: URI"""
+    picture: str | None
+    """data: URI of the spectrogram"""
+    f0_path: str
+    line: str
+    """Style of its F0 contour."""
+    width: float
+    """Percent of the longest recording of the utterance."""
+    description: str
+
+
+@dataclass(frozen=True)
+class View:
+    """An utterance as the template needs it."""
+
+    takes: Sequence[TakeView]
+    seconds: float
+    ticks: Sequence[tuple[float, str]]
+    """Percent and label."""
+    pitch: Any
+    alignments: Sequence[tuple[Alignment, str, str]]
+    """With the picture as data: URI and the path."""
+
+
+def _view(utterance: Utterance, f0_range: tuple[float, float]) -> View:
+    seconds = max(take.seconds for take in utterance.takes) or 1.0
+    mels = [take.mel for take in utterance.takes if take.mel is not None and take.mel.size]
+    colours = drawing.mel_range(mels)  # one range for all, so that loudness can be compared
+    takes = [
+        TakeView(
+            take=take,
+            letter=chr(ord("A") + index),
+            sound=data_uri(take.sound.data, take.sound.media_type),
+            picture=None if take.mel is None or not take.mel.size else _png(drawing.spectrogram(take.mel, *colours)),
+            f0_path=drawing.f0_path(take.f0, f0_range),
+            line=line,
+            width=100.0 * take.seconds / seconds,
+            description=describe(take),
+        )
+        for index, (take, line) in enumerate(zip(utterance.takes, drawing.contour_styles(utterance.takes), strict=True))
+    ]
+    return View(
+        takes=takes,
+        seconds=seconds,
+        ticks=drawing.time_ticks(seconds),
+        pitch=drawing.pitch(utterance.takes, seconds, f0_range),
+        alignments=[
+            (alignment, _png(drawing.matrix(alignment.weights)), drawing.alignment_path(alignment))
+            for alignment in utterance.alignments
+        ],
+    )
+
+
+def describe(take: Take) -> str:
+    """What the picture of a recording shows, for those who do not see it."""
+    what = {"source": "source", "conversion": f"conversion by {take.label}", "target": "target"}[take.role]
+    text = f"Mel spectrogram of the {what}, {take.seconds:.2f} seconds"
+    if take.f0 is None or not len(take.f0):
+        return f"{text}."
+    voiced = take.f0[take.f0 > 0]
+    if not len(voiced):
+        return f"{text}, without voiced frames."
+    low, middle, high = np.percentile(voiced, [5, 50, 95])
+    share = 100.0 * len(voiced) / len(take.f0)
+    return f"{text}; F0 mostly {low:.0f} to {high:.0f} hertz, median {middle:.0f}; {share:.0f} % voiced."
+
+
+def data_uri(data: bytes, media_type: str) -> str:
+    """Bytes inside the document."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _png(data: bytes) -> str:
+    return data_uri(data, "image/png")
+
+
+def _check(page: Page) -> None:
+    for what, keys in (
+        ("measures", [measure.key for measure in page.measures]),
+        ("systems", [system.key for system in page.systems]),
+        ("utterances", [utterance.utterance_id for utterance in page.utterances]),
+    ):
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"{what} of a page must differ, found {keys}")
+    for utterance in page.utterances:
+        players = [(take.role, take.system) for take in utterance.takes]
+        if len(set(players)) < len(players):
+            raise ValueError(f"{utterance.utterance_id}: one recording per role and system, found {players}")
+
+
+def _values(page: Page, measure: str) -> dict[str, list[float]]:
+    """Defined values of a measure by system."""
+    return {
+        system.key: [
+            value
+            for utterance in page.utterances
+            if math.isfinite(value := utterance.scores.get(system.key, {}).get(measure, math.nan))
+        ]
+        for system in page.systems
+    }
+
+
+def _chart(page: Page, measure: Measure, values: Mapping[str, Sequence[float]]) -> Any:
+    styles = drawing.styles(page.systems)
+    lanes = [
+        drawing.Lane(system.name, styles[system.key], system.means.get(measure.key), values[system.key])
+        for system in page.systems
+        if measure.key in system.means
+    ]
+    return drawing.distribution(measure, lanes)
+
+
+def _sortable(utterance: Utterance, ranks: Mapping[str, int]) -> dict[str, float]:
+    """What the script sorts and filters by; only what is defined."""
+    found: dict[str, float] = {
+        f"{system}/{measure}": value
+        for system, scores in utterance.scores.items()
+        for measure, value in scores.items()
+        if math.isfinite(value)
+    }
+    place = ranks.get(utterance.utterance_id)
+    return found if place is None else {"rank": place, **found}
+
+
+def _verdict(page: Page, difference: Difference) -> str:
+    """Which of the two systems is better in a measure, as far as the paired test tells."""
+    if not difference.p < SIGNIFICANCE or not difference.better:
+        return "no clear difference"
+    return f"{page.judged[difference.better - 1].name} better"
+
+
+def _extremes(ranked: Sequence[Utterance]) -> dict[str, Sequence[Utterance]]:
+    """The best and the worst, none of them twice."""
+    count = min(SHOWN_EXTREMES, len(ranked) // 2)
+    return {"Best": ranked[:count], "Worst": ranked[::-1][:count]} if count else {}
+
+
+def _shown(measures: Iterable[Measure]) -> set[str]:
+    """Measures whose columns are visible at first."""
+    chosen = [m.key for m in measures if m.shown]
+    room = max(0, SHOWN_COLUMNS - len(chosen))
+    return {*chosen, *[m.key for m in measures if m.shown is None][:room]}
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken where its parts meet."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["breakable"] = _breakable
+    environment.filters["fixed"] = lambda value, digits=1: f"{value:.{digits}f}"
+    return environment
+
+
+@lru_cache(maxsize=8)
+def _asset(name: str) -> str:
+    """A file of the folder of templates."""
+    return (resources.files("aasvc_cli") / "report" / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,163 @@
+"""Small pages with sounds that are made up, for the tests of the report."""
+
+from __future__ import annotations
+
+import math
+from html.parser import HTMLParser
+
+import numpy as np
+
+from aasvc_cli.report.collect import f0_contour, sound
+from aasvc_cli.report.page import (
+    Alignment,
+    Curve,
+    Difference,
+    Estimate,
+    Measure,
+    Page,
+    Piece,
+    System,
+    Take,
+    Training,
+    Transcript,
+    Utterance,
+)
+
+RATE = 16000
+MEASURES = (
+    Measure("mcd", "MCD", "dB", "low", "mel-cepstral distortion"),
+    Measure("corr", "F0CORR", "", "high", "correlation of F0"),
+    Measure("rate", "rate ratio", "", "near", "speaking rate", ideal=1.0, ranked=False),
+)
+SCORES = {
+    "first": {"mcd": 5.0, "corr": 0.9, "rate": 1.1},
+    "second": {"mcd": 6.5, "corr": 0.5, "rate": 0.9},
+    "third": {"mcd": 6.0, "corr": math.nan, "rate": 1.0},
+}
+
+
+def tone(seconds: float, f0: float) -> np.ndarray:
+    """A buzz with overtones that fades in and out."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    wave = sum(np.sin(2 * np.pi * f0 * k * time) / k for k in range(1, 8))
+    return (0.2 * wave * np.sin(np.pi * time / seconds) ** 0.5).astype(np.float32)
+
+
+def take(role: str, seconds: float, f0: float, *, label: str = "", system: str = "", **rest: object) -> Take:
+    """A recording of a tone."""
+    wave = tone(seconds, f0)
+    mel = np.random.default_rng(0).normal(size=(round(seconds * 50), 8))
+    contour = f0_contour(wave, RATE, (60.0, 500.0))
+    return Take(role, label or role, seconds, sound(wave, RATE), system, mel, contour, **rest)  # type: ignore[arg-type]
+
+
+def utterance(name: str, text: str, systems: list[str], seconds: float = 1.5) -> Utterance:
+    """Source, one conversion per system, target; each a little longer than the one before."""
+    heard = Transcript(
+        [Piece("same", "good ", "good "), Piece("changed", "dog", "frog"), Piece("missing", "gy")], "CER 9 %"
+    )
+    conversions = [
+        take("conversion", seconds * (1.1 + 0.1 * i), 200, label=key, system=key, transcript=heard)
+        for i, key in enumerate(systems)
+    ]
+    takes = [take("source", seconds, 110), *conversions, take("target", seconds * 1.4, 220)]
+    scores = {key: {m: v + 0.5 * i for m, v in SCORES.get(name, {}).items()} for i, key in enumerate(systems)}
+    path = [round(i * 5 / 19) for i in range(20)]
+    weights = np.full((20, 6), 0.02)
+    weights[range(20), path] = 0.9
+    return Utterance(name, text, scores, takes, [Alignment("", weights, path)])
+
+
+def page(n_systems: int = 1, names: dict[str, str] | None = None, **rest: object) -> Page:
+    """A page of one or two systems.
+
+    Args:
+        names: utterance -> text; by default those of SCORES
+    """
+    keys = ["one", "two"][:n_systems]
+    texts = names or {name: f"sentence of {name}" for name in SCORES}
+    estimates = {m.key: Estimate(5.0, 4.5, 5.5, 3, 0) for m in MEASURES}
+    fields: dict[str, object] = {
+        "title": "a run",
+        "lead": "to hear",
+        "facts": [("Data", "some")],
+        "measures": MEASURES,
+        "systems": [
+            *[System(key, key, "", estimates) for key in keys],
+            System("source", "source", "", estimates, True),
+        ],
+        "differences": [Difference("mcd", 0.5, 0.2, 0.8, 0.01, 1, 3)] if n_systems == 2 else [],
+        "test": "a paired test" if n_systems == 2 else "",
+        "utterances": [utterance(name, text, keys) for name, text in texts.items()],
+        "trainings": [Training("one", [Curve("l1", [(1, 2.0), (2, 1.0)], [(2, 1.5)])], 2)],
+        "f0_range": (60.0, 400.0),
+        "notes": ["something was left out"],
+    }
+    return Page(**{**fields, **rest})  # type: ignore[arg-type]
+
+
+VOID = {"meta", "link", "img", "input", "br", "hr", "wbr"}
+
+
+class Element:
+    """An element of a parsed document."""
+
+    def __init__(self, tag: str, attributes: dict[str, str | None], parent: Element | None):
+        self.tag, self.attributes, self.parent = tag, attributes, parent
+        self.children: list[Element] = []
+        self.text = ""
+        """Its own text and that of its children."""
+
+    def find(self, tag: str, **attributes: str) -> list[Element]:
+        """All elements below with that tag (any for an empty one) and attributes; class means one of the classes."""
+        found = []
+        for child in self.children:
+            classes = (child.attributes.get("class") or "").split()
+            fits = all(
+                value in classes if key == "class_" else child.attributes.get(key.replace("_", "-")) == value
+                for key, value in attributes.items()
+            )
+            if (not tag or child.tag == tag) and fits:
+                found.append(child)
+            found += child.find(tag, **attributes)
+        return found
+
+    def inside(self, tag: str) -> bool:
+        """Whether an element of that tag is around this one."""
+        return self.parent is not None and (self.parent.tag == tag or self.parent.inside(tag))
+
+
+class _Builder(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.root = self.current = Element("", {}, None)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"<{tag}> has an attribute twice: {attrs}"
+        element = Element(tag, dict(attrs), self.current)
+        self.current.children.append(element)
+        if tag not in VOID:
+            self.current = element
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.current.children.append(Element(tag, dict(attrs), self.current))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.current.tag == tag, f"</{tag}> closes <{self.current.tag}>, line {self.getpos()[0]}"
+        assert self.current.parent is not None
+        self.current = self.current.parent
+
+    def handle_data(self, data: str) -> None:
+        element: Element | None = self.current
+        while element is not None:
+            element.text += data
+            element = element.parent
+
+
+def parse(html: str) -> Element:
+    """The tree of a document whose elements are all closed in order; anything else fails."""
+    builder = _Builder()
+    builder.feed(html)
+    builder.close()
+    assert builder.current is builder.root, f"<{builder.current.tag}> is never closed"
+    return builder.root
