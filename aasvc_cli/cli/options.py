@@ -51,6 +51,7 @@ class PrecisionOption(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
     AUTO = "auto"
 
 
