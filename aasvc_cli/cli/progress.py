@@ -8,13 +8,39 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 from aasvc_cli.cli.output import clock, say, settings
 
-if TYPE_CHECKING:
-    from aasvc_cli.pipeline.train import StepReport
+
+class TrainingReport(Protocol):
+    """What every training tells at intervals."""
+
+    @property
+    def step(self) -> int:
+        """Finished steps."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """Steps in all."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Total loss since the report before."""
+        ...
+
+    @property
+    def steps_per_second(self) -> float:
+        """Since the report before."""
+        ...
+
+    @property
+    def dev(self) -> Mapping[str, float] | None:
+        """What was measured on the dev set, if it was."""
+        ...
 
 
 OnProgress = Callable[[int, int], None]
@@ -146,7 +172,7 @@ def byte_size(n_bytes: float | None) -> str:
 
 
 @contextlib.contextmanager
-def training_progress() -> Iterator[Callable[[StepReport], None]]:
+def training_progress() -> Iterator[Callable[[TrainingReport], None]]:
     """Loss, steps per second and remaining time: one line that is redrawn on a terminal, plain lines elsewhere."""
     if settings.quiet:
         yield lambda _: None
@@ -162,7 +188,7 @@ def training_progress() -> Iterator[Callable[[StepReport], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("train", total=None, state="")
 
-        def on_report(report: StepReport) -> None:
+        def on_report(report: TrainingReport) -> None:
             bar.update(task, completed=report.step, total=report.max_steps, state=_training_state(report))
             if report.dev:
                 bar.console.print(f"step {report.step}: {_dev_losses(report)}", highlight=False)
@@ -170,10 +196,10 @@ def training_progress() -> Iterator[Callable[[StepReport], None]]:
         yield on_report
 
 
-def _plain_training_progress() -> Callable[[StepReport], None]:
+def _plain_training_progress() -> Callable[[TrainingReport], None]:
     shown = time.monotonic() - PLAIN_PROGRESS_SECONDS
 
-    def on_report(report: StepReport) -> None:
+    def on_report(report: TrainingReport) -> None:
         nonlocal shown
         now = time.monotonic()
         if report.dev or report.step == report.max_steps or now - shown >= PLAIN_PROGRESS_SECONDS:
@@ -184,12 +210,12 @@ def _plain_training_progress() -> Callable[[StepReport], None]:
     return on_report
 
 
-def _training_state(report: StepReport) -> str:
+def _training_state(report: TrainingReport) -> str:
     left = (report.max_steps - report.step) / report.steps_per_second if report.steps_per_second > 0 else 0.0
     return f"loss {report.loss:.4f}, {report.steps_per_second:.2f} steps/s, {clock(left)} left"
 
 
-def _dev_losses(report: StepReport) -> str:
+def _dev_losses(report: TrainingReport) -> str:
     return "dev " + ", ".join(f"{name} {value:.4f}" for name, value in (report.dev or {}).items())
 
 

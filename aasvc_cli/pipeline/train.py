@@ -29,6 +29,7 @@ from aasvc_cli.storage.files import (
     write_audio,
     write_bytes,
     write_json,
+    write_text,
 )
 from aasvc_cli.storage.run_folder import RunFolder
 from aasvc_cli.training import FREE_TO_CHANGE, LOSS_NAMES, Trainer, with_precision
