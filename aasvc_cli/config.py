@@ -12,7 +12,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -356,8 +356,13 @@ def preset_names() -> list[str]:
 
 def read_preset(name: str) -> Config:
     """One of the configurations that ship with the package."""
+    return parse_config(preset_tree(name), f"preset {name}")
+
+
+def preset_tree(name: str) -> dict[str, Any]:
+    """What the file of a preset says, which is less than a whole configuration."""
     text = (resources.files("aasvc_cli") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_config(read_yaml(text, f"preset {name}"), f"preset {name}")
+    return read_yaml(text, f"preset {name}")
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -399,6 +404,32 @@ def parse_config(tree: Mapping[str, Any], origin: str) -> Config:
     return config
 
 
+def parse_partial(tree: Mapping[str, Any], origin: str, *, also: Sequence[str] = ()) -> dict[str, Any]:
+    """Check a mapping that says only some things: its keys, types and ranges.
+
+    What is impossible together is left to :func:`parse_config`, when everything is known.
+
+    Args:
+        also: keys that may stand beside ours, for guesses at what a misspelt one means
+
+    Returns:
+        the mapping with every value as the configuration will hold it
+
+    Raises:
+        ConfigError: lists every unknown key and wrong value.
+    """
+    faults: list[str] = []
+    config = _parse(Config, tree, "", faults, together=False, also=also)
+    if faults:
+        raise ConfigError(origin, faults)
+    return _given(tree, config)
+
+
+def _given(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    values = {key: getattr(config, key) for key in tree}
+    return {key: _given(tree[key], value) if is_dataclass(value) else value for key, value in values.items()}
+
+
 def override(config: Config, changes: Mapping[str, Any], origin: str = "command line") -> Config:
     """A configuration with dotted keys replaced, e.g. ``{"train.batch_size": 4}``, and checked again."""
     tree = to_tree(config)
@@ -432,7 +463,9 @@ def dump_yaml(config: Any) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
 
 
-def _parse(cls: type[T], tree: Any, path: str, faults: list[str]) -> T:
+def _parse(
+    cls: type[T], tree: Any, path: str, faults: list[str], *, together: bool = True, also: Sequence[str] = ()
+) -> T:
     if not isinstance(tree, Mapping):
         faults.append(f"{path or 'file'}: expected a mapping, found {_show(tree)}")
         return cls()
@@ -443,12 +476,12 @@ def _parse(cls: type[T], tree: Any, path: str, faults: list[str]) -> T:
     for key, value in tree.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+            near = difflib.get_close_matches(str(key), [*known, *also], n=1)
             faults.append(f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
             continue
         kind = hints[key]
         if is_dataclass(kind):
-            values[key] = _parse(typing.cast(type, kind), value, where, faults)
+            values[key] = _parse(typing.cast(type, kind), value, where, faults, together=together)
             continue
         ok, parsed = _coerce(kind, value)
         if not ok:
@@ -463,7 +496,7 @@ def _parse(cls: type[T], tree: Any, path: str, faults: list[str]) -> T:
         else:
             values[key] = parsed
     result = cls(**values)
-    if len(faults) == before and hasattr(result, "faults"):
+    if together and len(faults) == before and hasattr(result, "faults"):
         faults.extend(f"{path}.{fault}" if path else fault for fault in result.faults())
     return result
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aasvc_cli.cli import run
+from aasvc_cli.config_layers import CONFIG_VARIABLE
 from aasvc_cli.storage.cache import HOME_VARIABLE, Home, bundled, find_home
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,10 +20,11 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(autouse=True)
 def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's data folder or AASVC_... variables."""
+    """No test sees the user's data folder, settings file or AASVC_... variables."""
     for name in [name for name in os.environ if name.startswith("AASVC_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    monkeypatch.setenv(CONFIG_VARIABLE, "")  # the user's settings file
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import servers
 import soundfile
+from typer.main import get_command
 
 from aasvc_cli import cli
 from aasvc_cli.config import parse_config, read_yaml
@@ -183,12 +185,10 @@ def test_the_python_session_gives_what_the_text_says(folder: Path):
 
 def test_the_tutorial_names_every_command_of_the_program():
     used = [words[1] for words in COMMANDS if words[0] == "aasvc"]
-    assert list(dict.fromkeys(used)) == [command.callback.__name__ for command in cli.app.registered_commands]
+    assert list(dict.fromkeys(used)) == list(get_command(cli.app).commands)
 
 
 def test_every_option_in_the_text_exists():
-    from typer.main import get_command
-
     group = get_command(cli.app)
     known = {name for parameter in group.params for name in parameter.opts}
     for command in group.commands.values():  # type: ignore[attr-defined]
@@ -199,8 +199,23 @@ def test_every_option_in_the_text_exists():
 
 
 def test_the_configuration_in_the_text_is_a_configuration():
-    (text,) = code_blocks("yaml")
+    text, *_ = code_blocks("yaml")
     assert parse_config(read_yaml(text, "README"), "README").train.lr == 8e-4
+
+
+def test_the_settings_file_in_the_text_works(
+    aasvc: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AASVC_HOME")
+    (settings,) = [text for text in code_blocks("yaml") if "# aasvc.yaml" in text]
+    (tmp_path / "aasvc.yaml").write_text(settings, encoding="utf-8")
+    outcome = aasvc("train", "--print-config", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    shown = json.loads(outcome.out)
+    assert (shown["config"]["train"]["batch_size"], shown["config"]["train"]["seed"]) == (4, 3)
+    assert shown["config"]["train"]["device"] == "cuda"
+    assert shown["options"]["tag"]["value"] == "mine"
 
 
 def test_files_that_the_text_links_to_exist():

@@ -93,9 +93,7 @@ def convert(
             "--source-stats", metavar="FILE", help="Statistics of the source speaker, for a published model folder."
         ),
     ] = None,
-    seed: Annotated[
-        int, model_option("--seed", min=0, envvar="AASVC_SEED", help="Another number gives another rhythm.")
-    ] = 1,
+    seed: Annotated[int, model_option("--seed", min=0, help="Another number gives another rhythm.")] = 1,
     noise_scale: Annotated[
         float | None,
         model_option(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aasvc_cli.cli import completion
 from aasvc_cli.cli.options import (
     JobsOption,
     JsonOption,
@@ -51,8 +52,8 @@ def evaluate(
             "--tag",
             "--model",
             metavar="TAG_OR_FOLDER",
-            envvar="AASVC_MODEL",
             help="A training run whose held-out set was converted.",
+            autocompletion=completion.runs,
         ),
     ] = None,
     set_name: Annotated[SetOption, data_option("--set", help="Which set of the run.")] = SetOption.EVAL,

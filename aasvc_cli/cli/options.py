@@ -8,6 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
+from aasvc_cli.cli import completion
+
+YIELDS = {
+    "convert": (
+        ("inputs", "set_name"),
+        ("output", "out_dir"),
+        ("output", "set_name"),
+        ("out_dir", "set_name"),
+        ("save_mel", "set_name"),
+    )
+}
+"""Parameters that exclude each other, by command: one from a file or a variable yields to one on the command line."""
+NEEDS = {"convert": (("data", "set_name"),)}
+"""Parameters that mean nothing without another: from a file or a variable, they are then left out."""
+
+ITS_OWN = {"train": ("model",)}
+"""Long names that mean something else in one command than in the others: what is said for all commands, in a file or a
+variable, does not reach them."""
+
+THE_CONFIGURATIONS = "the configuration's"
+"""Words for a default that ``--conf``, a settings file or the prepared set decides."""
+
 
 class FeatureKindOption(StrEnum):
     """Feature kinds that the options offer."""
@@ -69,36 +91,46 @@ output_option = partial(typer.Option, rich_help_panel="Output")
 machine_option = partial(typer.Option, rich_help_panel="Machine")
 
 
+clean_option = partial(typer.Option, rich_help_panel="Cleaning")
+
+
 ConfOption = Annotated[
     str | None,
     model_option(
         "--conf",
         metavar="NAME_OR_FILE",
-        envvar="AASVC_CONF",
         help="A preset (small, hificaptain) or a YAML file, ours or the published recipe's.",
+        show_default="what the prepared set was made with, else small",
+        autocompletion=completion.presets,
     ),
 ]
 
 
 SourceFeatureOption = Annotated[
-    FeatureKindOption | None, model_option("--src-feat", help="What the model hears of the source.")
+    FeatureKindOption | None,
+    model_option("--src-feat", help="What the model hears of the source.", show_default=THE_CONFIGURATIONS),
 ]
 
 
 TargetFeatureOption = Annotated[
-    FeatureKindOption | None, model_option("--trg-feat", help="What the model writes; only mel becomes sound.")
+    FeatureKindOption | None,
+    model_option("--trg-feat", help="What the model writes; only mel becomes sound.", show_default=THE_CONFIGURATIONS),
 ]
 
 
 DurationFeatureOption = Annotated[
-    FeatureKindOption | None, model_option("--dp-feat", help="What the duration predictor hears of the source.")
+    FeatureKindOption | None,
+    model_option("--dp-feat", help="What the duration predictor hears of the source.", show_default=THE_CONFIGURATIONS),
 ]
 
 
 FramesPerTokenOption = Annotated[
     int | None,
     model_option(
-        "--frames-per-token", min=1, help="Reduction factor: source frames in one token. `aasvc prepare` proposes one."
+        "--frames-per-token",
+        min=1,
+        help="Reduction factor: source frames in one token. `aasvc prepare` proposes one.",
+        show_default=THE_CONFIGURATIONS,
     ),
 ]
 
@@ -106,14 +138,24 @@ FramesPerTokenOption = Annotated[
 DataOption = Annotated[
     str | None,
     data_option(
-        "--data", metavar="NAME", envvar="AASVC_DATA", help="A prepared set; by default the one prepared last."
+        "--data",
+        metavar="NAME",
+        help="A prepared set.",
+        show_default="the one prepared last",
+        autocompletion=completion.prepared,
     ),
 ]
 
 
 RunDataOption = Annotated[
     str | None,
-    data_option("--data", metavar="NAME", help="The prepared set of --set; by default the one the run was trained on."),
+    data_option(
+        "--data",
+        metavar="NAME",
+        help="The prepared set of --set.",
+        show_default="the one the run was trained on",
+        autocompletion=completion.prepared,
+    ),
 ]
 
 
@@ -123,6 +165,7 @@ NormNameOption = Annotated[
         "--norm-name",
         metavar="NAME",
         help="Statistics for normalisation: self, or the name of a model whose statistics are taken.",
+        autocompletion=completion.statistics,
     ),
 ]
 
@@ -132,19 +175,27 @@ ModelOption = Annotated[
     model_option(
         "--model",
         metavar="TAG_OR_FOLDER",
-        envvar="AASVC_MODEL",
-        help="A tag of your training runs or a model folder, ours or published; by default the bundled voice.",
+        help="A tag of your training runs or a model folder, ours or published.",
+        show_default="the bundled voice",
+        autocompletion=completion.models,
     ),
 ]
 
 
 DeviceOption = Annotated[
-    str | None, machine_option("--device", metavar="NAME", envvar="AASVC_DEVICE", help="auto, cpu, cuda or cuda:1.")
+    str | None,
+    machine_option(
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda or cuda:1.",
+        show_default="auto, or the configuration's",
+        autocompletion=completion.devices,
+    ),
 ]
 
 
 JobsOption = Annotated[
-    int | None, machine_option("--jobs", "-j", min=1, envvar="AASVC_JOBS", help="Processes; by default one per core.")
+    int | None, machine_option("--jobs", "-j", min=1, help="Processes at once.", show_default="one per core")
 ]
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
-from aasvc_cli.errors import AasvcError
+from aasvc_cli.config_layers import Origin, SettingsFile, settings_files
+from aasvc_cli.errors import AasvcError, ConfigError, StorageError
 from aasvc_cli.storage.cache import Home, find_home
 
 EXIT_ERROR = 1
@@ -23,14 +23,70 @@ EXIT_INTERRUPTED = 130
 
 @dataclass
 class Settings:
-    """The options before the command."""
+    """The options of the program itself, and where those of the command come from.
+
+    Attributes:
+        files: the settings files that are in force, the strongest first
+        faults: why one of them is not
+        command: the command that is running
+        origins: where each of its parameters comes from
+        names: what its options are called, by parameter
+        values: their values, by parameter
+    """
 
     home: Path | None = None
     debug: bool = False
+    verbose: bool = False
     quiet: bool = False
+    no_progress: bool = False
+    files: Sequence[SettingsFile] = ()
+    faults: ConfigError | None = None
+    command: str = ""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def begin(self, *, debug: bool) -> None:
+        """Forget an earlier call, and read the settings files; faults in them are kept for later."""
+        self.__dict__.update(Settings(debug=debug).__dict__)
+        try:
+            self.files = settings_files()
+        except ConfigError as error:
+            self.faults = error
+
+    def start(self) -> None:
+        """Set up what libraries say."""
+        if self.verbose or self.debug:
+            import logging
+
+            logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+            logging.getLogger("aasvc_cli").setLevel(logging.DEBUG)
+        if not self.debug:
+            # What libraries warn their programmers about is no help to a user; worker processes read the variable.
+            warnings.simplefilter("ignore")
+            os.environ.setdefault("PYTHONWARNINGS", "ignore")
+        if self.verbose:
+            for file in self.files:
+                say(f"settings: {file.path}")
 
 
 settings = Settings()
+
+
+def live(stream: TextIO) -> bool:
+    """Whether lines may be drawn again: on a terminal that can, unless the user wants none of it."""
+    return not settings.no_progress and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def colour(stream: TextIO | None = None) -> bool | None:
+    """What the user says about colour; without a word, whether a stream is a terminal that shows it."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    if stream is None:
+        return False if os.environ.get("TERM") == "dumb" else None
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def home_folder() -> Home:
@@ -52,6 +108,8 @@ def say_next(command: str) -> None:
 def show_result(result: Any, json_target: str | None, lines: Sequence[str]) -> None:
     """Show a result on standard output, or write it as JSON where the user wants it."""
     if json_target is not None:
+        import json
+
         text = json.dumps(result.to_tree(), ensure_ascii=False, indent=1, default=str)
         if json_target == "-":
             typer.echo(text)
@@ -63,16 +121,33 @@ def show_result(result: Any, json_target: str | None, lines: Sequence[str]) -> N
         typer.echo(line)
 
 
+def check_json_target(json_target: str | None) -> None:
+    """Tell before any work that its result cannot be written; raises StorageError."""
+    if json_target is None or json_target == "-":
+        return
+    path = Path(json_target)
+    above = next((folder for folder in path.parents if folder.exists()), Path())
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: a folder stands there; choose another name for --json")
+    if not above.is_dir():
+        raise StorageError(f"cannot write {path}: {above} is a file; choose another folder for --json")
+
+
 def fail(message: str, code: int, kind: str = "error: ") -> int:
     """Say in one line what went wrong; returns the exit code."""
+    if kind and colour(sys.stderr):
+        kind = typer.style(kind, fg="red", bold=True)
     with contextlib.suppress(OSError):
-        typer.echo(f"aasvc: {kind}{' '.join(line.strip() for line in message.splitlines())}", err=True)
+        line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+        typer.echo(f"aasvc: {kind}{line}", err=True, color=colour())
     return code
 
 
 def traceback_if_wanted() -> None:
     """Print where the error at hand came from, with ``--debug``."""
     if settings.debug:
+        import traceback
+
         traceback.print_exc()
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aasvc_cli.cli import completion
+from aasvc_cli.cli.configuration import configured
 from aasvc_cli.cli.options import (
     ConfOption,
     DurationFeatureOption,
@@ -35,7 +37,9 @@ def prepare(
         str | None,
         typer.Argument(
             metavar="CORPUS",
-            help="A downloaded corpus or a folder <speaker>/{wav,text}/<set>; by default the only downloaded one.",
+            help="A downloaded corpus or a folder <speaker>/{wav,text}/<set>.",
+            show_default="the only downloaded one",
+            autocompletion=completion.corpora,
         ),
     ] = None,
     source: Annotated[
@@ -44,6 +48,8 @@ def prepare(
             "--source",
             metavar="SPEAKER_OR_DIR",
             help="Speaker to convert from: a name in the corpus, or a folder of recordings.",
+            show_default="male in a corpus of male and female, else the only one left",
+            autocompletion=completion.speakers,
         ),
     ] = None,
     target: Annotated[
@@ -52,10 +58,13 @@ def prepare(
             "--target",
             metavar="SPEAKER_OR_DIR",
             help="Speaker to convert to: a name in the corpus, or a folder of recordings.",
+            show_default="female in a corpus of male and female, else the only one left",
+            autocompletion=completion.speakers,
         ),
     ] = None,
     name: Annotated[
-        str | None, data_option("--name", metavar="NAME", help="Name for this prepared set.", show_default=False)
+        str | None,
+        data_option("--name", metavar="NAME", help="Name for this prepared set.", show_default="<source>_<target>"),
     ] = None,
     dev: Annotated[
         str | None,
@@ -63,10 +72,17 @@ def prepare(
             "--dev",
             metavar="N|FRACTION|FILE",
             help="Pairs kept for measuring during training: a number, a fraction, or a file with one name per line.",
+            show_default="the corpus's own, else a tenth and at most 20",
         ),
     ] = None,
     evaluation: Annotated[
-        str | None, data_option("--eval", metavar="N|FRACTION|FILE", help="Pairs kept for the final scores.")
+        str | None,
+        data_option(
+            "--eval",
+            metavar="N|FRACTION|FILE",
+            help="Pairs kept for the final scores, in the same way.",
+            show_default="the corpus's own, else a tenth and at most 20",
+        ),
     ] = None,
     seed: Annotated[int, data_option("--seed", min=0, help="Decides which pairs are kept.")] = 1,
     conf: ConfOption = None,
@@ -85,7 +101,6 @@ def prepare(
     Recordings with the same file name belong together; wav, flac, ogg and mp3 of any rate will do. Pairs that cannot
     be used are left out and listed. Run it again after an interruption: only what is missing is done.
     """
-    from aasvc_cli.pipeline.configure import resolve_config
     from aasvc_cli.pipeline.prepare import prepare as run
 
     overrides = overrides_of(
@@ -96,7 +111,7 @@ def prepare(
             "model.frames_per_token": frames_per_token,
         }
     )
-    config = resolve_config(conf, overrides)
+    config = configured(conf, overrides)
     with progress("prepare") as on_progress:
         report = run(
             home_folder(),

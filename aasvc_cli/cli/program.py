@@ -6,53 +6,59 @@ this package are the only ones that print or decide exit codes: 0 done, 1 error,
 
 from __future__ import annotations
 
-import inspect
-import logging
+import codecs
+import contextlib
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from aasvc_cli import __version__
-from aasvc_cli.cli.convert import convert
-from aasvc_cli.cli.download import download
-from aasvc_cli.cli.evaluate import evaluate
+from aasvc_cli.cli.command import EVERYWHERE, AasvcGroup
 from aasvc_cli.cli.output import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     close_standard_output,
+    colour,
     fail,
     settings,
     traceback_if_wanted,
 )
-from aasvc_cli.cli.prepare import prepare
-from aasvc_cli.cli.stats import stats
-from aasvc_cli.cli.train import train
 from aasvc_cli.errors import AasvcError, Interrupted
 from aasvc_cli.storage.cache import HOME_VARIABLE
 
+COMMANDS = {
+    "download": "Lay a corpus out in the data folder.",
+    "prepare": "Pair, check and analyse recordings of two speakers.",
+    "stats": "Find the mean and scale of the features of a training set.",
+    "train": "Train a voice on a prepared set.",
+    "convert": "Convert recordings to the target voice.",
+    "evaluate": "Score converted recordings against the target speaker's.",
+    "doctor": "Look whether everything works, and free caches.",
+}
+"""Commands in the order of the work; each is the function of that name in the module of that name, and the summary is
+the first paragraph of its documentation."""
+COMPLETION_VARIABLE = "_AASVC_COMPLETE"
+
+
+class Program(AasvcGroup):
+    """The program, with its commands."""
+
+    modules = COMMANDS
+
+
 app = typer.Typer(
     name="aasvc",
+    cls=Program,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _register(command: Callable[..., None]) -> None:
-    """Typer keeps the line breaks of docstrings; only those between paragraphs are meant."""
-    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))(command)
-
-
-for _command in (download, prepare, stats, train, convert, evaluate):
-    _register(_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,11 +77,23 @@ def program_options(
             envvar=HOME_VARIABLE,
             help="Folder of corpora, features, statistics and training runs.",
             show_default="the platform's user data folder",
+            rich_help_panel=EVERYWHERE,
         ),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", envvar="AASVC_DEBUG", help="Show tracebacks and logs.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", envvar="AASVC_QUIET", help="Only results and errors, no progress.")
+        bool, typer.Option("--quiet", "-q", help="Only results and errors, no progress.", rich_help_panel=EVERYWHERE)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell what is done and with what.", rich_help_panel=EVERYWHERE)
+    ] = False,
+    no_progress: Annotated[
+        bool,
+        typer.Option(
+            "--no-progress", help="A plain line now and then instead of a progress bar.", rich_help_panel=EVERYWHERE
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and logs.", rich_help_panel=EVERYWHERE)
     ] = False,
     version: Annotated[  # noqa: ARG001 - the callback has done it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
@@ -83,31 +101,51 @@ def program_options(
 ) -> None:
     """Voice conversion from parallel recordings.
 
-    [bold]aasvc convert in.wav -o out.wav[/bold]  converts a recording with the bundled voice.
+    Example: [bold]aasvc convert in.wav -o out.wav[/bold] converts a recording with the bundled voice.
 
     Train a voice of your own, each step with one command: prepare, stats, train, convert, evaluate.
+
+    Every option has a variable (--batch-size is AASVC_BATCH_SIZE, or AASVC_TRAIN_BATCH_SIZE for one command) and can
+    stand in aasvc.yaml in the working directory or in a file of yours. NO_COLOR and FORCE_COLOR are respected.
     """
-    settings.home, settings.debug, settings.quiet = home, debug, quiet
-    if debug:
-        logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
-        logging.getLogger("aasvc_cli").setLevel(logging.DEBUG)
-    else:
-        # What libraries warn their programmers about is no help to a user; worker processes read the variable.
-        warnings.simplefilter("ignore")
-        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    settings.home, settings.debug, settings.quiet = home, debug or settings.debug, quiet
+    settings.verbose, settings.no_progress = verbose, no_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit: the one place where errors become a line on standard error and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # half-written files are removed, as for Ctrl-C
+    with contextlib.suppress(AttributeError):  # Windows sends this one for Ctrl-Break and a closed window
+        signal.signal(signal.SIGBREAK, _interrupt)  # type: ignore[attr-defined,unused-ignore]
+    _speak_utf8()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _speak_utf8() -> None:
+    """Names of any language can be printed whatever the locale says; a name that is no text stays as it is."""
+    codecs.register_error("aasvc", _as_it_is)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(encoding="utf-8", errors="aasvc")  # type: ignore[union-attr]
+
+
+def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The bytes of a name that is no text; escapes for what stands for no bytes either."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the program and return its exit code."""
-    settings.home, settings.debug, settings.quiet = None, "--debug" in arguments, False
     try:
-        code = app(args=list(arguments), prog_name="aasvc", standalone_mode=False)
+        settings.begin(debug="--debug" in arguments)
+        if os.environ.get(COMPLETION_VARIABLE):
+            from aasvc_cli.cli.completion import make_quick
+
+            make_quick()
+        code = app(args=list(arguments), prog_name="aasvc", standalone_mode=False, color=colour())
         sys.stdout.flush()
     except AasvcError as error:
         traceback_if_wanted()
@@ -139,7 +177,10 @@ def _wrong_usage(error: typer.TyperException) -> int:
     """Typer's complaint as one line that says where help is; no arguments at all show the help itself."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True, color=colour())
         return int(error.exit_code)
-    where = context.command_path if context is not None else "aasvc"
+    where = "aasvc"
+    if context is not None and context.parent is not None:
+        where += f" {context.info_name}"
     message = error.format_message().strip().rstrip(".")
     return fail(f"{message} (help: {where} -h)", int(error.exit_code))

@@ -8,40 +8,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from aasvc_cli.cli.output import clock, say, settings
-
-
-class TrainingReport(Protocol):
-    """What every training tells at intervals."""
-
-    @property
-    def step(self) -> int:
-        """Finished steps."""
-        ...
-
-    @property
-    def max_steps(self) -> int:
-        """Steps in all."""
-        ...
-
-    @property
-    def loss(self) -> float:
-        """Total loss since the report before."""
-        ...
-
-    @property
-    def steps_per_second(self) -> float:
-        """Since the report before."""
-        ...
-
-    @property
-    def dev(self) -> Mapping[str, float] | None:
-        """What was measured on the dev set, if it was."""
-        ...
-
+from aasvc_cli.cli.output import clock, live, say, settings
 
 OnProgress = Callable[[int, int], None]
 OnBytes = Callable[[str, int, int | None], None]
@@ -57,7 +27,7 @@ def progress(what: str) -> Iterator[OnProgress | None]:
     if settings.quiet:
         yield None
         return
-    if not sys.stderr.isatty():
+    if not live(sys.stderr):
         yield _plain_progress(what)
         return
 
@@ -171,13 +141,28 @@ def byte_size(n_bytes: float | None) -> str:
     return f"{n_bytes:.0f} B"
 
 
+class TrainingReport(Protocol):
+    """What every training tells at intervals; ``dev`` are measurements on the dev set, if there were any."""
+
+    @property
+    def step(self) -> int: ...  # noqa: D102
+    @property
+    def max_steps(self) -> int: ...  # noqa: D102
+    @property
+    def loss(self) -> float: ...  # noqa: D102
+    @property
+    def steps_per_second(self) -> float: ...  # noqa: D102
+    @property
+    def dev(self) -> dict[str, float] | None: ...  # noqa: D102
+
+
 @contextlib.contextmanager
 def training_progress() -> Iterator[Callable[[TrainingReport], None]]:
     """Loss, steps per second and remaining time: one line that is redrawn on a terminal, plain lines elsewhere."""
     if settings.quiet:
         yield lambda _: None
         return
-    if not sys.stderr.isatty():
+    if not live(sys.stderr):
         yield _plain_training_progress()
         return
 

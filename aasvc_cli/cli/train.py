@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+from aasvc_cli.cli.configuration import configured, show_schema, shown_config, traced_config
 from aasvc_cli.cli.options import (
+    THE_CONFIGURATIONS,
     ConfOption,
     DataOption,
     DeviceOption,
@@ -49,36 +51,60 @@ def train(
             "--tag",
             metavar="TAG",
             help="Name of the run: it goes to exp/<source>_<target>_<tag>, a vocoder to vocoders/<target>_<tag>.",
+            show_default="the configuration's name",
         ),
     ] = None,
     conf: ConfOption = None,
-    batch_size: Annotated[int | None, training_option("--batch-size", min=1, help="Utterances at once.")] = None,
-    accum: Annotated[int | None, training_option("--accum", min=1, help="Batches per step.")] = None,
-    max_steps: Annotated[int | None, training_option("--max-steps", min=1, help="Steps in all.")] = None,
-    lr: Annotated[float | None, training_option("--lr", min=0.0, help="Highest learning rate.")] = None,
+    batch_size: Annotated[
+        int | None, training_option("--batch-size", min=1, help="Utterances at once.", show_default=THE_CONFIGURATIONS)
+    ] = None,
+    accum: Annotated[
+        int | None, training_option("--accum", min=1, help="Batches per step.", show_default=THE_CONFIGURATIONS)
+    ] = None,
+    max_steps: Annotated[
+        int | None, training_option("--max-steps", min=1, help="Steps in all.", show_default=THE_CONFIGURATIONS)
+    ] = None,
+    lr: Annotated[
+        float | None, training_option("--lr", min=0.0, help="Highest learning rate.", show_default=THE_CONFIGURATIONS)
+    ] = None,
     warmup_steps: Annotated[
-        int | None, training_option("--warmup-steps", min=1, help="Steps until the highest learning rate.")
+        int | None,
+        training_option(
+            "--warmup-steps", min=1, help="Steps until the highest learning rate.", show_default=THE_CONFIGURATIONS
+        ),
     ] = None,
     eval_every: Annotated[
-        int | None, training_option("--eval-every", min=1, help="Steps between measurements on the dev set.")
+        int | None,
+        training_option(
+            "--eval-every", min=1, help="Steps between measurements on the dev set.", show_default=THE_CONFIGURATIONS
+        ),
     ] = None,
-    save_every: Annotated[int | None, training_option("--save-every", min=1, help="Steps between checkpoints.")] = None,
+    save_every: Annotated[
+        int | None,
+        training_option("--save-every", min=1, help="Steps between checkpoints.", show_default=THE_CONFIGURATIONS),
+    ] = None,
     seed: Annotated[
-        int | None, training_option("--seed", min=0, envvar="AASVC_SEED", help="Start of all random numbers.")
+        int | None,
+        training_option("--seed", min=0, help="Start of all random numbers.", show_default=THE_CONFIGURATIONS),
     ] = None,
     device: DeviceOption = None,
     threads: Annotated[
-        int | None, machine_option("--threads", min=1, envvar="AASVC_THREADS", help="CPU threads.")
+        int | None, machine_option("--threads", min=1, help="CPU threads.", show_default=THE_CONFIGURATIONS)
     ] = None,
     precision: Annotated[
         PrecisionOption | None,
-        machine_option("--precision", help="auto takes bf16 where the processor multiplies it natively."),
+        machine_option(
+            "--precision",
+            help="auto takes bf16 where the processor multiplies it natively.",
+            show_default=THE_CONFIGURATIONS,
+        ),
     ] = None,
     checkpointing: Annotated[
         bool | None,
         machine_option(
             "--checkpointing/--no-checkpointing",
             help="Train in far less memory, a third slower; the result is the same.",
+            show_default=THE_CONFIGURATIONS,
         ),
     ] = None,
     src_feat: SourceFeatureOption = None,
@@ -99,6 +125,13 @@ def train(
     tensorboard: Annotated[
         bool, output_option("--tensorboard", help="Also log for TensorBoard, an optional package.")
     ] = False,
+    print_config: Annotated[
+        bool,
+        output_option("--print-config", help="Only show the configuration, and where each value comes from."),
+    ] = False,
+    print_schema: Annotated[
+        bool, output_option("--print-schema", help="Only show a JSON schema of configuration files, for editors.")
+    ] = False,
     overwrite: OverwriteOption = False,
     json_target: JsonOption = None,
 ) -> None:
@@ -110,12 +143,16 @@ def train(
 
     Train a vocoder for the target speaker: [bold]aasvc train --model vocoder --tag mine[/bold]
 
-    Ctrl-C saves and stops; the same command goes on from there. Options left out come from --conf, and without it
-    from the configuration that `aasvc prepare` was given.
+    See what would be used, and where it comes from: [bold]aasvc train --conf small --print-config[/bold]
+
+    Ctrl-C saves and stops; the same command goes on from there. Options left out come from --conf, else aasvc.yaml,
+    else your own file, else the configuration that `aasvc prepare` was given.
     """
     from aasvc_cli.corpus import read_manifest
-    from aasvc_cli.pipeline.configure import resolve_config
 
+    if print_schema:
+        show_schema()
+        return
     home = home_folder()
     overrides = overrides_of(
         {
@@ -137,18 +174,24 @@ def train(
             "train.checkpointing": checkpointing,
         }
     )
+    if print_config:
+        prepared = data is not None or (home.prepared / "latest.json").is_file()
+        traced = traced_config(conf, overrides, read_manifest(home, data) if prepared else None)
+        shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
+        show_result(shown, json_target, shown.lines())
+        return
     manifest = read_manifest(home, data)
     if model is TrainedOption.VOCODER:
         if init is not None or tensorboard:
             usage("train", "--init and --tensorboard are for voices; leave them out with --model vocoder")
         _train_vocoder(home, manifest, conf, overrides, tag=tag, overwrite=overwrite, json_target=json_target)
         return
-    fallback = manifest.config
     if init is not None and conf is None:
         from aasvc_cli.voice import find_voice, read_voice
 
-        fallback = replace(fallback, model=read_voice(find_voice(home, init), home, weights=False).config.model)
-    config = resolve_config(conf, overrides, fallback)
+        sizes = read_voice(find_voice(home, init), home, weights=False).config.model
+        manifest = replace(manifest, config=replace(manifest.config, model=sizes))
+    config = configured(conf, overrides, manifest)
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
 
@@ -195,10 +238,10 @@ def _train_vocoder(
     json_target: str | None,
 ) -> None:
     from aasvc_cli.config import read_preset
-    from aasvc_cli.pipeline.configure import resolve_config
     from aasvc_cli.pipeline.train_vocoder import train_vocoder
 
-    config = resolve_config(conf, overrides, replace(read_preset("vocoder"), features=manifest.config.features))
+    preset = replace(read_preset("vocoder"), features=manifest.config.features)
+    config = configured(conf, overrides, replace(manifest, config=preset))
     with stop_on_signals() as should_stop, training_progress() as on_report:
         result = train_vocoder(
             home,

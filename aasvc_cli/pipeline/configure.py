@@ -1,21 +1,24 @@
-"""From ``--conf`` and flags to one checked configuration."""
+"""From ``--conf``, settings files and flags to one checked configuration."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.config import (
-    DEFAULT_PRESET,
-    UNNAMED,
-    Config,
-    override,
-    parse_config,
-    preset_names,
-    read_config_file,
-    read_preset,
+from aasvc_cli.config import UNNAMED, Config, parse_partial, preset_names, read_config_file
+from aasvc_cli.config_layers import (
+    CONF,
+    FLAG,
+    PREPARED,
+    Layer,
+    Origin,
+    Traced,
+    combine,
+    config_layer,
+    flatten,
+    preset_layer,
 )
 from aasvc_cli.errors import ConfigError
 from aasvc_cli.legacy.published import config_from_published, is_published
@@ -32,22 +35,63 @@ def resolve_config(conf: str | None, overrides: Mapping[str, Any], fallback: Con
     Raises:
         ConfigError: lists everything that is wrong.
     """
-    if conf is None:
-        config = fallback if fallback is not None else read_preset(DEFAULT_PRESET)
-    elif conf in preset_names():
-        config = read_preset(conf)
+    base = config_layer(Origin(PREPARED, "configuration"), fallback) if fallback is not None else preset_layer()
+    given = {key: value for key, value in overrides.items() if value is not None}
+    flags = Layer(Origin(FLAG, "command line"), given)
+    return combine([base if conf is None else conf_layer(conf), flags]).config
+
+
+def trace_config(
+    base: Layer | None,
+    files: Sequence[Layer],
+    overrides: Sequence[Layer],
+    *,
+    conf: str | None = None,
+    conf_of: Layer | None = None,
+) -> Traced:
+    """The configuration that a command works with, and where each value comes from.
+
+    Args:
+        base: what holds where nothing is said; the default preset if None. ``conf`` takes its place.
+        files: settings files, the strongest first
+        overrides: what flags and variables say, the strongest first
+        conf: name of a preset, or a YAML file of ours or of the published recipe
+        conf_of: the settings file that named ``conf``, which makes it a base that the files change; None if the command
+            line named it, which makes it beat the files
+
+    Raises:
+        ConfigError: lists everything that is wrong.
+    """
+    chosen = conf_layer(conf) if conf is not None else None
+    if chosen is None:
+        stack = [base if base is not None else preset_layer(), *reversed(files)]
+    elif conf_of is None:
+        stack = [*reversed(files), chosen]
     else:
-        config = _read_file(Path(conf))
-    changes = {key: value for key, value in overrides.items() if value is not None}
-    return override(config, changes) if changes else config
+        stack = [chosen, *reversed(files)]
+    return combine([*stack, *reversed(overrides)])
 
 
-def _read_file(path: Path) -> Config:
+def conf_layer(conf: str) -> Layer:
+    """What ``--conf`` says: a preset, or a YAML file of ours or of the published recipe.
+
+    Raises:
+        ConfigError: nothing of that name, or faults in the file, all of them listed.
+    """
+    if conf in preset_names():
+        layer = preset_layer(conf)
+        return Layer(Origin(CONF, conf), layer.values)
+    path = Path(conf)
     if not path.exists():
         names = preset_names()
         near = difflib.get_close_matches(path.name, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(str(path), [f"neither a file nor a preset; {hint}presets are {', '.join(names)}"])
     tree = read_config_file(path)
-    config = config_from_published(tree, str(path)) if is_published(tree) else parse_config(tree, str(path))
-    return override(config, {"name": path.stem}) if config.name == UNNAMED else config
+    origin = Origin(CONF, str(path))
+    if is_published(tree):
+        layer = config_layer(origin, config_from_published(tree, str(path)))
+    else:
+        layer = Layer(origin, dict(flatten(parse_partial(tree, str(path)))))
+    named = layer.values.get("name", UNNAMED)
+    return Layer(origin, {**layer.values, "name": path.stem if named == UNNAMED else named})

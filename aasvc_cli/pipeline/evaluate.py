@@ -25,6 +25,7 @@ from aasvc_cli.evaluation import EvaluateResult, Failure, Skipped, UtteranceScor
 from aasvc_cli.listeners import Recogniser
 from aasvc_cli.metrics import Analysis, F0Range, Mode, Wave
 from aasvc_cli.scores import MEASURES, ErrorCounts, Summary, find_measure, summarise_scores
+from aasvc_cli.signals import children_without_ctrl_c
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import list_audio, read_audio, write_json
 from aasvc_cli.storage.result_cache import ResultCache, content_key
@@ -583,9 +584,11 @@ def _each(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int 
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
-        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-            joblib.delayed(function)(item) for item in items
-        )
+        with children_without_ctrl_c():
+            outcomes = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+                joblib.delayed(function)(item) for item in items
+            )
+        yield from outcomes
     except TerminatedWorkerError:
         raise DataError("a worker process was killed (not enough memory?); use fewer of them (--jobs 1)") from None
 

@@ -38,6 +38,7 @@ from aasvc_cli.corpus import (
 )
 from aasvc_cli.errors import AasvcError, AudioError, DataError, Interrupted
 from aasvc_cli.features import extract, feature_key, resample
+from aasvc_cli.signals import children_without_ctrl_c
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import read_audio, remove_file, write_json
@@ -152,6 +153,7 @@ def prepare(
     name = _check_name(home, name, ours, theirs, overwrite)
     candidates, unmatched = match(ours, theirs)
     store = FeatureStore(home.features, config.features, feature_key)
+    _assign_sets(candidates, candidates, dev, evaluation, seed)  # an impossible split is told before hours of analysis
     analyses = _analyse_all(candidates, config, store, jobs, on_progress)
 
     store.remove_leftovers()
@@ -340,8 +342,9 @@ def _run(work: list[Job], store: FeatureStore, jobs: int | None) -> Iterator[tup
         waiting: set[Future[list[tuple[Path, Analysis]]]] = set()
         while True:
             # few at a time: loky's manager thread stumbles if it is stopped with tasks that no process has taken
-            for chunk in itertools.islice(chunks, 2 * n_jobs - len(waiting)):
-                waiting.add(pool.submit(_analyse_chunk, chunk, store))
+            with children_without_ctrl_c():
+                for chunk in itertools.islice(chunks, 2 * n_jobs - len(waiting)):
+                    waiting.add(pool.submit(_analyse_chunk, chunk, store))
             if not waiting:
                 break
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from aasvc_cli.config import Config, dump_yaml, to_tree
-from aasvc_cli.corpus import Manifest, clean_name, read_manifest
+from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.dataset import PairDataset, Position, batch_stream, collate
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
 from aasvc_cli.features import NormStats, feature_key, feature_keys
@@ -202,6 +202,7 @@ class _Run:
                         "raise model.frames_per_token, or run: aasvc prepare with this configuration, "
                         "which leaves such pairs out"
                     )
+                _check_there(store, pair, config)
         self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
@@ -494,6 +495,18 @@ class _Run:
             best_step=self.best_step or None,
         )
         write_text(folder / "index.html", render(page))
+
+
+def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:
+    """Raise DataError, before a folder is made, if a feature of a pair is gone."""
+    features = config.features
+    for kind, recording in (
+        (features.source, pair.source),
+        (features.duration, pair.source),
+        (features.target, pair.target),
+    ):
+        if not store.path(kind, recording).is_file():
+            store.load(kind, recording)  # says what is missing and what to do
 
 
 def _tensorboard_writer() -> Any:

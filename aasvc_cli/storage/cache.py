@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 HOME_VARIABLE = "AASVC_HOME"
@@ -90,4 +89,6 @@ def find_home(root: Path | None = None) -> Home:
 
 def bundled(name: str) -> Path:
     """A file or folder inside the package's ``assets``."""
+    from importlib import resources
+
     return Path(str(resources.files("aasvc_cli") / "assets" / name))

@@ -1,0 +1,98 @@
+"""Names that a shell completes: models, presets, corpora, prepared sets, vocoders.
+
+Only names of files and folders are read, so that the answer comes at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from aasvc_cli.storage.cache import Home, find_home
+
+
+def make_quick() -> None:
+    """Keep Typer from loading rich's help, only to take markup out of the descriptions that zsh and fish show."""
+    with contextlib.suppress(ImportError):
+        from typer import _completion_classes as shells
+
+        if hasattr(shells, "_sanitize_help_text"):
+            shells._sanitize_help_text = lambda text: re.sub(r"\[/?bold\]", "", text)
+
+
+def models(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Training runs by tag and by full name, and downloaded voices."""
+    home = _home(ctx)
+    runs = _folders(home.exp)
+    tags = [run.rsplit("_", 1)[-1] for run in runs]
+    found = [(tag, f"training run {run}") for tag, run in zip(tags, runs, strict=True) if tags.count(tag) == 1]
+    found += [(run, "training run") for run in runs]
+    return found + [(name, "downloaded voice") for name in _folders(home.root / "models")]
+
+
+def runs(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Training runs only."""
+    return [entry for entry in models(ctx) if entry[1].startswith("training run")]
+
+
+def presets() -> list[tuple[str, str]]:
+    """Presets, and configuration files here."""
+    folder = Path(__file__).parent.parent / "presets"  # the modules that know more about it take longer to load
+    return [(path.stem, "preset") for path in sorted(folder.glob("*.yaml"))] + [
+        (path.name, "file") for suffix in ("yaml", "yml") for path in sorted(Path().glob(f"*.{suffix}"))
+    ]
+
+
+def corpora(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Downloaded corpora."""
+    return [(name, "corpus") for name in _folders(_home(ctx).corpora)]
+
+
+def speakers(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Speakers of the corpus that is named, or of the only one."""
+    home = _home(ctx)
+    named = ctx.params.get("corpus")
+    found = _folders(home.corpora)
+    if named is None and len(found) == 1:
+        named = found[0]
+    root = home.corpora / named if named in found else Path(str(named))
+    folders = [folder.parent for folder in sorted(root.glob("**/wav")) if folder.is_dir()] if named else []
+    return [(folder.name, "speaker") for folder in folders]
+
+
+def prepared(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Prepared sets."""
+    home = _home(ctx)
+    return [
+        (name, "prepared set") for name in _folders(home.prepared) if (home.prepared / name / "manifest.json").is_file()
+    ]
+
+
+def statistics(ctx: typer.Context) -> list[tuple[str, str]]:
+    """What ``--norm-name`` takes."""
+    return [("self", "statistics of the training set itself"), *models(ctx)]
+
+
+def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Vocoders: the one without weights, and downloaded or trained ones."""
+    return [("griffin-lim", "needs no weights"), *((name, "vocoder") for name in _folders(_home(ctx).vocoders))]
+
+
+def devices() -> list[tuple[str, str]]:
+    """Names of devices, whether they are here or not: looking would take seconds."""
+    return [("auto", "a GPU if there is one"), ("cpu", "the processor"), ("cuda", "the first NVIDIA GPU")]
+
+
+def _home(ctx: Any) -> Home:
+    given = ctx.params.get("home") or ctx.find_root().params.get("home")
+    return find_home(Path(given) if given else None)
+
+
+def _folders(root: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return []

@@ -1,0 +1,125 @@
+"""``aasvc doctor``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aasvc_cli import __version__
+from aasvc_cli.cli.command import AasvcGroup, unknown_variables
+from aasvc_cli.cli.options import JsonOption, clean_option, machine_option
+from aasvc_cli.cli.output import home_folder, say, settings, show_result, usage
+from aasvc_cli.cli.progress import progress
+from aasvc_cli.errors import AasvcError
+
+if TYPE_CHECKING:
+    from aasvc_cli.pipeline.doctor import Check, SelfTest
+
+
+def doctor(
+    ctx: typer.Context,
+    self_test: Annotated[
+        bool,
+        machine_option(
+            "--self-test/--no-self-test", help="Convert a bundled recording with the bundled voice, as a test."
+        ),
+    ] = True,
+    clean: Annotated[
+        bool,
+        clean_option("--clean", help="Free caches instead: features and left-over files. Asks before it does."),
+    ] = False,
+    yes: Annotated[bool, clean_option("--yes", "-y", help="With --clean: do not ask.")] = False,
+    json_target: JsonOption = None,
+) -> None:
+    """Look whether everything works, and free caches.
+
+    Example: [bold]aasvc doctor[/bold]
+
+    For a bug report: [bold]aasvc doctor --json -[/bold]
+
+    Free caches: [bold]aasvc doctor --clean[/bold]
+
+    The exit code is 1 if something that is needed does not work. Reports hold no names of yours: your home folder is
+    written as ~.
+    """
+    if yes and not clean:
+        usage("doctor", "--yes goes with --clean")
+    if clean:
+        _clean(yes, json_target)
+        return
+    from aasvc_cli.pipeline.doctor import examine
+
+    with progress("doctor") as on_progress:
+        found = examine(
+            home_folder(),
+            __version__,
+            load_converter=_bundled_voice if self_test else None,
+            configuration=_configuration(ctx.find_root().command),
+            on_progress=on_progress,
+        )
+    show_result(found, json_target, found.lines())
+    if found.broken:
+        raise AasvcError(f"{', '.join(found.broken)}: does not work; see above")
+
+
+def _bundled_voice() -> SelfTest:
+    from aasvc_cli.pipeline.convert import Converter
+
+    converter = Converter.load(None, home=home_folder(), device="cpu")
+
+    def convert(wave: Any, sample_rate: int) -> tuple[Any, int]:
+        result = converter.convert(wave, sample_rate)
+        return result.wave, result.sample_rate
+
+    return convert
+
+
+def _configuration(group: Any) -> list[Check]:
+    """The settings files and variables that are in force."""
+    from aasvc_cli.cli.command import check_option_names
+    from aasvc_cli.config_layers import PROJECT_FILE, user_file_place
+    from aasvc_cli.errors import ConfigError
+    from aasvc_cli.pipeline.doctor import BROKEN, MISSING, OK, Check
+
+    assert isinstance(group, AasvcGroup)
+    files = [str(file.path) for file in settings.files]
+    fault = settings.faults
+    if fault is None:
+        try:
+            check_option_names(group)
+        except ConfigError as error:
+            fault = error
+    checks = []
+    if fault is not None:
+        checks.append(Check("settings", BROKEN, str(fault), {"files": files}))
+    elif files:
+        checks.append(Check("settings", OK, ", ".join(files), {"files": files}))
+    else:
+        places = f"{PROJECT_FILE} here, or {user_file_place()}"
+        checks.append(Check("settings", MISSING, f"no settings files; they may be {places}", {"files": []}))
+    unknown = unknown_variables(group)
+    if unknown:
+        hints = ", ".join(f"{name} (did you mean {near}?)" if near else name for name, near in unknown.items())
+        checks.append(Check("variables", MISSING, f"no such option: {hints}", {"unknown": list(unknown)}))
+    return checks
+
+
+def _clean(yes: bool, json_target: str | None) -> None:
+    from aasvc_cli.pipeline.doctor import find_caches, remove_caches, size
+
+    home = home_folder()
+    caches = find_caches(home)
+    if not caches.caches:
+        show_result(caches, json_target, [f"{home.root}: nothing to free"])
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            usage("doctor", "--clean asks before it frees anything, and there is no terminal to ask on; add --yes")
+        for line in caches.lines():
+            say(line)
+        if not typer.confirm(f"Free {size(caches.n_bytes)} in {home.root}?", err=True):
+            raise AasvcError("nothing was freed")
+    remove_caches(home, caches)
+    show_result(caches, json_target, [*caches.lines(), f"freed: {size(caches.n_bytes)}"])

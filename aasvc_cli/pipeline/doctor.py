@@ -1,0 +1,521 @@
+"""``aasvc doctor``: looks at the installation, the machine and the data folder, and finds what can be freed.
+
+Nothing is imported before it is looked at, so that a broken library is a finding instead of a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from aasvc_cli.errors import AasvcError, TrainingError
+from aasvc_cli.storage.cache import Home, bundled
+from aasvc_cli.storage.files import read_audio, remove_file, storage_error
+
+OK, MISSING, BROKEN = "ok", "missing", "broken"
+NEEDED = {
+    "torch": "torch", "numpy": "numpy", "scipy": "scipy", "soundfile": "soundfile", "soxr": "soxr",
+    "safetensors": "safetensors", "yaml": "PyYAML", "filelock": "filelock", "joblib": "joblib", "numba": "numba",
+    "librosa": "librosa", "pyworld": "pyworld", "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
+    "rich": "rich", "typer": "typer", "platformdirs": "platformdirs",
+}  # fmt: skip
+"""Modules that the program needs, with the names of their packages."""
+PARTS = ("corpora", "prepared", "features", "stats", "vocoders", "models", "exp")
+"""Folders of the data folder."""
+LITTLE_SPACE = 1 << 30
+"""Bytes of free space below which a hint is due."""
+OLD_SECONDS = 3600.0
+"""A temporary or partial file that nobody has written to for so long is left over from something that was killed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        status: ``ok``, ``missing`` (optional, with the way to get it) or ``broken`` (needed)
+        facts: the same for programs
+    """
+
+    name: str
+    status: str
+    message: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Everything that was looked at."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def broken(self) -> list[str]:
+        """Names of needed things that do not work."""
+        return [check.name for check in self.checks if check.status == BROKEN]
+
+    def lines(self) -> list[str]:
+        """One line per check."""
+        width = max(len(check.name) for check in self.checks)
+        mark = {OK: "ok", MISSING: "--", BROKEN: "!!"}
+        return [private(f"{mark[check.status]}  {check.name.ljust(width)}  {check.message}") for check in self.checks]
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able, without names of the user, to be shown to others."""
+        return {
+            "ok": not self.broken,
+            "broken": self.broken,
+            "checks": {
+                check.name: {
+                    "status": check.status,
+                    "message": private(check.message),
+                    **_private_tree(check.facts),
+                }
+                for check in self.checks
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Files that can be made again.
+
+    Attributes:
+        note: what makes them again
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    n_bytes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What was freed."""
+
+    caches: tuple[Cache, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in all."""
+        return sum(cache.n_bytes for cache in self.caches)
+
+    def lines(self) -> list[str]:
+        """One line per cache."""
+        return [
+            f"{cache.name}: {size(cache.n_bytes)} in {len(cache.files)} files; {cache.note}" for cache in self.caches
+        ]
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "bytes": self.n_bytes,
+            "caches": [
+                {"name": cache.name, "files": len(cache.files), "bytes": cache.n_bytes} for cache in self.caches
+            ],
+        }
+
+
+SelfTest = Callable[[Any, int], tuple[Any, int]]
+"""Converts a waveform (n,) of a sample rate into another one."""
+
+
+def examine(
+    home: Home,
+    version: str,
+    *,
+    load_converter: Callable[[], SelfTest] | None,
+    configuration: Sequence[Check] = (),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Examination:
+    """Look at everything; never raises for what it finds.
+
+    Args:
+        load_converter: loads the bundled voice, for a conversion as a test; None to leave it out
+        configuration: what the command line found out about its settings
+        on_progress: told (done, all) checks
+    """
+    steps: list[Callable[[], list[Check]]] = [
+        lambda: [_program(version), _python(), _platform()],
+        _packages,
+        lambda: [_torch()],
+        lambda: [_memory(), _disk(home)],
+        lambda: list(_data_folder(home)),
+        lambda: [_writable(home)],
+        lambda: list(configuration),
+        lambda: list(_extras()),
+        lambda: [_self_test(load_converter)] if load_converter is not None else [],
+    ]
+    checks: list[Check] = []
+    for done, step in enumerate(steps, start=1):
+        checks += step()
+        if on_progress:
+            on_progress(done, len(steps))
+    return Examination(tuple(checks))
+
+
+# --- the installation -----------------------------------------------------------------------------------------------
+
+
+def _program(version: str) -> Check:
+    place = str(Path(__file__).parent.parent)
+    return Check("aasvc", OK, f"{version} in {place}", {"version": version, "place": place})
+
+
+def _python() -> Check:
+    found = platform.python_version()
+    facts = {
+        "version": found,
+        "implementation": platform.python_implementation(),
+        "encoding": sys.getfilesystemencoding(),
+    }
+    return Check("python", OK, f"{platform.python_implementation()} {found}", facts)
+
+
+def _platform() -> Check:
+    cores = os.cpu_count()
+    facts = {"system": platform.system(), "machine": platform.machine(), "release": platform.release(), "cores": cores}
+    return Check("platform", OK, f"{platform.platform()}, {cores} cores", facts)
+
+
+def _packages() -> list[Check]:
+    """Import everything that is needed: a package that is there may still be broken."""
+    found: dict[str, str] = {}
+    faults: list[str] = []
+    for module, package in NEEDED.items():
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a foreign library raises
+            faults.append(f"{package} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})")
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    facts = {"versions": found, "faults": faults}
+    if faults:
+        names = " ".join(fault.split(" ")[0] for fault in faults)
+        return [Check("packages", BROKEN, f"cannot be imported: {'; '.join(faults)}; run: pip install {names}", facts)]
+    return [Check("packages", OK, f"{len(NEEDED)} needed packages can be imported", facts)]
+
+
+def _torch() -> Check:
+    try:
+        import torch
+    except Exception:  # the check of the packages has told
+        return Check("torch", BROKEN, "cannot be imported")
+    cuda = torch.cuda.is_available()
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else []
+    facts = {
+        "version": str(torch.__version__),
+        "cuda": str(torch.version.cuda) if torch.version.cuda else None,
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+    }
+    where = ", ".join(devices) if devices else "cpu (no CUDA device)"
+    return Check("torch", OK, f"{torch.__version__}, {where}, {torch.get_num_threads()} threads", facts)
+
+
+def _extras() -> Iterator[Check]:
+    """Optional packages, as the installation declares them."""
+    try:
+        required = metadata.requires("aasvc") or []
+    except metadata.PackageNotFoundError:
+        yield Check("extras", MISSING, "aasvc is not installed as a package; run: pip install .")
+        return
+    extras: dict[str, list[str]] = {}
+    for line in required:
+        marked = re.fullmatch(r"\s*([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"].*", line)
+        if marked and marked[2] != "test":
+            extras.setdefault(marked[2], []).append(marked[1])
+    for extra, packages in extras.items():
+        absent = [package for package in packages if not _installed(package)]
+        status, message = OK, ", ".join(packages)
+        if absent:
+            status, message = MISSING, f"not installed: {', '.join(absent)}; run: pip install 'aasvc[{extra}]'"
+        yield Check(f"extra {extra}", status, message, {"packages": packages, "absent": absent})
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def _memory() -> Check:
+    total, free = _memory_bytes()
+    facts = {"total_bytes": total, "available_bytes": free}
+    if total is None:
+        return Check("memory", OK, "unknown", facts)
+    available = f", {size(free)} available" if free is not None else ""
+    return Check("memory", OK, f"{size(total)}{available}", facts)
+
+
+def _memory_bytes() -> tuple[int | None, int | None]:
+    """All and available memory, as far as this system tells."""
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        table = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if ":" in line}
+        return table["MemTotal"], table["MemAvailable"]
+    if sys.platform == "win32":
+        import ctypes
+
+        class Status(ctypes.Structure):
+            _fields_ = (
+                ("length", ctypes.c_ulong), ("load", ctypes.c_ulong), ("total", ctypes.c_ulonglong),
+                ("available", ctypes.c_ulonglong), ("rest", ctypes.c_ulonglong * 5),
+            )  # fmt: skip
+
+        status = Status(length=ctypes.sizeof(Status))
+        if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+            return status.total, status.available
+        return None, None
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    return None, None
+
+
+def _disk(home: Home) -> Check:
+    try:
+        usage = shutil.disk_usage(_existing(home.root))
+    except OSError as error:
+        return Check("disk", BROKEN, f"{home.root}: {error.strerror or error}")
+    facts = {"free_bytes": usage.free, "total_bytes": usage.total}
+    hint = "; free some, e.g. with aasvc doctor --clean" if usage.free < LITTLE_SPACE else ""
+    return Check("disk", OK, f"{size(usage.free)} of {size(usage.total)} free for the data folder{hint}", facts)
+
+
+# --- the data folder ------------------------------------------------------------------------------------------------
+
+
+def _data_folder(home: Home) -> Iterator[Check]:
+    if not home.root.exists():
+        yield Check("data folder", OK, f"{home.root}, not there yet", {"place": str(home.root), "bytes": 0})
+    elif not home.root.is_dir():
+        yield Check("data folder", BROKEN, f"{home.root}: is a file; choose a folder with --home", {})
+        return
+    else:
+        parts = {part: _bytes_below(home.root / part) for part in PARTS}
+        total = sum(n_bytes for n_bytes, _ in parts.values())
+        listed = ", ".join(f"{part} {size(n_bytes)}" for part, (n_bytes, n_files) in parts.items() if n_files)
+        facts = {
+            "place": str(home.root),
+            "bytes": total,
+            "parts": {part: {"bytes": n_bytes, "files": n_files} for part, (n_bytes, n_files) in parts.items()},
+        }
+        yield Check("data folder", OK, f"{home.root}, {size(total)}" + (f": {listed}" if listed else ""), facts)
+    voice = bundled("voice")
+    status = OK if (voice / "config.yaml").is_file() else BROKEN
+    yield Check("bundled voice", status, str(voice) if status == OK else f"{voice}: missing; install aasvc again")
+    wanted = (
+        ("training runs", "exp", "config.yaml", "aasvc train"),
+        ("models", "models", "", ""),
+        ("vocoders", "vocoders", "", ""),
+        ("corpora", "corpora", "", "aasvc download demo"),
+        ("prepared sets", "prepared", "manifest.json", "aasvc prepare"),
+    )
+    for what, part, file, command in wanted:
+        names = [folder.name for folder in _folders(home.root / part) if not file or (folder / file).is_file()]
+        message = ", ".join(names) if names else "none" + (f"; get some with: {command}" if command else "")
+        yield Check(what, OK if names else MISSING, message, {"names": names})
+
+
+def _writable(home: Home) -> Check:
+    """Write a file where results will go, and take it away again."""
+    folder = _existing(home.root)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor.") as stream:
+            stream.write(b"x" * 4096)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return Check("writing", BROKEN, str(storage_error("write to", folder, error)))
+    return Check("writing", OK, f"files can be written in {folder}")
+
+
+def _self_test(load_converter: Callable[[], SelfTest]) -> Check:
+    """Convert a bundled recording with the bundled voice."""
+    try:
+        recording = min((bundled("demo") / "ja-JP" / "male" / "wav" / "eval").iterdir())
+        wave, sample_rate = read_audio(recording)
+        began = time.perf_counter()
+        convert = load_converter()
+        loaded = time.perf_counter()
+        result, result_rate = convert(wave, sample_rate)
+        done = time.perf_counter()
+        fault = _fault_of(result, result_rate, len(wave) / sample_rate)
+    except (OSError, ValueError) as error:
+        return Check("self-test", BROKEN, f"the bundled recording is missing ({error}); install aasvc again")
+    except AasvcError as error:
+        return Check("self-test", BROKEN, str(error))
+    except Exception as error:  # whatever a broken library raises
+        return Check("self-test", BROKEN, f"{type(error).__name__}: {error}")
+    if fault:
+        return Check("self-test", BROKEN, f"the bundled voice converts wrongly: {fault}")
+    seconds = len(result) / result_rate
+    factor = (done - loaded) / seconds
+    facts = {
+        "source_seconds": len(wave) / sample_rate,
+        "seconds": seconds,
+        "load_seconds": loaded - began,
+        "convert_seconds": done - loaded,
+        "real_time_factor": factor,
+    }
+    return Check(
+        "self-test",
+        OK,
+        f"{seconds:.1f} s of speech converted in {done - loaded:.2f} s (real-time factor {factor:.2f}), "
+        f"after loading for {loaded - began:.1f} s",
+        facts,
+    )
+
+
+def _fault_of(wave: Any, sample_rate: int, source_seconds: float) -> str:
+    """What is wrong with the result of the self-test; nothing if it is speech as far as that is easily told."""
+    import numpy as np
+
+    if not len(wave) or not np.isfinite(wave).all():
+        return "the result is empty or not finite"
+    seconds = len(wave) / sample_rate
+    if not source_seconds / 3 < seconds < source_seconds * 3:
+        return f"{source_seconds:.1f} s became {seconds:.1f} s"
+    level = float(np.sqrt(np.mean(np.square(wave))))
+    return "" if level > 1e-3 else "the result is silent"
+
+
+# --- caches ---------------------------------------------------------------------------------------------------------
+
+
+def find_caches(home: Home) -> Cleaning:
+    """What can be freed: features, and what killed commands and broken downloads left behind."""
+    now = time.time()
+    features = tuple(_files_below(home.features))
+    left_over = tuple(
+        path
+        for part in PARTS
+        if part != "features"
+        for path in _files_below(home.root / part)
+        if _is_left_over(path) and now - path.stat().st_mtime > OLD_SECONDS
+    )
+    found = (
+        Cache("features", features, _sum(features), "aasvc prepare computes them again when they are needed"),
+        Cache("left over", left_over, _sum(left_over), "of commands that were killed and downloads that broke off"),
+    )
+    return Cleaning(tuple(cache for cache in found if cache.files))
+
+
+def remove_caches(home: Home, caches: Cleaning) -> None:
+    """Remove the files, and the folders that become empty by that.
+
+    Raises:
+        TrainingError: something is training, which needs its features.
+        StorageError: a file cannot be removed; those before it are gone.
+    """
+    with _nobody_trains(home):
+        for cache in caches.caches:
+            for path in cache.files:
+                remove_file(path)
+        for base, _, _ in os.walk(home.features, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(base)
+
+
+@contextlib.contextmanager
+def _nobody_trains(home: Home) -> Iterator[None]:
+    """Hold the lock of every run, or raise if somebody else does."""
+    from filelock import FileLock, Timeout
+
+    with contextlib.ExitStack() as stack:
+        for path in sorted(home.exp.glob(".*.lock")):
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise TrainingError(
+                    f"{path.name.removeprefix('.').removesuffix('.lock')}: is being trained and needs its features; "
+                    "stop it first, or clean later"
+                ) from None
+            except OSError as error:
+                raise storage_error("lock", path, error) from None
+            stack.callback(lock.release)
+        yield
+
+
+def _is_left_over(path: Path) -> bool:
+    """Temporary files of atomic writes are called .NAME.xxxxxxxx; downloads in progress end in .part."""
+    return path.suffix == ".part" or re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) is not None
+
+
+# --- small things ---------------------------------------------------------------------------------------------------
+
+
+def size(n_bytes: int | None) -> str:
+    """Bytes for people."""
+    if n_bytes is None:
+        return "unknown"
+    number = float(n_bytes)
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def private(text: str) -> str:
+    """A text without the user's home folder and name."""
+    home = os.path.expanduser("~")
+    if len(home) > 1:
+        text = text.replace(home, "~")
+    name = Path(home).name
+    return re.sub(rf"(?<=[/\\]){re.escape(name)}(?=[/\\]|$)", "<user>", text) if name else text
+
+
+def _private_tree(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _private_tree(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_private_tree(value) for value in tree]
+    return private(tree) if isinstance(tree, str) else tree
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _folders(root: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return []
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    for base, _, names in os.walk(root):
+        yield from (Path(base) / name for name in sorted(names))
+
+
+def _bytes_below(root: Path) -> tuple[int, int]:
+    files = list(_files_below(root))
+    return _sum(files), len(files)
+
+
+def _sum(files: Sequence[Path]) -> int:
+    total = 0
+    for path in files:
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total

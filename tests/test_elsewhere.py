@@ -1,0 +1,207 @@
+"""Other systems, as far as they can be had here: odd names, odd locales, spawned processes, nothing of POSIX."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from aasvc_cli.storage.cache import Home
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "aasvc_cli"
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty"}
+POSIX_NAMES = {
+    "os": {"fork", "forkpty", "getuid", "geteuid", "getgid", "kill", "killpg", "mkfifo", "nice", "setsid", "statvfs",
+           "uname", "wait", "waitpid", "sched_getaffinity"},
+    "signal": {"SIGALRM", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIGUSR2", "alarm", "pause",
+               "pthread_sigmask", "setitimer"},
+}  # fmt: skip
+ODD = "mit Leerzeichen & 録音 ‘ü’"
+
+
+ONE_AFTER_ANOTHER = """
+import json, sys
+from aasvc_cli.cli import program
+if __name__ == "__main__":
+    program._speak_utf8()
+    for words in json.loads(sys.argv[1]):
+        if program.run(words):
+            sys.exit(" ".join(words))
+"""
+
+
+def run(*arguments: object, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "aasvc_cli", *map(str, arguments)],
+        cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def odd(tmp_path: Path, small_corpus: Path) -> Path:
+    """A folder with an odd name, and recordings with odd names in it."""
+    folder = tmp_path / ODD
+    for speaker in ("male", "female"):
+        (folder / f"{speaker} 話者").mkdir(parents=True)
+        for number, path in enumerate(sorted((small_corpus / speaker / "wav" / "train_parallel").iterdir())):
+            shutil.copy(path, folder / f"{speaker} 話者" / f"文 {number} é{path.suffix}")
+    return folder
+
+
+def test_everything_works_with_spaces_and_signs_of_any_language_whatever_the_locale(odd: Path, tiny_conf: Path):
+    conf = odd / "meine Einstellungen.yaml"
+    shutil.copy(tiny_conf, conf)
+    variables = {"AASVC_HOME": str(odd / "データ"), "LC_ALL": "C", "LANG": "C", "PYTHONIOENCODING": "ascii"}
+    male, female = odd / "male 話者", odd / "female 話者"
+    lines = (
+        ["prepare", "--source", male, "--target", female, "--name", "声", "--conf", conf, "--jobs", 2],
+        ["stats", "--data", "声"],
+        ["train", "--data", "声", "--tag", "試験"],
+        ["convert", male, "--out-dir", odd / "結果", "--model", "試験", "--json", odd / "結果.json"],
+        ["evaluate", "--converted", female, "--target", female, "--jobs", 2],
+    )
+    program = odd / "all.py"
+    program.write_text(ONE_AFTER_ANOTHER)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run(
+        [sys.executable, program, json.dumps(lines, default=str)],
+        cwd=odd, env=environment, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "文 5 é" in done.stdout
+    results = list((odd / "結果").rglob("*.wav"))
+    assert {path.name for path in results} == {f"文 {number} é.wav" for number in range(6)}
+    assert all(soundfile.info(path).frames for path in results)
+    assert "文 0 é" in (odd / "結果.json").read_text(encoding="utf-8")
+
+
+def test_messages_name_files_of_any_language_under_an_ascii_locale(tmp_path: Path):
+    done = run(
+        "convert", "録音.wav", "-o", "x.wav", folder=tmp_path, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
+    )
+    assert done.returncode == 1
+    assert "録音.wav: no such file" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are always text there")
+def test_a_name_that_is_no_text_is_printed_as_it_is(trained: Home, data: Path, tmp_path: Path):
+    name = os.fsdecode(b"r\xe9sum\xe9.wav")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "aasvc_cli", "convert", data / "male.flac", "-o", name, "--model", "tiny"],
+        cwd=tmp_path, env=environment, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b"r\xe9sum\xe9.wav\n"
+
+
+def test_training_reads_its_data_in_spawned_processes(trained: Home, tmp_path: Path):
+    """As on Windows and macOS, where nothing is inherited: what goes to the workers has to be picklable."""
+    (tmp_path / "aasvc.yaml").write_text("train: {n_workers: 1}")
+    program = tmp_path / "spawn.py"
+    program.write_text(
+        "import multiprocessing, sys\n"
+        "from aasvc_cli.cli import run\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    sys.exit(run(['--quiet', 'train', '--tag', 'spawned', '--json', '-']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 2
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_needs_what_only_posix_has(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Try, ast.With))
+        and any(word in ast.unparse(node) for word in ("AttributeError", "ImportError"))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & POSIX_MODULES, f"line {node.lineno}"
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in POSIX_MODULES, f"line {node.lineno}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and id(node) not in guarded:
+            assert node.attr not in POSIX_NAMES.get(node.value.id, ()), f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not node.value.startswith("/dev/"), f"line {node.lineno}: {node.value}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_text_files_are_read_and_written_as_utf8(path: Path):
+    """Windows has another encoding unless it is told."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        given = {keyword.arg for keyword in node.keywords}
+        if name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute):
+            assert "encoding" in given, f"line {node.lineno}: {ast.unparse(node)}"
+        if (
+            name == "open"
+            and ast.unparse(node.func) != "os.open"
+            and not any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
+        ):
+            assert "encoding" in given or ast.unparse(node.func).split(".")[0] in (
+                "zipfile",
+                "tarfile",
+                "webbrowser",
+            ), f"line {node.lineno}: {ast.unparse(node)}"
+
+
+WITHOUT_POSIX = """
+import os, signal, sys
+for module in {modules!r}:
+    sys.modules[module] = None
+import multiprocessing, subprocess, tempfile  # the standard library knows both worlds
+for owner, names in ((os, {os!r}), (signal, {signal!r})):
+    for name in names:
+        if hasattr(owner, name):
+            delattr(owner, name)
+from aasvc_cli.cli import program
+sys.exit(program.run(sys.argv[1:]))
+"""
+
+
+def test_conversion_needs_nothing_that_windows_has_not(trained: Home, data: Path, tmp_path: Path):
+    names = {"os": sorted({"fork", "forkpty", "killpg", "getuid", "geteuid", "setsid", "sysconf"}),
+             "signal": sorted(POSIX_NAMES["signal"])}  # fmt: skip
+    code = WITHOUT_POSIX.format(modules=["fcntl", "resource", "termios", "pwd", "grp"], **names)
+    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    done = call("convert", data / "male.flac", "-o", "out.wav", "--model", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert soundfile.info(tmp_path / "out.wav").frames
+    assert call("--help").returncode == 0
+
+
+@pytest.mark.parametrize("minor", [11, 12, 13])
+def test_the_source_is_of_every_supported_python(minor: int):
+    for path in PACKAGE.rglob("*.py"):
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, minor))

@@ -1,0 +1,300 @@
+"""The matrix of what goes wrong: every command with wrong words, wrong files, wrong places.
+
+One row is one mistake. Each must end with exit code 2 (wrong usage) or 1 (everything else), one line on standard error
+that names what is wrong, nothing on standard output, no traceback, and not one file or folder more, less or other than
+before. What needs a full disk, a killed process or several steps is in test_bad_input.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from aasvc_cli.storage.cache import Home
+
+DATA = Path(__file__).parent / "data"
+RATE = 16000
+Spoil = Callable[["Place"], object]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a mistake is made.
+
+    Attributes:
+        work: the working directory: a.wav, b.wav, the folders source and target with three pairs, and voice
+        home: a data folder with the prepared set male_female and the run tiny
+    """
+
+    work: Path
+    home: Home
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One row: what is typed, what is wrong with the world, and what the line must say."""
+
+    line: str
+    says: str
+    code: int = 1
+    spoil: Spoil | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For the list of tests."""
+        return f"{self.line} ~ {self.says}"
+
+
+def usage(line: str, says: str, **variables: str) -> Mistake:
+    """Wrong words."""
+    return Mistake(line, says, code=2, variables=variables)
+
+
+def write(name: str, content: str | bytes = "this is not it") -> Spoil:
+    """Put a file into the working directory."""
+    return lambda place: (place.work / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def sound(name: str, samples: np.ndarray, **options: Any) -> Spoil:
+    """Put a recording into the working directory."""
+    return lambda place: soundfile.write(place.work / name, samples, RATE, **options)
+
+
+def in_home(name: str, content: str = "this is not it") -> Spoil:
+    """Overwrite a file of the data folder."""
+    return lambda place: (place.home.root / name).write_text(content)
+
+
+def without(name: str) -> Spoil:
+    """Remove something from the data folder."""
+
+    def remove(place: Place) -> None:
+        path = place.home.root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+PAIRS = "--source source --target target --jobs 1"
+CONVERT = "convert a.wav -o out.wav --model tiny"
+SCORE = "evaluate --converted source --target target --jobs 1"
+
+MATRIX = [
+    # --- the program itself
+    usage("trai", "Did you mean 'train'"),
+    usage("--nonsense", "--nonsense"),
+    usage("--home", "--home"),
+    usage("--quiet --verbos stats", "--verbose"),
+    Mistake("--home a.wav stats", "nothing is prepared"),
+    Mistake("stats", "AASVC_CONFIG=nowhere.yaml: no such file", variables={"AASVC_CONFIG": "nowhere.yaml"}),
+    Mistake("stats", "aasvc.yaml: nonsense: unknown key", spoil=write("aasvc.yaml", "nonsense: 1")),
+    Mistake("stats", "aasvc.yaml: not valid YAML", spoil=write("aasvc.yaml", "train: [")),
+    Mistake("stats", "aasvc.yaml: is not a text file in UTF-8", spoil=write("aasvc.yaml", b"\xff\xfe\x00")),
+    Mistake("train --tag new", "options.tga: no such option; did you mean tag?",
+            spoil=write("aasvc.yaml", "options: {tga: x}")),
+    Mistake(CONVERT, "options.speed in aasvc.yaml", code=2, spoil=write("aasvc.yaml", "options: {speed: fast}")),
+    # --- download
+    usage("download everything", "demo"),
+    usage("download demo more", "more"),
+    usage("download --overwrit", "--overwrite"),
+    Mistake("--home a.wav download demo", "a.wav"),
+    Mistake("download demo --json source", "a folder stands there"),
+    # --- prepare
+    usage("prepare --jobs 0", "greater than or equal to 1"),
+    usage("prepare --jobs many", "--jobs"),
+    usage("prepare --src-feat ppg", "mel"),
+    usage("prepare --seed=-1", "--seed"),
+    usage("prepare one two", "two"),
+    usage("prepare", "AASVC_JOBS", AASVC_JOBS="some"),
+    Mistake("prepare", "say what to prepare"),
+    Mistake("prepare nothing", "nothing: no such folder, and no corpus of that name"),
+    Mistake("prepare a.wav", "a.wav: is a file"),
+    Mistake("prepare empty", "empty", spoil=lambda place: (place.work / "empty").mkdir()),
+    Mistake("prepare --source source --target nowhere", "nowhere: no such folder"),
+    Mistake("prepare --source source --target a.wav", "a.wav: is a file"),
+    Mistake("prepare --source source --target source", "same folder"),
+    Mistake(f"prepare {PAIRS} --name a/b", "--name a/b"),
+    Mistake(f"prepare {PAIRS} --dev 99", "--dev 99"),
+    Mistake(f"prepare {PAIRS} --dev 1.5", "--dev 1.5"),
+    Mistake(f"prepare {PAIRS} --eval nowhere.txt", "nowhere.txt"),
+    Mistake(f"prepare {PAIRS} --eval a.wav", "a.wav: expected a text file"),
+    Mistake(f"prepare {PAIRS} --name male_female", "choose another --name"),
+    Mistake(f"prepare {PAIRS} --conf smal", "did you mean small?"),
+    Mistake(f"prepare {PAIRS} --conf nowhere.yaml", "presets are hificaptain, small"),
+    Mistake(f"prepare {PAIRS} --conf a.wav", "a.wav"),
+    Mistake(f"prepare {PAIRS} --conf my.yaml", "my.yaml: train.bach_size: unknown key; did you mean batch_size?",
+            spoil=write("my.yaml", "train: {bach_size: 2}")),
+    Mistake(f"prepare {PAIRS} --conf my.yaml", "expected a mapping", spoil=write("my.yaml", "[1]")),
+    Mistake(f"prepare {PAIRS} --conf my.yaml", "model.width: 30 is not divisible",
+            spoil=write("my.yaml", "model: {width: 30, n_heads: 4}")),
+    Mistake(f"prepare {PAIRS} --trg-feat mcep", "features.target"),
+    # --- stats
+    usage("stats --norm-name", "--norm-name"),
+    usage("stats extra", "extra"),
+    Mistake("stats --data male_femal", "did you mean male_female?"),
+    Mistake("stats --data ../exp", "no prepared data"),
+    Mistake("stats --norm-name nobody", "nobody"),
+    Mistake("stats --norm-name a/b", "a/b"),
+    Mistake("stats", "nothing is prepared", spoil=without("prepared")),
+    Mistake("stats", "manifest", spoil=in_home("prepared/male_female/manifest.json")),
+    Mistake("stats", "latest.json", spoil=in_home("prepared/latest.json", "[]")),
+    Mistake("stats", "aasvc prepare", spoil=without("features")),
+    # --- train
+    usage("train --batchsize 2", "--batch-size"),
+    usage("train --batch-size many", "--batch-size"),
+    usage("train --batch-size 0", "greater than or equal to 1"),
+    usage("train --max-steps 1.5", "--max-steps"),
+    usage("train --lr", "--lr"),
+    usage("train --lr=-1", "--lr"),
+    usage("train --precision bf61", "bf16"),
+    usage("train --tag x y", "y"),
+    usage("train", "AASVC_TRAIN_LR", AASVC_TRAIN_LR="fast"),
+    Mistake("train --tag a/b", "a/b"),
+    Mistake("train --tag new --device abacus", "abacus"),
+    Mistake("train --tag new --data male_femal", "did you mean male_female?"),
+    Mistake("train --tag new --conf hificaptai", "did you mean hificaptain?"),
+    Mistake("train --tag new --conf hificaptain", "aasvc prepare with the same --conf"),
+    Mistake("train --tag new --norm-name nobody", "nobody"),
+    Mistake("train --tag tiny --lr 0.5", "a run with other settings lives here"),
+    Mistake("train --tag new", "aasvc prepare", spoil=without("features")),
+    Mistake("train --tag new", "self.json", spoil=in_home("stats/male_female/self.json", "{")),
+    Mistake("train --tag tiny --max-steps 4", "last.safetensors",
+            spoil=in_home("exp/male_female_tiny/last.safetensors")),
+    Mistake("train --tag tiny --overwrite", "not a training run", spoil=without("exp/male_female_tiny/config.yaml")),
+    Mistake("train --print-config --data nothing", "nothing"),
+    Mistake("train --print-config --conf nowhere.yaml", "nowhere.yaml"),
+    # --- convert
+    usage("convert", "name a recording"),
+    usage("convert a.wav", "-o FILE"),
+    usage("convert a.wav -o b.wav --out-dir c", "-o FILE"),
+    usage("convert a.wav --set eval --model tiny", "--set stands alone"),
+    usage("convert --set test --model tiny", "eval"),
+    usage("convert --set eval", "--set needs --model"),
+    usage("convert a.wav -o out.wav --data male_female", "--data goes with --set"),
+    usage("convert a.wav -o out.wav --speed 0", "--speed"),
+    usage("convert a.wav -o out.wav --noise-scale=-1", "--noise-scale"),
+    usage("convert a.wav -o out.wav --sed 2", "--seed"),
+    usage("convert a.wav -o", "-o"),
+    Mistake("convert none.wav -o out.wav --model tiny", "none.wav: no such file"),
+    Mistake("convert empty --out-dir out --model tiny", "empty: no recordings",
+            spoil=lambda place: (place.work / "empty").mkdir()),
+    Mistake("convert x.wav -o out.wav --model tiny", "not readable as audio", spoil=write("x.wav")),
+    Mistake("convert x.wav -o out.wav --model tiny", "not readable as audio", spoil=write("x.wav", b"")),
+    Mistake("convert x.wav -o out.wav --model tiny", "holds no samples", spoil=sound("x.wav", np.zeros(0))),
+    Mistake("convert x.wav -o out.wav --model tiny", "not numbers",
+            spoil=sound("x.wav", np.full(999, np.nan), subtype="FLOAT")),
+    Mistake("convert x.wav -o out.wav --model tiny", "too short", spoil=sound("x.wav", np.full(99, 0.1))),
+    Mistake("convert a.wav b.wav -o out.wav --model tiny", "--out-dir"),
+    Mistake("convert a.wav -o a.wav --model tiny", "a.wav"),
+    Mistake("convert a.wav -o out.mp4 --model tiny", "out.mp4"),
+    Mistake("convert a.wav -o source --model tiny", "cannot write a file without suffix"),
+    Mistake("convert a.wav -o x.wav --model tiny", "a folder stands there",
+            spoil=lambda place: (place.work / "x.wav").mkdir()),
+    Mistake(f"{CONVERT} --json b.wav/result.json", "b.wav is a file"),
+    Mistake("convert a.wav -o b.wav/out.wav --model tiny", "b.wav"),
+    Mistake(f"{CONVERT} --save-mel out.txt", "out.txt"),
+    Mistake(f"{CONVERT} --device abacus", "abacus"),
+    Mistake("convert a.wav -o out.wav --model tny", "did you mean tiny?"),
+    Mistake("convert a.wav -o out.wav --model source", "source"),
+    Mistake("convert a.wav -o out.wav --model b.wav", "b.wav: is a file"),
+    Mistake("convert a.wav -o out.wav --model voice --source-stats nowhere.h5", "nowhere.h5"),
+    *(
+        Mistake("convert a.wav -o out.wav --model voice", name, spoil=write(f"voice/{name}"))
+        for name in ("config.yaml", "stats.json", "best.safetensors")
+    ),
+    Mistake("convert --set eval --model tiny", "male_female", spoil=without("prepared/male_female/manifest.json")),
+    Mistake("convert --set eval --model tiny --data male_femal", "did you mean male_female?"),
+    # --- evaluate
+    usage("evaluate", "--tag"),
+    usage("evaluate --converted source", "go together"),
+    usage("evaluate --target target", "go together"),
+    usage("evaluate --source source --tag tiny", "--baseline"),
+    usage(f"{SCORE} --mode exact", "corrected"),
+    usage(f"{SCORE} --f0-min 1", "--f0-min"),
+    usage("evaluate --set test --tag tiny", "eval"),
+    Mistake("evaluate --tag tny", "did you mean tiny?"),
+    Mistake("evaluate --tag tiny", "aasvc convert --set eval --model tiny"),
+    Mistake("evaluate --converted nowhere --target target", "nowhere"),
+    Mistake("evaluate --converted a.wav --target target", "a.wav"),
+    Mistake("evaluate --converted empty --target target", "empty", spoil=lambda place: (place.work / "empty").mkdir()),
+    Mistake(f"{SCORE} --f0-min 300 --f0-max 200", "F0 range"),
+    Mistake(f"{SCORE}", "same name", spoil=lambda place: [path.rename(path.with_name(f"x{path.name}"))
+                                                         for path in list((place.work / "target").iterdir())]),
+    Mistake("evaluate --converted source --target target --source nowhere", "nowhere"),
+    # --- doctor
+    usage("doctor --yes", "--yes goes with --clean"),
+    usage("doctor --clean", "add --yes"),
+    usage("doctor --clen", "--clean"),
+    usage("doctor everything", "everything"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def place(trained: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A working directory and a data folder in which everything is right."""
+    work = tmp_path / "work"
+    rng = np.random.default_rng(0)
+    for folder in ("source", "target"):
+        (work / folder).mkdir(parents=True)
+        for number in range(3):
+            soundfile.write(work / folder / f"u{number}.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(work / name, 0.1 * rng.standard_normal(RATE), RATE)
+    shutil.copytree(trained.exp / "male_female_tiny", work / "voice")
+    (work / "voice" / "last.safetensors").unlink()
+    monkeypatch.chdir(work)
+    return Place(work, trained)
+
+
+def snapshot(place: Place) -> dict[str, bytes | None]:
+    """Every file and folder, with contents; the lock of a run is none of its results."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for root in (place.work, place.home.root)
+        for path in sorted(root.rglob("*"))
+        if path.suffix != ".lock"
+    }
+
+
+def test_the_matrix_covers_every_command_and_is_large():
+    words = [{word for word in mistake.line.split() if not word.startswith("-")} for mistake in MATRIX]
+    for command in ("download", "prepare", "stats", "train", "convert", "evaluate", "doctor"):
+        assert sum(command in line for line in words) >= 4, command
+    assert len(MATRIX) >= 60
+    assert len({(mistake.name, index) for index, mistake in enumerate(MATRIX)}) == len(MATRIX)
+
+
+@pytest.mark.parametrize("mistake", MATRIX, ids=lambda mistake: mistake.name)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(
+    aasvc: Callable[..., Any], place: Place, monkeypatch: pytest.MonkeyPatch, mistake: Mistake
+):
+    if mistake.spoil is not None:
+        mistake.spoil(place)
+    for name, value in mistake.variables.items():
+        monkeypatch.setenv(name, value)
+    before = snapshot(place)
+    outcome = aasvc("--quiet", *mistake.line.split())
+    assert outcome.code == mistake.code, outcome
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert re.fullmatch(r"aasvc: error: [^\n]+\n", outcome.err)
+    assert mistake.says in outcome.err
+    assert ("(help: aasvc" in outcome.err) == (mistake.code == 2)
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize("line", ["--debug stats --data nothing", "stats --data nothing --debug"])
+def test_a_traceback_is_shown_to_who_asks_for_it(aasvc: Callable[..., Any], place: Place, line: str):
+    outcome = aasvc(*line.split())
+    assert outcome.code == 1
+    assert outcome.err.startswith("Traceback")
+    assert outcome.err.splitlines()[-1].startswith("aasvc: error: ")

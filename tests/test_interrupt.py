@@ -1,0 +1,171 @@
+"""Ctrl-C, as a terminal sends it: to the program and to every process that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aasvc_cli.signals import children_without_ctrl_c
+from aasvc_cli.storage.cache import Home
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+ROOT = Path(__file__).parent.parent
+PATIENCE = 10.0
+"""Seconds in which the program must have ended: far above what it takes, for machines that are busy elsewhere."""
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes that belong to a session, as long as they run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture
+def interrupt(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str, float]]]:
+    """Start a command, press Ctrl-C when a condition holds, and give its exit code, its words and its seconds."""
+    started: list[subprocess.Popen[str]] = []
+
+    def call(*arguments: object, when: Callable[[int], bool]) -> tuple[int, str, float]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aasvc_cli", *map(str, arguments)], env=environment, cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not when(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        seconds = time.monotonic() - began
+        assert out == ""
+        deadline = time.monotonic() + 20
+        while Path("/proc/self").exists() and processes_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not processes_of(process.pid), "no process stays behind"
+        return process.returncode, err, seconds
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def half_written(*folders: Path) -> list[Path]:
+    return [path for folder in folders for path in folder.rglob(".*.*") if re.search(r"\.[a-z0-9_]{8}$", path.name)]
+
+
+def assert_ended_well(result: tuple[int, str, float], *folders: Path) -> str:
+    code, err, seconds = result
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("aasvc: ")
+    assert not half_written(*folders)
+    assert seconds < PATIENCE
+    return err
+
+
+def test_at_once_when_the_program_is_still_loading(interrupt, home: Home):
+    began = time.monotonic()
+    result = interrupt("stats", when=lambda _: time.monotonic() > began + 0.5)
+    if result[0] != 130 and "aasvc_cli" not in result[1]:
+        pytest.skip("Python itself was not up yet")
+    assert_ended_well(result)
+    assert not home.root.exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_prepare_keeps_what_is_done_and_goes_on_from_there(interrupt, aasvc, home: Home, demo_corpus: Path, jobs: int):
+    def features() -> int:
+        return len(list(home.features.rglob("*.safetensors")))
+
+    result = interrupt("--quiet", "prepare", demo_corpus, "--jobs", jobs, when=lambda _: features() > 2)
+    err = assert_ended_well(result, home.root)
+    stopped = re.search(r"stopped after (\d+) of 200 recordings; they are kept", err)
+    assert stopped
+    assert 0 <= int(stopped[1]) < 200
+    assert not list(home.prepared.rglob("manifest.json"))
+    assert features() >= int(stopped[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see the workers start")
+def test_prepare_that_is_stopped_while_its_workers_start_says_one_line(interrupt, home: Home, demo_corpus: Path):
+    def workers(session: int) -> bool:
+        commands = []
+        for process in processes_of(session):
+            with contextlib.suppress(OSError):
+                commands.append(Path(f"/proc/{process}/cmdline").read_bytes())
+        return any(b"popen_loky" in command for command in commands)
+
+    result = interrupt("--quiet", "prepare", demo_corpus, "--jobs", 2, when=workers)
+    err = assert_ended_well(result, home.root)
+    assert len(err.splitlines()) == 1
+
+
+def test_stats_leaves_nothing(interrupt, trained: Home):
+    shutil.rmtree(trained.stats)
+    began = time.monotonic()
+    result = interrupt("--quiet", "stats", when=lambda _: time.monotonic() > began + 0.4)
+    assert_ended_well(result, trained.root)
+    assert not list(trained.stats.rglob("*"))
+
+
+def test_train_saves_and_says_how_to_go_on(interrupt, trained: Home):
+    folder = trained.exp / "male_female_long"
+    settings = ["--max-steps", 100000, "--eval-every", 1000, "--save-every", 1000]
+    result = interrupt("train", "--tag", "long", *settings, when=lambda _: (folder / "log.jsonl").is_file())
+    err = assert_ended_well(result, trained.root)
+    assert "stopping after this step" in err
+    assert (folder / "last.safetensors").is_file()
+
+
+def test_convert_leaves_whole_recordings_only(interrupt, trained: Home, demo_corpus: Path, tmp_path: Path):
+    import soundfile
+
+    out = tmp_path / "out"
+    result = interrupt(
+        "--quiet", "convert", demo_corpus / "male" / "wav", "--out-dir", out, "--model", "tiny",
+        when=lambda _: len(list(out.rglob("*.wav"))) > 1,
+    )  # fmt: skip
+    assert_ended_well(result, trained.root, out)
+    assert all(soundfile.info(path).frames for path in out.rglob("*.wav"))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_evaluate_leaves_nothing(interrupt, home: Home, demo_corpus: Path, tmp_path: Path, jobs: int):
+    folders = [demo_corpus / speaker / "wav" / "train_parallel" for speaker in ("male", "female")]
+    began = time.monotonic()
+    result = interrupt(
+        "--quiet", "evaluate", "--converted", folders[0], "--target", folders[1], "--jobs", jobs,
+        "--json", tmp_path / "scores.json", when=lambda _: time.monotonic() > began + 2.5,
+    )  # fmt: skip
+    assert_ended_well(result, tmp_path)
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_processes_that_start_meanwhile_do_not_see_it_and_the_parent_gets_it_afterwards():
+    program = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), children_without_ctrl_c():
+        os.kill(os.getpid(), signal.SIGINT)
+        out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out == "True\n"
+    assert signal.getsignal(signal.SIGINT) == before
