@@ -149,6 +149,37 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
     return np.ascontiguousarray(cepstrum, dtype=np.float32)
 
 
+def f0(wave: Array, config: FeatureConfig) -> Array:
+    """Fundamental frequency at the frame times of :func:`log_mel`, by Harvest.
+
+    Harvest also follows the pitch where a voice fades in and out, which DIO does not.
+
+    Args:
+        wave: (n,) float32 at ``config.mel.sample_rate``
+
+    Returns:
+        (T, 1) float32 in Hz, 0 where unvoiced, with T = 1 + n // hop_length
+
+    Raises:
+        DataError: no samples at all.
+    """
+    from aasvc_cli.harvest import harvest
+
+    signal, settings, mel = _checked(wave).astype(np.float64), config.mcep, config.mel
+    found, _ = harvest(
+        signal,
+        mel.sample_rate,
+        f0_min=settings.f0_floor,
+        f0_max=min(settings.f0_ceil, mel.sample_rate / 2 - 1),
+        frame_period=1000 * mel.hop_length / mel.sample_rate,
+    )
+    # frames are counted in floating point there, so it may be one off at the end
+    result = np.zeros(n_frames(len(signal), mel.hop_length), dtype=np.float32)
+    shared = min(len(result), len(found))
+    result[:shared] = found[:shared]
+    return result[:, None]
+
+
 @dataclass(frozen=True)
 class FeatureSpec:
     """How one kind of feature is computed, and which settings decide its values."""
@@ -174,6 +205,7 @@ def _mcep_settings(config: FeatureConfig) -> dict[str, Any]:
 FEATURES: dict[str, FeatureSpec] = {
     "mel": FeatureSpec(lambda wave, config: log_mel(wave, config.mel), _mel_settings),
     "mcep": FeatureSpec(mcep, _mcep_settings),
+    "f0": FeatureSpec(f0, _mcep_settings),
 }
 """All kinds of features. A new kind is one more entry."""
 

@@ -66,7 +66,7 @@ def test_every_pair_is_scored_and_averaged(folders):
 def test_an_utterance_has_the_scores_of_its_two_recordings(folders):
     result = evaluate_folders(*folders, **F0, mode="corrected", jobs=1)
     pair = read_audio(folders[0] / "b.wav") + read_audio(folders[1] / "b.flac")
-    expected = metrics.score_pair(*pair, **F0, mode="corrected").named("corrected")
+    expected = metrics.score_pair(*pair, **RANGE, mode="corrected").named("corrected")
     assert result.utterances[1].scores == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 

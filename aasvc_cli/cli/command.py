@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from aasvc_cli.cli.help import command_help, group_help
-from aasvc_cli.cli.options import NEEDS, YIELDS
+from aasvc_cli.cli.options import ITS_OWN, NEEDS, YIELDS
 from aasvc_cli.cli.output import check_json_target, settings
 from aasvc_cli.config_layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Origin
 from aasvc_cli.errors import ConfigError
@@ -218,7 +218,11 @@ def variables(command: Any, option: Any) -> list[str]:
     """Variables that an option is read from: ``AASVC_TRAIN_SEED`` for one command, ``AASVC_SEED`` for all."""
     names = [name.replace("-", "_").upper() for name in long_names(option)]
     own = [] if isinstance(command, AasvcGroup) else [f"{PREFIX}{str(command.name).upper()}_{name}" for name in names]
-    return [*own, *(PREFIX + name for name in names)]
+    return own if _is_its_own(command, option) else [*own, *(PREFIX + name for name in names)]
+
+
+def _is_its_own(command: Any, option: Any) -> bool:
+    return not {*long_names(option)}.isdisjoint(ITS_OWN.get(str(command.name), ()))
 
 
 def file_defaults(command: Any) -> dict[str, Any]:
@@ -235,7 +239,8 @@ def _said(command: Any, option: Any) -> tuple[Any, str] | None:
     """What the strongest settings file says about an option, and which file that is."""
     for file in settings.files:
         own = file.options.get(str(command.name))
-        for section in (own if isinstance(own, Mapping) else {}, file.options):
+        shared = {} if _is_its_own(command, option) else file.options
+        for section in (own if isinstance(own, Mapping) else {}, shared):
             for name in long_names(option):
                 value = section.get(name)
                 if value is not None and not isinstance(value, Mapping):

@@ -29,6 +29,10 @@ YIELDS = {
 NEEDS: dict[str, tuple[tuple[str, str], ...]] = {"convert": (("data", "set_name"),)}
 """Parameters that mean nothing without another: from a file or a variable, they are then left out."""
 
+ITS_OWN = {"train": ("model",)}
+"""Long names that mean something else in one command than in the others: what is said for all commands, in a file or a
+variable, does not reach them."""
+
 THE_CONFIGURATIONS = "the configuration's"
 """Words for a default that ``--conf``, a settings file or the prepared set decides."""
 
@@ -53,7 +57,15 @@ class PrecisionOption(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
     AUTO = "auto"
+
+
+class TrainedOption(StrEnum):
+    """What `train` trains."""
+
+    VOICE = "aas-vc"
+    VOCODER = "vocoder"
 
 
 class ModeOption(StrEnum):

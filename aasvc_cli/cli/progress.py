@@ -9,13 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from aasvc_cli.cli.output import clock, live, say, settings
-
-if TYPE_CHECKING:
-    from aasvc_cli.pipeline.train import StepReport
-
+from aasvc_cli.cli.output import clock, is_first_process, live, say, settings
 
 OnProgress = Callable[[int, int], None]
 OnBytes = Callable[[str, int, int | None], None]
@@ -76,7 +72,7 @@ def byte_progress() -> Iterator[OnBytes | None]:
     if settings.quiet:
         yield None
         return
-    if not sys.stderr.isatty():
+    if not live(sys.stderr):
         yield _plain_byte_progress()
         return
 
@@ -145,8 +141,23 @@ def byte_size(n_bytes: float | None) -> str:
     return f"{n_bytes:.0f} B"
 
 
+class TrainingReport(Protocol):
+    """What every training tells at intervals; ``dev`` are measurements on the dev set, if there were any."""
+
+    @property
+    def step(self) -> int: ...  # noqa: D102
+    @property
+    def max_steps(self) -> int: ...  # noqa: D102
+    @property
+    def loss(self) -> float: ...  # noqa: D102
+    @property
+    def steps_per_second(self) -> float: ...  # noqa: D102
+    @property
+    def dev(self) -> dict[str, float] | None: ...  # noqa: D102
+
+
 @contextlib.contextmanager
-def training_progress() -> Iterator[Callable[[StepReport], None]]:
+def training_progress() -> Iterator[Callable[[TrainingReport], None]]:
     """Loss, steps per second and remaining time: one line that is redrawn on a terminal, plain lines elsewhere."""
     if settings.quiet:
         yield lambda _: None
@@ -162,7 +173,7 @@ def training_progress() -> Iterator[Callable[[StepReport], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("train", total=None, state="")
 
-        def on_report(report: StepReport) -> None:
+        def on_report(report: TrainingReport) -> None:
             bar.update(task, completed=report.step, total=report.max_steps, state=_training_state(report))
             if report.dev:
                 bar.console.print(f"step {report.step}: {_dev_losses(report)}", highlight=False)
@@ -170,10 +181,10 @@ def training_progress() -> Iterator[Callable[[StepReport], None]]:
         yield on_report
 
 
-def _plain_training_progress() -> Callable[[StepReport], None]:
+def _plain_training_progress() -> Callable[[TrainingReport], None]:
     shown = time.monotonic() - PLAIN_PROGRESS_SECONDS
 
-    def on_report(report: StepReport) -> None:
+    def on_report(report: TrainingReport) -> None:
         nonlocal shown
         now = time.monotonic()
         if report.dev or report.step == report.max_steps or now - shown >= PLAIN_PROGRESS_SECONDS:
@@ -184,18 +195,21 @@ def _plain_training_progress() -> Callable[[StepReport], None]:
     return on_report
 
 
-def _training_state(report: StepReport) -> str:
+def _training_state(report: TrainingReport) -> str:
     left = (report.max_steps - report.step) / report.steps_per_second if report.steps_per_second > 0 else 0.0
     return f"loss {report.loss:.4f}, {report.steps_per_second:.2f} steps/s, {clock(left)} left"
 
 
-def _dev_losses(report: StepReport) -> str:
+def _dev_losses(report: TrainingReport) -> str:
     return "dev " + ", ".join(f"{name} {value:.4f}" for name, value in (report.dev or {}).items())
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for an orderly stop; a second one aborts at once."""
+    """Ctrl-C, SIGTERM and SIGUSR1 ask for an orderly stop; a second one aborts at once.
+
+    SIGTERM and SIGUSR1 are what batch schedulers send before they end a job.
+    """
     asked = False
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: asked
@@ -207,9 +221,13 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
         # Buffered streams are not safe inside a signal handler.
-        os.write(2, b"\naasvc: stopping after this step (once more aborts at once)\n")
+        if is_first_process():
+            os.write(2, b"\naasvc: stopping after this step (once more aborts at once)\n")
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGUSR1"):
+        numbers.append(signal.SIGUSR1)
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield lambda: asked
     finally:

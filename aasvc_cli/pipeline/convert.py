@@ -547,6 +547,11 @@ def _spread(
         ours.send(job[1])  # waits in the pipe until the model is loaded
         workers.append(_Worker(process, ours, job))
 
+    def retire(worker: _Worker) -> None:
+        workers.remove(worker)
+        worker.process.join()
+        worker.connection.close()
+
     try:
         for first in itertools.islice(jobs, count):  # no more of them than there is work
             start(first)
@@ -558,9 +563,7 @@ def _spread(
                 try:
                     answer = worker.connection.recv()
                 except (EOFError, OSError):  # killed, most likely for want of memory
-                    workers.remove(worker)
-                    worker.process.join()
-                    worker.connection.close()
+                    retire(worker)
                     _sweep(job)
                     error = DataError(f"{job.name}: the process that converted it was killed; try fewer --workers")
                     yield index, FailedFile(job.source, error)
@@ -576,7 +579,11 @@ def _spread(
                 yield index, answer
                 if (following := next(jobs, None)) is not None:
                     worker.job = following
-                    worker.connection.send(following[1])
+                    try:
+                        worker.connection.send(following[1])
+                    except OSError:  # killed while it had nothing to do
+                        retire(worker)
+                        start(following)
     finally:
         _stop(workers)
 

@@ -49,7 +49,7 @@ class ResultCache:
             # not there, or damaged: it is made anew
             with (
                 contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
-                np.load(path, allow_pickle=False) as stored,
+                np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored,
             ):
                 return {name: stored[name] for name in stored.files}
         found = compute()

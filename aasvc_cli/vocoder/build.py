@@ -30,6 +30,7 @@ from aasvc_cli.vocoder.gan_generators import (
     ParallelWaveGanSizes,
 )
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
+from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes, IstftVocoder
 
 GRIFFIN_LIM = "griffin-lim"
 BUNDLED = "bundled"
@@ -254,7 +255,16 @@ def _parallel_wavegan(stored: StoredVocoder, origin: str, device: torch.device) 
     return _gan(ParallelWaveGan, sizes, stored, origin, device)
 
 
+def _istft(stored: StoredVocoder, origin: str, device: torch.device) -> Vocoder:
+    sizes = parse_section(IstftSizes, stored.generator, "generator", origin)
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be replaced
+        generator = IstftGenerator(stored.mel, sizes)
+    load_weights(generator, stored.tensors, origin)
+    return IstftVocoder(generator.to(device))
+
+
 KINDS: dict[str, Callable[[StoredVocoder, str, torch.device], Vocoder]] = {
+    "istft": _istft,
     "hifi-gan": _hifi_gan,
     "parallel-wavegan": _parallel_wavegan,
 }

@@ -1,0 +1,337 @@
+"""``aasvc train --model vocoder``: from the target's recordings to a vocoder folder, resumable at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aasvc_cli.config import Config, dump_yaml, to_tree
+from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
+from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
+from aasvc_cli.features import RunningStats, extract, feature_key, log_mel, resample
+from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
+from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json
+from aasvc_cli.storage.run_folder import RunFolder
+from aasvc_cli.training import FREE_TO_CHANGE, with_precision
+from aasvc_cli.vocoder.build import StoredVocoder, write_vocoder
+from aasvc_cli.vocoder.istft import IstftVocoder
+from aasvc_cli.vocoder_training import (
+    VOCODER_LOSSES,
+    CropSource,
+    Recording,
+    VocoderTrainer,
+    generator_sizes,
+)
+from aasvc_cli.voice import pick_device
+
+SETTINGS = "train.yaml"
+"""The configuration of the run; ``config.yaml`` describes the vocoder."""
+
+
+@dataclass(frozen=True)
+class VocoderReport:
+    """What training a vocoder tells at intervals.
+
+    Attributes:
+        stage: what is being trained: pitch, spectral, adversarial
+        losses: mean of each loss since the report before
+        dev: copy synthesis of the whole dev set, if it was measured at this step
+        steps_per_second: since the report before
+    """
+
+    step: int
+    max_steps: int
+    stage: str
+    loss: float
+    losses: dict[str, float]
+    lr: float
+    grad_norm: float
+    seconds: float
+    steps_per_second: float
+    dev: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class VocoderResult:
+    """How a run ended.
+
+    Attributes:
+        dev: copy synthesis of the dev set with the last weights
+        stopped: whether it was stopped before ``max_steps``
+    """
+
+    folder: Path
+    step: int
+    dev: dict[str, float]
+    stopped: bool
+    seconds: float
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**dataclasses.asdict(self), "folder": str(self.folder)}
+
+
+def train_vocoder(
+    home: Home,
+    config: Config,
+    *,
+    data: str | None = None,
+    tag: str | None = None,
+    overwrite: bool = False,
+    on_report: Callable[[VocoderReport], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> VocoderResult:
+    """Train a vocoder on the target's recordings of a prepared set, or go on with one.
+
+    The run lives in ``vocoders/<target>_<tag>``, which is a vocoder from the first checkpoint on. If that folder has a
+    checkpoint, training continues from it exactly as if it had never stopped. When ``should_stop`` returns True, the
+    run is saved and the function returns.
+
+    Args:
+        data: a prepared set; the one prepared last if None
+        tag: last part of the folder's name; the configuration's name if None
+        overwrite: start anew, discarding what the folder holds
+
+    Raises:
+        DataError: nothing prepared, no recordings long enough.
+        ConfigError: the folder belongs to a run with other settings or other data.
+        TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
+        StorageError: no permission, no space; the last good checkpoint is kept.
+    """
+    manifest = read_manifest(home, data)
+    name = tag or clean_name(config.name)
+    if clean_name(name) != name:
+        raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
+    folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{name}", SETTINGS)
+    run = _Run(home, folder, config.resolved(), manifest)
+    with folder.alone():
+        if overwrite:
+            folder.clear()
+        return run.go(on_message or _ignore, on_report or _ignore, should_stop or (lambda: False))
+
+
+def _ignore(_: Any) -> None:
+    """Nobody listens."""
+
+
+class _Run:
+    """One run: its folder, its data, and the loop."""
+
+    def __init__(self, home: Home, folder: RunFolder, config: Config, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.device = pick_device(config.train.device)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        self.config = with_precision(config, self.device)
+        self.mel = config.features.mel
+        self.store = FeatureStore(home.features, config.features, feature_key)
+        self.dev: dict[str, float] = {}
+        self.seconds_before = 0.0
+
+    def go(
+        self,
+        say: Callable[[str], None],
+        report: Callable[[VocoderReport], None],
+        should_stop: Callable[[], bool],
+    ) -> VocoderResult:
+        """Train to the last step, or until asked to stop."""
+        train, settings = self.config.train, self.config.vocoder
+        make_folder(self.folder.path)
+        described = self._describe()
+        settings_tree = {name: part for name, part in to_tree(self.config).items() if name not in ("model", "loss")}
+        self.folder.open(settings_tree, described, FREE_TO_CHANGE)
+        say(f"reading the recordings of {self.manifest.target_speaker}")
+        n_pitch = settings.pitch_recordings
+        recordings = self._load("train", n_pitch)
+        self.dev_recordings = self._load("dev", n_pitch)
+        trainer = self._trainer(recordings)
+        self._resume(trainer, say)
+        self.folder.describe(dump_yaml(self.config), described)
+        sources = {
+            stage: CropSource(chosen, self.mel, n_frames=settings.crop_frames, margin=trainer.margin, seed=train.seed)
+            for stage, chosen in (("pitch", [r for r in recordings if r.f0 is not None]), ("other", recordings))
+        }
+        started = interval = time.monotonic()
+        sums = torch.zeros(len(VOCODER_LOSSES), device=self.device)
+        norms, since, saved, stopped = 0.0, 0, trainer.step, False
+        while trainer.step < train.max_steps:
+            if should_stop():
+                stopped = True
+                break
+            stage = trainer.stage()
+            done = trainer.update(
+                sources["pitch" if stage == "pitch" else "other"].draw(trainer.step, train.batch_size)
+            )
+            sums += done.losses
+            norms += done.grad_norm
+            since += 1
+            step, last = trainer.step, trainer.step == train.max_steps
+            measure = step % train.eval_every == 0 or last
+            dev = self._measure(trainer) if measure else None
+            if step % train.log_every == 0 or measure:
+                now = time.monotonic()
+                means = dict(zip(VOCODER_LOSSES, (sums / since).tolist(), strict=True))
+                told = VocoderReport(
+                    step=step,
+                    max_steps=train.max_steps,
+                    stage=stage,
+                    loss=means["total"],
+                    losses=means,
+                    lr=done.lr,
+                    grad_norm=norms / since,
+                    seconds=self.seconds_before + now - started,
+                    steps_per_second=since / max(1e-9, now - interval),
+                    dev=dev,
+                )
+                self.folder.log(
+                    {"kind": "train", "step": step, "stage": stage, "lr": done.lr, "grad_norm": told.grad_norm, **means}
+                    | {"seconds": told.seconds}
+                )
+                if dev is not None:
+                    self.folder.log({"kind": "dev", "step": step, **dev})
+                report(told)
+                sums.zero_()
+                norms, since, interval = 0.0, 0, time.monotonic()
+            if step % train.save_every == 0 or last:
+                self._save(trainer, self.seconds_before + time.monotonic() - started)
+                saved = step
+            if train.preview_every and (step % train.preview_every == 0 or last):
+                self._preview(trainer)
+        seconds = self.seconds_before + time.monotonic() - started
+        if saved != trainer.step or not self.folder.last.exists():
+            self._save(trainer, seconds)
+        return VocoderResult(self.folder.path, trainer.step, self.dev, stopped, seconds)
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def _describe(self) -> dict[str, Any]:
+        """What the run is trained on."""
+        sets = {name: [pair.utterance_id for pair in self.manifest.sets[name]] for name in ("train", "dev")}
+        recordings = [str(pair.target) for name in sets for pair in self.manifest.sets[name]]
+        digest = hashlib.sha256(json.dumps(recordings).encode()).hexdigest()[:16]
+        return {"prepared": self.manifest.name, "speaker": self.manifest.target_speaker, "digest": digest, **sets}
+
+    def _load(self, name: str, n_pitch: int) -> list[Recording]:
+        """The recordings of a set; some, evenly spread, with their pitch."""
+        pairs = self.manifest.sets[name]
+        if not pairs:
+            raise DataError(f"prepared data {self.manifest.name} has no {name} pairs; run: aasvc prepare")
+        analysed = set(np.linspace(0, len(pairs) - 1, min(n_pitch, len(pairs))).round().astype(int).tolist())
+        return [self._recording(pair, pitch=index in analysed) for index, pair in enumerate(pairs)]
+
+    def _recording(self, pair: ParallelPair, *, pitch: bool) -> Recording:
+        wave, rate = read_audio(pair.target)
+        wave = resample(wave, rate, self.mel.sample_rate)
+        mel = self._feature("mel", pair.target, wave)
+        f0 = self._feature("f0", pair.target, wave)[:, 0] if pitch else None
+        # 16 bits are what recordings have, and half the memory
+        whole = np.round(np.clip(wave, -1.0, 32767.0 / 32768.0) * 32768.0).astype(np.int16)
+        return Recording(pair.utterance_id, whole, mel, f0)
+
+    def _feature(self, kind: str, recording: Path, wave: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+        if self.store.facts(kind, recording) is not None:
+            return self.store.load(kind, recording)
+        stamp = recording_stamp(recording)
+        feature = extract(kind, wave, self.config.features)
+        self.store.save(kind, recording, feature, stamp=stamp)
+        return feature
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _trainer(self, recordings: Sequence[Recording]) -> VocoderTrainer:
+        running = RunningStats()
+        for recording in recordings:
+            running.update(recording.mel)
+        stats = running.result()
+        return VocoderTrainer(self.config, self.device, mean=stats.mean, scale=stats.scale)
+
+    def _resume(self, trainer: VocoderTrainer, say: Callable[[str], None]) -> None:
+        if not self.folder.last.exists():
+            self.folder.cut_log(0)
+            return
+        tensors, header = load_checkpoint(self.folder.last)
+        try:
+            trainer.load_state(tensors, header["trainer"])
+            self.dev, self.seconds_before = header["dev"], header["seconds"]
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            raise ModelError(
+                f"{self.folder.last}: not a checkpoint of this run; use another --tag, or --overwrite"
+            ) from None
+        self.folder.cut_log(trainer.step)
+        say(f"resuming {self.folder.path} at step {trainer.step}")
+
+    def _save(self, trainer: VocoderTrainer, seconds: float) -> None:
+        tensors, numbers = trainer.state()
+        header = {"trainer": numbers, "step": trainer.step, "dev": self.dev, "seconds": seconds}
+        save_checkpoint(self.folder.last, tensors, header)
+        origin = {"step": trainer.step, "seconds": seconds, "dev": self.dev, "data": self.manifest.name}
+        sizes = dataclasses.asdict(generator_sizes(self.config))
+        write_vocoder(self.folder.path, StoredVocoder("istft", self.mel, sizes, trainer.weights(), origin))
+        last = {"step": trainer.step, "max_steps": self.config.train.max_steps, "seconds": seconds}
+        write_json(self.folder.path / "checkpoints.json", {"last": last | {"dev": self.dev}})
+
+    # --- measuring --------------------------------------------------------------------------------------------------
+
+    def _measure(self, trainer: VocoderTrainer) -> dict[str, float]:
+        """Copy synthesis of the dev set: distance of log-mels, and how well the pitch network reads the pitch."""
+        distance = total = 0.0
+        found: list[np.ndarray[Any, Any]] = []
+        with trainer.average.swapped():
+            vocoder = IstftVocoder(trainer.generator)
+            for recording in self.dev_recordings:
+                mel = torch.from_numpy(recording.mel).to(self.device).unsqueeze(0)
+                wave = vocoder.synthesise(mel)[0].cpu().numpy()
+                made = log_mel(wave, self.mel)[: len(recording.mel)]
+                difference = np.abs(np.maximum(made, -5.0) - np.maximum(recording.mel, -5.0))
+                distance += float(difference.mean()) * len(made)
+                total += len(made)
+                if recording.f0 is None:
+                    continue
+                with torch.inference_mode():
+                    f0, voiced = trainer.generator.pitch.decode(trainer.generator.normalise(mel))
+                read = np.where(voiced[0].cpu().numpy(), f0[0].cpu().numpy(), 0.0)
+                found.append(np.stack([read, recording.f0], axis=1))
+            trainer.generator.train()
+        pairs = np.concatenate(found)
+        both = (pairs > 0).all(axis=1)
+        cents = np.abs(1200.0 * np.log2(pairs[both, 0] / pairs[both, 1])) if both.any() else np.array([np.nan])
+        dev = {
+            "log_mel": distance / total,
+            "pitch_cents": float(np.median(cents)),
+            "pitch_gross": float((cents > 50.0).mean()),
+            "voicing_errors": float(((pairs[:, 0] > 0) != (pairs[:, 1] > 0)).mean()),
+        }
+        if not np.isfinite(dev["log_mel"]):
+            raise TrainingError(
+                f"the synthesis of the dev set is not a finite number at step {trainer.step}; the checkpoints from "
+                "before are kept - lower --lr"
+            )
+        self.dev = dev
+        return dev
+
+    def _preview(self, trainer: VocoderTrainer) -> None:
+        """Pictures and sounds of the first dev recordings."""
+        from aasvc_cli.report.figures import mel_figure
+
+        with trainer.average.swapped():
+            vocoder = IstftVocoder(trainer.generator)
+            for recording in self.dev_recordings[: self.config.train.n_previews]:
+                wave = vocoder.synthesise(torch.from_numpy(recording.mel).to(self.device).unsqueeze(0))[0].cpu().numpy()
+                base = self.folder.path / "previews" / f"step-{trainer.step:06d}-{recording.utterance_id}"
+                mels = [("synthesis", log_mel(wave, self.mel)[: len(recording.mel)]), ("recording", recording.mel)]
+                write_bytes(base.with_name(base.name + "-mel.png"), mel_figure(mels, self.mel.frames_per_second))
+                write_audio(base.with_name(base.name + ".wav"), np.clip(wave, -1.0, 1.0), self.mel.sample_rate)
+            trainer.generator.train()
