@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,30 @@ UNNAMED = "custom"
 def option(default: Any, *, minimum: float | None = None, maximum: float | None = None) -> Any:
     """A field with a default and an inclusive range."""
     return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+TIME_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a size like ``8GB``, ``500MB`` or ``7.5GiB``; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text, re.IGNORECASE)
+    if match is None or match[2].upper() not in MEMORY_UNITS or float(match[1]) == 0:
+        raise ValueError(f"{text!r} is no amount of memory; write it like 8GB or 500MB")
+    return int(float(match[1]) * MEMORY_UNITS[match[2].upper()])
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time like ``2h``, ``1h30m``, ``45m`` or ``3600``; raises ValueError."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", text.strip().lower())
+    whole = re.sub(r"\s", "", "".join(number + unit for number, unit in parts))
+    seconds = sum(float(number) * TIME_UNITS[unit or "s"] for number, unit in parts)
+    units = [unit for _, unit in parts]
+    ordered = sorted(set(units), key="dhms".find) == units and ("" not in units or len(units) == 1)
+    if not parts or whole != re.sub(r"\s", "", text.lower()) or not ordered or seconds == 0:
+        raise ValueError(f"{text!r} is no length of time; write it like 2h, 90m or 1h30m")
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +257,16 @@ class TrainConfig:
     """Optimisation, bookkeeping and hardware."""
 
     batch_size: int = option(2, minimum=1)
+    """Utterances at once, in each process."""
     accum: int = option(8, minimum=1)
-    """Micro-batches per optimiser step; the effective batch is ``batch_size * accum``."""
+    """Micro-batches per optimiser step; the effective batch is ``batch_size * accum``, times the processes."""
+    max_frames: int | None = option(None, minimum=1)
+    """Target frames at once, padding included, in place of ``batch_size``: many short utterances or few long ones."""
+    auto_batch: Literal["off", "keep", "fill"] = "off"
+    """Find the largest ``batch_size`` that fits into ``memory`` by trying the longest pairs. ``keep`` chooses ``accum``
+    so that the effective batch stays what ``batch_size * accum`` say; ``fill`` leaves ``accum`` as it is."""
+    memory: str | None = None
+    """Memory that ``auto_batch`` may fill, e.g. ``8GB``; ``null`` means what the device has free."""
     max_steps: int = option(50000, minimum=1)
     lr: float = option(8e-5, minimum=0.0)
     schedule: Literal["inverse-sqrt", "cosine"] = "inverse-sqrt"
@@ -253,20 +286,42 @@ class TrainConfig:
     device: str = "auto"
     threads: int | None = option(None, minimum=1)
     """CPU threads; ``null`` leaves the choice to torch."""
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """``bf16`` runs encoder and decoder in bfloat16 (alignment, durations, losses and weights stay in float32);
-    ``auto`` does so where the processor multiplies bfloat16 natively."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """``bf16`` runs encoder and decoder in bfloat16, ``fp16`` in float16 with a scaled loss; alignment, durations,
+    losses and weights stay in float32. ``auto`` takes bf16 where the processor multiplies it natively, else fp16 on a
+    GPU."""
+    compile: bool = False
+    """Compile the conformer blocks (``torch.compile``); where that fails, training goes on without it."""
     checkpointing: bool = False
     """Keep only the input of each conformer block and compute the rest again for the gradient: the same result from
     less memory in more time."""
     n_workers: int = option(0, minimum=0)
+    """Processes that load batches ahead; 0 loads between the steps."""
+    time_limit: str | None = None
+    """Time after which training saves and ends in good order, e.g. ``2h`` or ``1h30m``."""
     log_every: int = option(10, minimum=1)
     eval_every: int = option(100, minimum=1)
     """Optimiser steps between two measurements on the whole dev set."""
     save_every: int = option(500, minimum=1)
+    keep: int = option(0, minimum=0)
+    """How many of the latest checkpoints stay in ``checkpoints/``, besides the last and the best one."""
     preview_every: int = option(1000, minimum=0)
     """Optimiser steps between two sets of pictures and sounds; 0 switches them off."""
     n_previews: int = option(2, minimum=0)
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        found = []
+        for key, parse in (("memory", parse_memory), ("time_limit", parse_time)):
+            text = getattr(self, key)
+            try:
+                if text is not None:
+                    parse(text)
+            except ValueError as error:
+                found.append(f"{key}: {error}")
+        if self.max_frames is not None and self.auto_batch != "off":
+            found.append("max_frames: auto_batch looks for a number of utterances; use one of the two")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

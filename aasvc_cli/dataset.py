@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,24 +49,32 @@ class Batch:
     """(B,)"""
     duration_feature: Tensor
     """(B, S, D')"""
+    spare: bool = False
+    """Counts nothing: a process that has no part in a batch computes one utterance all the same, to stay in step."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         if self.source.device == device:
             return self
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("source", "source_lengths", "target", "target_lengths", "duration_feature")
-        }
-        return Batch(utterance_ids=self.utterance_ids, **moved)
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
+        return dataclasses.replace(self, **moved)
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, called by the loader."""
-        pinned = {
-            name: getattr(self, name).pin_memory()
-            for name in ("source", "source_lengths", "target", "target_lengths", "duration_feature")
-        }
-        return Batch(utterance_ids=self.utterance_ids, **pinned)
+        pinned = {name: getattr(self, name).pin_memory() for name in _TENSORS}
+        return dataclasses.replace(self, **pinned)
+
+    def rows(self, start: int, stop: int, *, trim: bool) -> Batch:
+        """Some utterances of the batch; ``trim`` cuts padding that none of them needs."""
+        part = {name: getattr(self, name)[start:stop] for name in _TENSORS}
+        if trim:
+            source, target = (int(part[f"{side}_lengths"].max()) for side in ("source", "target"))
+            for name, length in (("source", source), ("target", target), ("duration_feature", source)):
+                part[name] = part[name][:, :length]
+        return dataclasses.replace(self, utterance_ids=self.utterance_ids[start:stop], **part)
+
+
+_TENSORS = ("source", "source_lengths", "target", "target_lengths", "duration_feature")
 
 
 class PairDataset(Dataset[Item]):
@@ -119,24 +128,56 @@ def collate(items: Sequence[Item]) -> Batch:
     )
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, bucket: bool) -> list[list[int]]:
-    """The batches of one epoch, a function of seed and epoch only.
+def epoch_batches(
+    lengths: Sequence[int],
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    bucket: bool,
+    max_frames: int | None = None,
+    processes: int = 1,
+) -> list[list[int]]:
+    """The batches of one epoch, a function of the arguments only.
 
     Args:
         lengths: frames of each utterance
+        batch_size: utterances of each process
         bucket: put utterances of similar length together
+        max_frames: frames of each process, padding included, in place of ``batch_size``; an utterance that is longer
+            is alone in its batch
+        processes: among how many a batch is dealt out
 
     Returns:
-        indices of each batch; every utterance once, the last batch may be smaller
+        indices of each batch of all processes; every utterance once, the last batch may be smaller
     """
     chooser = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     chooser.shuffle(order)
     if bucket:
         order.sort(key=lambda i: lengths[i] * (1.0 + LENGTH_JITTER * chooser.random()))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if max_frames is None:
+        size = batch_size * processes
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+    else:
+        batches = list(_filled(order, lengths, max_frames, processes))
     chooser.shuffle(batches)
     return batches
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int], max_frames: int, processes: int) -> Iterator[list[int]]:
+    """Consecutive utterances in batches of at most ``max_frames`` padded frames per process."""
+    batch: list[int] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        rows = -(-(len(batch) + 1) // processes)
+        if batch and rows * longest > max_frames:
+            yield batch
+            batch, longest = [], lengths[index]
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 @dataclass
@@ -145,7 +186,7 @@ class Position:
 
     epoch: int = 0
     batch: int = 0
-    """Batches of this epoch that were used."""
+    """Batches of this epoch that were used, each dealt out among all processes."""
 
 
 def batch_stream(
@@ -157,24 +198,39 @@ def batch_stream(
     bucket: bool,
     n_workers: int,
     pin_memory: bool,
+    max_frames: int | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[Batch]:
-    """Batches without end, from a position on; ``position`` is moved on as batches are handed out."""
+    """Batches without end, from a position on; ``position`` is moved on as batches are handed out.
+
+    With several processes, each gets its part of every batch; a part that would be empty is a spare one.
+    """
     lengths = [pair.target_frames or 1 for pair in dataset.pairs]
     while True:
-        batches = epoch_batches(lengths, batch_size, seed=seed, epoch=position.epoch, bucket=bucket)
+        batches = epoch_batches(
+            lengths,
+            batch_size,
+            seed=seed,
+            epoch=position.epoch,
+            bucket=bucket,
+            max_frames=max_frames,
+            processes=processes,
+        )
+        rest = batches[position.batch :]
         loader: DataLoader[Item] = DataLoader(
             dataset,
-            batch_sampler=batches[position.batch :],
+            batch_sampler=[batch[rank::processes] or batch[:1] for batch in rest],
             collate_fn=collate,
             num_workers=n_workers,
             pin_memory=pin_memory,
             # of its own, because each new loader draws a seed: a resumed run would draw once more than the other
             generator=torch.Generator(),
         )
-        for batch in loader:
+        for whole, batch in zip(rest, loader, strict=True):
             position.batch += 1
             if position.batch == len(batches):
                 position.epoch, position.batch = position.epoch + 1, 0
-            yield batch
+            yield batch if rank < len(whole) else dataclasses.replace(batch, spare=True)
         if position.batch:  # the stream was entered behind the last batch
             position.epoch, position.batch = position.epoch + 1, 0

@@ -11,6 +11,7 @@
     ├── DownloadError       a file could not be fetched, or is not the right one
     ├── TrainingError       training diverged or cannot go on
     ├── MissingExtraError   an optional package is not installed
+    ├── ToldElsewhere       another process of the job says why; this one ends without a word
     └── Interrupted         stopped by the user; exit code 130
 
 Messages say what was found, what was expected and what to do next. Library code raises these and never exits the
@@ -75,6 +76,10 @@ class TrainingError(AasvcError):
 
 class MissingExtraError(AasvcError):
     """A feature needs an optional package that is not installed."""
+
+
+class ToldElsewhere(AasvcError):
+    """Another process of the same job tells what went wrong; this one ends without a word."""
 
 
 class Interrupted(AasvcError):

@@ -39,6 +39,25 @@ class Losses:
         }
 
 
+@dataclass(frozen=True)
+class Share:
+    """What part of a batch a piece of it is, by the three measures that the losses are means over.
+
+    Losses of a piece times its share add up to those of the batch: memory and processes then decide in which pieces
+    a batch is computed, and not what is learnt from it.
+    """
+
+    utterances: float = 1.0
+    """of forward sum and binarisation"""
+    frames: float = 1.0
+    """of L1"""
+    tokens: float = 1.0
+    """of the durations"""
+
+
+WHOLE = Share()
+
+
 def masked_l1(predicted: Tensor, target: Tensor, padding: Tensor) -> Tensor:
     """Mean absolute error over real frames only.
 
@@ -163,8 +182,8 @@ def duration_loss(result: TeacherForced) -> Tensor:
     return (error * real).sum() / real.sum()
 
 
-def total_loss(result: TeacherForced, config: LossConfig, step: int) -> Losses:
-    """All losses of a batch; ``step`` is the number of optimiser steps taken so far."""
+def total_loss(result: TeacherForced, config: LossConfig, step: int, share: Share = WHOLE) -> Losses:
+    """All losses of a batch, or of a share of it; ``step`` is the number of optimiser steps taken so far."""
     l1 = masked_l1(result.before, result.target, result.frame_padding)
     l1 = l1 + masked_l1(result.after, result.target, result.frame_padding)
     forward_sum = forward_sum_loss(
@@ -177,6 +196,9 @@ def total_loss(result: TeacherForced, config: LossConfig, step: int) -> Losses:
     binarisation = binarisation_loss(result.log_alignment, result.path, result.target_lengths)
     ramp = min(1.0, (step + 1) / config.binarisation_warmup_steps) if config.binarisation_warmup_steps else 1.0
     duration = duration_loss(result)
+    if share != WHOLE:
+        l1, duration = l1 * share.frames, duration * share.tokens
+        forward_sum, binarisation = forward_sum * share.utterances, binarisation * share.utterances
     total = l1 + config.align_weight * (forward_sum + ramp * binarisation)
     if step > config.duration_start_step:
         total = total + config.duration_weight * duration

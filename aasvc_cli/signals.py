@@ -18,6 +18,10 @@ def children_without_ctrl_c() -> Iterator[None]:
         yield
         return
     mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+    if mask:  # starting the first process of any pool starts this one, which would let the signal through
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()
     blocked = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

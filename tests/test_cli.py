@@ -32,9 +32,16 @@ from aasvc_cli.storage.files import atomic_write
 Aasvc = Callable[..., Any]
 COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "doctor"]
 NO_DEFAULT = {
-    "convert": {"inputs", "output", "out_dir", "set_name", "source_stats", "save_mel"},
-    "evaluate": {"tag", "converted", "target", "source"},
-}
+    "download": {"names", "mirror"},
+    "convert": {
+        "inputs", "output", "out_dir", "from0", "set_name", "data", "source_stats", "save_mel", "raw_format",
+        "raw_rate", "jsonl",
+    },
+    "evaluate": {
+        "systems", "tag", "converted", "target", "source", "text", "measures", "asr_model", "language", "fail_if",
+        "csv_file", "report",
+    },
+}  # fmt: skip
 """Parameters that nothing stands in for: where results go, and what is to be done at all."""
 
 
@@ -100,7 +107,7 @@ class TestHelp:
         assert re.search(r"^  -o, --output FILE  +The converted", text, re.MULTILINE)
         assert re.search(r"--speed X +2 speaks twice as fast. \[default: 1.0; 0.1 to 10\]", text)
         assert "[default: the bundled voice]" in " ".join(text.split())
-        assert re.search(r"--precision fp32\|bf16\|auto", aasvc("train", "-h").out)
+        assert re.search(r"--precision fp32\|bf16\|fp16\|auto", aasvc("train", "-h").out)
 
     @pytest.mark.parametrize("columns", ["20", "60", "300"])
     def test_help_fits_the_terminal(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch, columns: str):
@@ -370,7 +377,7 @@ class TestTrain:
             options["on_message"]("a message")
             return SimpleNamespace(
                 folder=home.exp / "male_female_x", step=2, best_step=2, best_dev={"loss": 1.25},
-                stopped=options["should_stop"](), seconds=1.0, to_tree=lambda: {"step": 2},
+                stopped=options["should_stop"](), out_of_time=False, seconds=1.0, to_tree=lambda: {"step": 2},
             )  # fmt: skip
 
         def compute_stats(home: Home, **options: Any) -> None:

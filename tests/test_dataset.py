@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,3 +89,58 @@ def test_making_batches_draws_no_random_numbers_of_torch():
     before = torch.get_rng_state()
     _ids(batch_stream(_dataset(5), Position(), batch_size=2, seed=1, bucket=False, n_workers=0, pin_memory=False), 9)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=80),
+    max_frames=st.integers(1, 2000),
+    processes=st.integers(1, 4),
+    bucket=st.booleans(),
+)
+def test_batches_by_frames_hold_every_utterance_once_and_never_too_many_frames(lengths, max_frames, processes, bucket):
+    batches = epoch_batches(lengths, 1, seed=1, epoch=0, bucket=bucket, max_frames=max_frames, processes=processes)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        for rank in range(processes):
+            share = batch[rank::processes]
+            padded = len(share) * max((lengths[i] for i in share), default=0)
+            assert padded <= max_frames or len(share) == 1
+
+
+def test_batches_by_frames_are_filled():
+    lengths = list(np.random.default_rng(0).integers(100, 500, 400))
+    batches = epoch_batches(lengths, 1, seed=1, epoch=0, bucket=True, max_frames=4000)
+    filled = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
+    assert np.mean(filled) > 0.85 * 4000
+    assert len({len(batch) for batch in batches}) > 5
+
+
+@given(n_pairs=st.integers(1, 12), processes=st.integers(1, 4), batch_size=st.integers(1, 3), stop=st.integers(0, 5))
+def test_processes_share_every_batch_and_stay_in_step(n_pairs, processes, batch_size, stop):
+    dataset = _dataset(n_pairs)
+    settings: dict[str, Any] = {"seed": 5, "bucket": True, "n_workers": 0, "pin_memory": False}
+    whole = _ids(batch_stream(dataset, Position(), batch_size=batch_size * processes, **settings), 6)
+    positions = [Position() for _ in range(processes)]
+    shares = []
+    for rank, position in enumerate(positions):
+        among = {"rank": rank, "processes": processes, "batch_size": batch_size, **settings}
+        before = list(islice(batch_stream(dataset, position, **among), stop))
+        saved = Position(position.epoch, position.batch)
+        shares.append(before + list(islice(batch_stream(dataset, saved, **among), 6 - stop)))
+    assert all(position == positions[0] for position in positions)
+    for number, ids in enumerate(whole):
+        counted = [share[number].utterance_ids for share in shares if not share[number].spare]
+        assert sorted(name for part in counted for name in part) == sorted(ids)
+        assert all(len(share[number].utterance_ids) == 1 for share in shares if share[number].spare)
+
+
+def test_rows_of_a_batch_lose_the_padding_that_nobody_in_them_needs():
+    dataset = _dataset(5)
+    batch = collate([dataset[0], dataset[4], dataset[2]])
+    part = batch.rows(2, 3, trim=True)
+    assert part.utterance_ids == ("u2",)
+    alone = collate([dataset[2]])
+    assert all(
+        torch.equal(getattr(part, name), getattr(alone, name)) for name in ("source", "target", "duration_feature")
+    )
+    assert batch.rows(2, 3, trim=False).source.shape[1] == batch.source.shape[1]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
 
-SETTINGS = ["--max-steps", "240", "--eval-every", "40", "--save-every", "7"]
-KILLS = 6
+SETTINGS = ["--max-steps", "160", "--eval-every", "30", "--save-every", "3", "--keep", "2"]
+KILLS = 20
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -35,32 +31,35 @@ def _step(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
-def test_a_training_killed_at_random_moments_ends_with_the_same_bits(aasvc: Callable[..., Any], trained: Home):
-    assert aasvc("train", "--tag", "whole", *SETTINGS).code == 0
-    command = [sys.executable, "-m", "aasvc_cli", "--quiet", "train", "--tag", "killed", *SETTINGS]
-    folder = trained.exp / "male_female_killed"
+@processes.needs_forks
+def test_a_training_killed_at_random_moments_ends_with_the_same_bits(trained: Home):
+    whole, folder = trained.exp / "male_female_whole", trained.exp / "male_female_killed"
+    train = ["--quiet", "train", *SETTINGS, "--tag"]
+    untouched = processes.start(processes.command_line, [*train, "whole"])
     chooser = random.Random(1)
     steps = []
     for _ in range(KILLS):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
-        deadline = time.monotonic() + 60
-        begun = _step(folder)
+        process = processes.start(processes.command_line, [*train, "killed"])
+        begun, deadline = _step(folder), time.monotonic() + 60
         # into the loop first, then any moment of it: between two steps or within a checkpoint
-        while process.poll() is None and _step(folder) == begun and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(chooser.uniform(0.0, 0.25))
+        while process.is_alive() and _step(folder) == begun and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(chooser.uniform(0.0, 0.06))
         process.kill()
-        process.wait()
+        process.join()
         steps.append(_step(folder))
     assert steps == sorted(steps)
     assert steps[0] > 0
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    whole = trained.exp / "male_female_whole"
-    for name in ("last.safetensors", "best.safetensors"):
+    assert steps[-1] < 160, "it ended before it was killed for the last time"
+    last = processes.start(processes.command_line, [*train, "killed"])
+    assert processes.finish([untouched, last]) == [0, 0]
+    for name in ("last.safetensors", "best.safetensors", "checkpoints/step-159.safetensors"):
         expected, found = (load_checkpoint(run / name)[0] for run in (whole, folder))
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
     assert _log(folder) == _log(whole)
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "step-159.safetensors",
+        "step-160.safetensors",
+    ]

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from aasvc_cli.config import Config, override
+from aasvc_cli.config import Config, override, parse_config, read_config_file
 from aasvc_cli.corpus import read_manifest
+from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
+from aasvc_cli.fitting import Fit
 from aasvc_cli.pipeline.train import StepReport, TrainResult, train
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
+from aasvc_cli.training import Trainer
 from aasvc_cli.voice import read_voice
 from tests.pages import parse
 
@@ -225,6 +228,93 @@ def test_a_pair_that_cannot_be_aligned_is_refused_by_name(trained: Home):
     with pytest.raises(DataError, match=r"pair \w+: \d+ source tokens do not fit into \d+ target frames; raise"):
         train(trained, config, tag="tight")
     assert not (trained.exp / "male_female_tight").exists()
+
+
+def _kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_the_latest_checkpoints_are_kept_and_each_is_a_state_to_go_on_from(trained: Home):
+    config = _config(trained, save_every=1)
+    whole = train(trained, config, tag="whole")
+    assert not (whole.folder / "checkpoints").exists()
+    result = train(trained, _config(trained, save_every=1, keep=3), tag="kept")
+    assert _kept(result.folder) == ["step-4.safetensors", "step-5.safetensors", "step-6.safetensors"]
+    (result.folder / "checkpoints" / "step-4.safetensors").replace(result.folder / "last.safetensors")
+    train(trained, config, tag="kept")
+    expected, found = _tensors(whole.folder), _tensors(result.folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_time_limit_saves_and_ends_before_it_is_over(trained: Home):
+    result = train(trained, _config(trained, time_limit="1.5s", max_steps=100000, eval_every=50), tag="limit")
+    assert result.stopped and result.out_of_time
+    assert 0 < result.step < 100000
+    assert load_checkpoint(result.folder / "last.safetensors")[1]["step"] == result.step
+    messages: list[str] = []
+    more = train(
+        trained, _config(trained, max_steps=result.step + 1, eval_every=50), tag="limit", on_message=messages.append
+    )
+    assert more.step == result.step + 1 and not more.stopped
+    assert f"at step {result.step}" in messages[0]
+
+
+def test_batch_size_and_accumulation_fit_the_memory_and_belong_to_the_run(
+    trained: Home, monkeypatch: pytest.MonkeyPatch
+):
+    tried: list[int] = []
+
+    def largest_batch(config: Config, device: object, longest: Callable[[int], Batch], limit: int, most: int) -> Fit:
+        batch = longest(most)
+        pairs = read_manifest(trained).sets["train"]
+        lengths = sorted((pair.source_frames + pair.target_frames for pair in pairs), reverse=True)
+        assert [int(s + t) for s, t in zip(batch.source_lengths, batch.target_lengths, strict=True)] == lengths[:most]
+        tried.append(limit)
+        return Fit(min(3, most), 1, False)
+
+    monkeypatch.setattr("aasvc_cli.pipeline.train.largest_batch", largest_batch)
+    settings = {"auto_batch": "keep", "memory": "2GB", "batch_size": 2, "accum": 3, "max_steps": 1}
+    messages: list[str] = []
+    result = train(trained, _config(trained, **settings), tag="auto", on_message=messages.append)
+    assert tried == [2_000_000_000]
+    assert messages[0].startswith("3 utterances at once, 2 times per step: 3 of the longest fit into 2.0 GB")
+    there = parse_config(read_config_file(result.folder / "config.yaml"), "test").train
+    assert (there.batch_size, there.accum, there.auto_batch) == (3, 2, "off")
+    train(trained, _config(trained, **{**settings, "max_steps": 2}), tag="auto")
+    assert len(tried) == 1, "a run that goes on keeps its batches"
+    train(trained, _config(trained, **{**settings, "auto_batch": "fill"}), tag="fill")
+    filled = parse_config(read_config_file(trained.exp / "male_female_fill" / "config.yaml"), "test").train
+    assert (filled.batch_size, filled.accum) == (3, 3)
+
+
+def test_training_by_frames_resumes_as_if_never_stopped(trained: Home):
+    config = _config(trained, max_frames=600, bucket=True)
+    whole = train(trained, config, tag="whole")
+    train(trained, _config(trained, max_frames=600, bucket=True, max_steps=4), tag="parts")
+    resumed = train(trained, config, tag="parts")
+    assert [entry for entry in _log(resumed.folder) if entry["kind"] == "train"] == [
+        entry for entry in _log(whole.folder) if entry["kind"] == "train"
+    ]
+
+
+def test_smaller_pieces_are_told_logged_and_remembered(trained: Home, monkeypatch: pytest.MonkeyPatch):
+    forward, failures = Trainer.forward, []
+
+    def tight(trainer: Trainer, batch: Batch, *arguments: object, **options: object) -> object:
+        if len(batch.utterance_ids) > 1 and trainer.model.training:
+            failures.append(trainer.step)
+            raise MemoryError
+        return forward(trainer, batch, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "forward", tight)
+    messages: list[str] = []
+    result = train(trained, _config(trained, max_steps=2), tag="tight", on_message=messages.append)
+    assert len(messages) == 1 and messages[0].startswith("out of memory at step 1: from now on 1 of 2 utterances")
+    notes = [entry for entry in _log(result.folder) if entry["kind"] == "note"]
+    assert [(entry["step"], entry["message"]) for entry in notes] == [(1, messages[0])]
+    train(trained, _config(trained, max_steps=4), tag="tight", on_message=messages.append)
+    assert failures == [0]
+    assert messages[1:] == [f"resuming {result.folder} at step 2"]
 
 
 class TestInit:

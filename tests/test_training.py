@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aasvc_cli.config import Config, TrainConfig, override, parse_config
 from aasvc_cli.dataset import Batch
@@ -123,7 +125,7 @@ def test_measuring_draws_no_random_numbers_and_changes_nothing():
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_trainer_goes_on_from_its_state_bit_by_bit(ema_decay, precision):
     config = _config(ema_decay=ema_decay, precision=precision)
     whole = Trainer(config, CPU)
@@ -165,3 +167,98 @@ def test_checkpointing_changes_no_bit_of_the_result(mask_padding):
         states.append(trainer.state()[0])
     plain, checkpointed = states
     assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a value is waited for, as a GPU would have to be."""
+
+    WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if str(func).rpartition(".")[0] in self.WAITING:
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_waits_for_the_device_once(precision, monkeypatch):
+    from aasvc_cli import alignment
+
+    # as on a GPU, where the search is made of tensor operations
+    monkeypatch.setattr("aasvc_cli.model.aasvc.monotonic_search", alignment.tensor_monotonic_search)
+    trainer = Trainer(_config(precision=precision, ema_decay=0.9), CPU)
+    reads: list[int] = []
+    tolist = torch.Tensor.tolist
+
+    def counted(tensor: torch.Tensor) -> Any:
+        reads.append(tensor.numel())
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    trainer.update([_batch()])
+    reads.clear()
+    with HostReads() as reading:
+        trainer.update([_batch(seed=1), _batch(seed=2)])
+    # on the host, the amounts (2, 3) of this process and of all; on the device, five losses and the norm
+    assert sorted(reads) == [6, 6, 6]
+    assert reading.seen == []
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_leaves_alignment_durations_losses_and_weights_alone(precision):
+    trainer = Trainer(_config(precision=precision), CPU)
+    result = trainer.forward(_batch())
+    assert result.before.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert result.duration_nll is not None
+    assert result.log_alignment.dtype == result.durations.dtype == result.duration_nll.dtype == torch.float32
+    losses, *_ = trainer.update([_batch()])
+    assert losses.dtype == torch.float32
+    assert all(value.dtype == torch.float32 for value in trainer.losses(_batch()).named().values())
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+
+
+def test_a_gradient_that_overflows_is_computed_again_with_a_smaller_scale():
+    trainer, calm = Trainer(_config(precision="fp16"), CPU), Trainer(_config(precision="fp16"), CPU)
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 2.0**40})
+    torch.manual_seed(0)
+    found, norm, _ = trainer.update([_batch()])
+    assert trainer.step == 1 and math.isfinite(norm)
+    assert 1.0 <= trainer.scaler.get_scale() < 2.0**40
+    torch.manual_seed(0)
+    expected, *_ = calm.update([_batch()])
+    assert torch.equal(found, expected), "the same random numbers as in the attempts before"
+
+
+def test_compiled_blocks_give_the_results_of_plain_ones(monkeypatch):
+    monkeypatch.setattr("aasvc_cli.training.COMPILER", "eager")
+    said: list[str] = []
+    plain, compiled = Trainer(_config(), CPU), Trainer(_config(compile=True), CPU, on_message=said.append)
+    for step in range(2):
+        torch.manual_seed(step)
+        expected, *_ = plain.update([_batch(seed=step)])
+        torch.manual_seed(step)
+        found, *_ = compiled.update([_batch(seed=step)])
+        assert torch.allclose(found, expected, rtol=1e-5)
+    assert said == []
+    assert compiled.evaluate([_batch()]) == pytest.approx(plain.evaluate([_batch()]), rel=1e-4)
+
+
+def test_without_a_compiler_training_goes_on_as_if_it_had_not_been_asked_for(monkeypatch):
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no C++ compiler found\nand much more")
+
+    monkeypatch.setattr("aasvc_cli.training.COMPILER", broken)
+    said: list[str] = []
+    plain, compiled = Trainer(_config(), CPU), Trainer(_config(compile=True), CPU, on_message=said.append)
+    for step in range(2):
+        torch.manual_seed(step)
+        expected, *_ = plain.update([_batch(seed=step)])
+        torch.manual_seed(step)
+        found, *_ = compiled.update([_batch(seed=step)])
+        assert torch.equal(found, expected)
+    assert len(said) == 1
+    assert said[0] == "going on without --compile, which does not work here (no C++ compiler found)"

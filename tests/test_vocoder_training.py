@@ -105,7 +105,7 @@ class TestSpectralLoss:
             torch.sin(2 * math.pi * f * times + p)[None] for f, p in ((220, 0), (220, 1), (260, 0))
         )
         loss = SpectralLoss(24000)
-        assert float(loss(shifted, tone)[0]) < 0.1 * float(loss(higher, tone)[0])
+        assert float(loss(shifted, tone)[0]) < 0.5 * float(loss(higher, tone)[0])
 
 
 class TestDiscriminators:
@@ -228,10 +228,6 @@ class TestSteps:
         assert all(torch.equal(before[name], tensor) for name, tensor in ready.generator.state_dict().items())
 
 
-def _config(home: Home, **changes: object) -> Config:
-    return tiny(**changes)
-
-
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / "last.safetensors")[0]
 
@@ -258,21 +254,23 @@ class TestRun:
         wave = vocoder.synthesise(torch.full((1, 8, 20), -2.0))
         assert wave.shape == (1, 8 * 256) and bool(wave.isfinite().all())
 
-    @pytest.mark.parametrize("stop_at", [1, 4, 7, 8])
-    def test_an_interrupted_run_ends_with_the_same_bits_as_an_uninterrupted_one(self, trained: Home, stop_at: int):
+    def test_a_run_stopped_in_every_stage_ends_with_the_same_bits_as_an_uninterrupted_one(self, trained: Home):
         whole = train_vocoder(trained, tiny(), tag="whole")
-        seen: list[int] = []
-        stopped = train_vocoder(
-            trained,
-            tiny(),
-            tag="parts",
-            on_report=lambda report: seen.append(report.step),
-            should_stop=lambda: len(seen) == stop_at,
-        )
-        assert stopped.stopped and stopped.step == stop_at
         messages: list[str] = []
+        for stop_at in (1, 4, 7, 8):
+            seen: list[int] = []
+            stopped = train_vocoder(
+                trained,
+                tiny(),
+                tag="parts",
+                on_report=lambda report, seen=seen: seen.append(report.step),  # type: ignore[misc]
+                on_message=messages.append,
+                should_stop=lambda seen=seen, stop_at=stop_at: seen[-1:] == [stop_at],  # type: ignore[misc]
+            )
+            assert stopped.stopped and stopped.step == stop_at
         resumed = train_vocoder(trained, tiny(), tag="parts", on_message=messages.append)
-        assert f"resuming {resumed.folder} at step {stop_at}" in messages
+        told = [message for message in messages if message.startswith("resuming")]
+        assert told == [f"resuming {resumed.folder} at step {step}" for step in (1, 4, 7, 8)]
         assert _log(resumed.folder) == _log(whole.folder)
         expected, found = _tensors(whole.folder), _tensors(resumed.folder)
         assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)

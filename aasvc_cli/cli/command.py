@@ -244,8 +244,15 @@ def _said(command: Any, option: Any) -> tuple[Any, str] | None:
             for name in long_names(option):
                 value = section.get(name)
                 if value is not None and not isinstance(value, Mapping):
-                    return (value if isinstance(value, bool) else str(value)), str(file.layer.origin)
+                    return _as_typed(option, value), str(file.layer.origin)
     return None
+
+
+def _as_typed(option: Any, value: Any) -> Any:
+    """A value from YAML as the command line would have it."""
+    if option.multiple:
+        return [str(each) for each in (value if isinstance(value, list) else [value])]
+    return value if isinstance(value, bool) else str(value)
 
 
 def origin_of(ctx: typer.Context, param: Any) -> Origin:
@@ -275,6 +282,13 @@ def check_option_names(group: AasvcGroup) -> None:
     if not any(file.options for file in settings.files):
         return
     of_group = {name for option in options_of(group) for name in long_names(option)}
+    several = {
+        name
+        for command in group.commands.values()
+        for option in options_of(command)
+        if option.multiple
+        for name in long_names(option)
+    }
     known = {
         command: {name for option in options_of(group.commands[command]) for name in long_names(option)}
         for command in group.commands
@@ -286,19 +300,19 @@ def check_option_names(group: AasvcGroup) -> None:
                 faults += [
                     f"{OPTIONS}.{key}.{name}: {fault}"
                     for name, inner in value.items()
-                    if (fault := _option_fault(name, inner, known[key]))
+                    if (fault := _option_fault(name, inner, known[key], several))
                 ]
-            elif fault := _option_fault(key, value, of_group.union(*known.values()), [*known]):
+            elif fault := _option_fault(key, value, of_group.union(*known.values()), several, [*known]):
                 faults.append(f"{OPTIONS}.{key}: {fault}")
         if faults:
             raise ConfigError(str(file.layer.origin), faults)
 
 
-def _option_fault(name: str, value: Any, known: set[str], also: list[str] | None = None) -> str:
+def _option_fault(name: str, value: Any, known: set[str], several: set[str], also: list[str] | None = None) -> str:
     if name not in known:
         near = difflib.get_close_matches(name, [*known, *(also or [])], n=1)
         return "no such option" + (f"; did you mean {near[0]}?" if near else "")
-    if isinstance(value, (Mapping, list)):
+    if isinstance(value, Mapping) or (isinstance(value, list) and name not in several):
         return f"expected one value, found {'several' if isinstance(value, list) else 'a mapping'}"
     return ""
 

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from aasvc_cli.config import Config
     from aasvc_cli.corpus import Manifest
 
-PARAMETERS = {"features.source": "src_feat", "features.target": "trg_feat", "features.duration": "dp_feat"}
+PARAMETERS = {
+    "features.source": "src_feat",
+    "features.target": "trg_feat",
+    "features.duration": "dp_feat",
+    "train.auto_batch": "batch_size",
+    "train.compile": "compiled",
+}
 """Parameters that are not named like the last part of their key."""
 
 

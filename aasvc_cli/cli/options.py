@@ -13,6 +13,12 @@ from aasvc_cli.cli import completion
 YIELDS = {
     "convert": (
         ("inputs", "set_name"),
+        ("inputs", "from0"),
+        ("output", "from0"),
+        ("save_mel", "from0"),
+        ("set_name", "from0"),
+        ("set_name", "format_name"),
+        ("set_name", "raw_format"),
         ("output", "out_dir"),
         ("output", "set_name"),
         ("out_dir", "set_name"),
@@ -20,7 +26,7 @@ YIELDS = {
     )
 }
 """Parameters that exclude each other, by command: one from a file or a variable yields to one on the command line."""
-NEEDS = {"convert": (("data", "set_name"),)}
+NEEDS: dict[str, tuple[tuple[str, str], ...]] = {"convert": (("data", "set_name"),)}
 """Parameters that mean nothing without another: from a file or a variable, they are then left out."""
 
 ITS_OWN = {"train": ("model",)}
@@ -51,6 +57,7 @@ class PrecisionOption(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
     AUTO = "auto"
 
 

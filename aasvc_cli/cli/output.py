@@ -32,6 +32,7 @@ class Settings:
         origins: where each of its parameters comes from
         names: what its options are called, by parameter
         values: their values, by parameter
+        arguments: the whole command line
     """
 
     home: Path | None = None
@@ -45,6 +46,7 @@ class Settings:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
 
     def begin(self, *, debug: bool) -> None:
         """Forget an earlier call, and read the settings files; faults in them are kept for later."""
@@ -87,6 +89,11 @@ def colour(stream: TextIO | None = None) -> bool | None:
     if stream is None:
         return False if os.environ.get("TERM") == "dumb" else None
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def is_first_process() -> bool:
+    """Whether this process talks: of several that a launcher started, only the first does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def home_folder() -> Home:

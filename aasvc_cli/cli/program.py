@@ -25,14 +25,15 @@ from aasvc_cli.cli.output import (
     close_standard_output,
     colour,
     fail,
+    is_first_process,
     settings,
     traceback_if_wanted,
 )
-from aasvc_cli.errors import AasvcError, Interrupted
+from aasvc_cli.errors import AasvcError, Interrupted, ToldElsewhere
 from aasvc_cli.storage.cache import HOME_VARIABLE
 
 COMMANDS = {
-    "download": "Lay a corpus out in the data folder.",
+    "download": "Fetch published models and corpora into the data folder.",
     "prepare": "Pair, check and analyse recordings of two speakers.",
     "stats": "Find the mean and scale of the features of a training set.",
     "train": "Train a voice on a prepared set.",
@@ -141,6 +142,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the program and return its exit code."""
     try:
         settings.begin(debug="--debug" in arguments)
+        settings.arguments = list(arguments)
         if os.environ.get(COMPLETION_VARIABLE):
             from aasvc_cli.cli.completion import make_quick
 
@@ -149,6 +151,8 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except AasvcError as error:
         traceback_if_wanted()
+        if isinstance(error, ToldElsewhere) or (isinstance(error, Interrupted) and not is_first_process()):
+            return error.exit_code
         return fail(str(error), error.exit_code, "" if isinstance(error, Interrupted) else "error: ")
     except typer.TyperException as error:
         return _wrong_usage(error)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from aasvc_cli.cli.output import clock, live, say, settings
+from aasvc_cli.cli.output import clock, is_first_process, live, say, settings
 
 OnProgress = Callable[[int, int], None]
 OnBytes = Callable[[str, int, int | None], None]
@@ -72,7 +72,7 @@ def byte_progress() -> Iterator[OnBytes | None]:
     if settings.quiet:
         yield None
         return
-    if not sys.stderr.isatty():
+    if not live(sys.stderr):
         yield _plain_byte_progress()
         return
 
@@ -206,7 +206,10 @@ def _dev_losses(report: TrainingReport) -> str:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for an orderly stop; a second one aborts at once."""
+    """Ctrl-C, SIGTERM and SIGUSR1 ask for an orderly stop; a second one aborts at once.
+
+    SIGTERM and SIGUSR1 are what batch schedulers send before they end a job.
+    """
     asked = False
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: asked
@@ -218,9 +221,13 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
         # Buffered streams are not safe inside a signal handler.
-        os.write(2, b"\naasvc: stopping after this step (once more aborts at once)\n")
+        if is_first_process():
+            os.write(2, b"\naasvc: stopping after this step (once more aborts at once)\n")
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGUSR1"):
+        numbers.append(signal.SIGUSR1)
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield lambda: asked
     finally:

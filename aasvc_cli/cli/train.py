@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from aasvc_cli.cli.configuration import configured, show_schema, shown_config, traced_config
 from aasvc_cli.cli.options import (
     THE_CONFIGURATIONS,
@@ -28,13 +30,48 @@ from aasvc_cli.cli.options import (
     overrides_of,
     training_option,
 )
-from aasvc_cli.cli.output import home_folder, say, say_next, show_result, usage
+from aasvc_cli.cli.output import home_folder, is_first_process, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import progress, stop_on_signals, training_progress
 from aasvc_cli.errors import Interrupted
 
 if TYPE_CHECKING:
     from aasvc_cli.corpus import Manifest
     from aasvc_cli.storage.cache import Home
+
+
+FOR_VOICES = {
+    "train.accum": "--accum",
+    "train.auto_batch": "--batch-size auto",
+    "train.max_frames": "--max-frames",
+    "train.memory": "--memory",
+    "train.warmup_steps": "--warmup-steps",
+    "train.checkpointing": "--checkpointing",
+    "train.compile": "--compile",
+    "train.n_workers": "--workers",
+    "train.time_limit": "--time-limit",
+    "train.keep": "--keep",
+}
+"""Settings that the training of a vocoder does not read, and their options."""
+
+
+def _checked_batch_size(text: str | None) -> str | None:
+    """A number from 1, or auto."""
+    if text is None or text == "auto":
+        return text
+    if not text.isascii() or not text.isdigit():
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto.")
+    if int(text) < 1:
+        raise typer.BadParameter(f"{text} is not greater than or equal to 1.")
+    return text
+
+
+def _auto_batch(batch_size: str | None, accum: int | None) -> str | None:
+    """What an option ``--batch-size`` says about ``train.auto_batch``."""
+    if batch_size is None:
+        return None
+    if batch_size != "auto":
+        return "off"
+    return "keep" if accum is None else "fill"
 
 
 def train(
@@ -56,7 +93,24 @@ def train(
     ] = None,
     conf: ConfOption = None,
     batch_size: Annotated[
-        int | None, training_option("--batch-size", min=1, help="Utterances at once.", show_default=THE_CONFIGURATIONS)
+        str | None,
+        training_option(
+            "--batch-size",
+            metavar="N|auto",
+            callback=_checked_batch_size,
+            help="Utterances at once. auto takes as many as fit into --memory and accumulates to the same effective "
+            "batch; with --accum, it fills the memory.",
+            show_default=THE_CONFIGURATIONS,
+        ),
+    ] = None,
+    max_frames: Annotated[
+        int | None,
+        training_option(
+            "--max-frames",
+            min=1,
+            help="Target frames at once, in place of --batch-size: many short utterances or few long ones.",
+            show_default="no limit",
+        ),
     ] = None,
     accum: Annotated[
         int | None, training_option("--accum", min=1, help="Batches per step.", show_default=THE_CONFIGURATIONS)
@@ -87,7 +141,41 @@ def train(
         int | None,
         training_option("--seed", min=0, help="Start of all random numbers.", show_default=THE_CONFIGURATIONS),
     ] = None,
+    keep: Annotated[
+        int | None,
+        training_option(
+            "--keep", min=0, help="How many of the latest checkpoints to keep.", show_default=THE_CONFIGURATIONS
+        ),
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        machine_option(
+            "--time-limit",
+            metavar="TIME",
+            help="Save and end in good order within this time, e.g. 2h or 1h30m.",
+            show_default="none",
+        ),
+    ] = None,
     device: DeviceOption = None,
+    devices: Annotated[
+        int | None,
+        machine_option(
+            "--devices",
+            min=1,
+            metavar="N",
+            help="GPUs, or processes on a CPU, that train together; each has a batch of --batch-size.",
+            show_default="1",
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        machine_option(
+            "--memory",
+            metavar="SIZE",
+            help="What --batch-size auto may fill, e.g. 8GB.",
+            show_default="what the device has free",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, machine_option("--threads", min=1, help="CPU threads.", show_default=THE_CONFIGURATIONS)
     ] = None,
@@ -95,9 +183,21 @@ def train(
         PrecisionOption | None,
         machine_option(
             "--precision",
-            help="auto takes bf16 where the processor multiplies it natively.",
+            help="auto takes bf16 where the processor multiplies it natively, else fp16 on a GPU.",
             show_default=THE_CONFIGURATIONS,
         ),
+    ] = None,
+    compiled: Annotated[
+        bool | None,
+        machine_option(
+            "--compile/--no-compile",
+            help="Compile the network with torch.compile, for long trainings on a GPU.",
+            show_default=THE_CONFIGURATIONS,
+        ),
+    ] = None,
+    n_workers: Annotated[
+        int | None,
+        machine_option("--workers", min=0, help="Processes that load batches ahead.", show_default=THE_CONFIGURATIONS),
     ] = None,
     checkpointing: Annotated[
         bool | None,
@@ -120,6 +220,7 @@ def train(
             help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
             "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
             "keeps the model's, for more recordings of the same speakers.",
+            show_default="random weights",
         ),
     ] = None,
     tensorboard: Annotated[
@@ -145,8 +246,8 @@ def train(
 
     See what would be used, and where it comes from: [bold]aasvc train --conf small --print-config[/bold]
 
-    Ctrl-C saves and stops; the same command goes on from there. Options left out come from --conf, else aasvc.yaml,
-    else your own file, else the configuration that `aasvc prepare` was given.
+    Ctrl-C saves and stops, as do SIGTERM and SIGUSR1; the same command goes on from there. Options left out come from
+    --conf, else aasvc.yaml, else your own file, else the configuration that `aasvc prepare` was given.
     """
     from aasvc_cli.corpus import read_manifest
 
@@ -160,7 +261,9 @@ def train(
             "features.target": trg_feat,
             "features.duration": dp_feat,
             "model.frames_per_token": frames_per_token,
-            "train.batch_size": batch_size,
+            "train.batch_size": int(batch_size) if batch_size not in (None, "auto") else None,
+            "train.auto_batch": _auto_batch(batch_size, accum),
+            "train.max_frames": max_frames,
             "train.accum": accum,
             "train.max_steps": max_steps,
             "train.lr": lr,
@@ -172,6 +275,11 @@ def train(
             "train.threads": threads,
             "train.precision": precision,
             "train.checkpointing": checkpointing,
+            "train.compile": compiled,
+            "train.memory": memory,
+            "train.n_workers": n_workers,
+            "train.time_limit": time_limit,
+            "train.keep": keep,
         }
     )
     if print_config:
@@ -182,21 +290,30 @@ def train(
         return
     manifest = read_manifest(home, data)
     if model is TrainedOption.VOCODER:
-        if init is not None or tensorboard:
-            usage("train", "--init and --tensorboard are for voices; leave them out with --model vocoder")
+        refused = [flag for key, flag in FOR_VOICES.items() if overrides.get(key, "off") not in ("off", False)]
+        others = {"--init": init, "--tensorboard": tensorboard, "--devices": devices}
+        refused += [flag for flag, value in others.items() if value]
+        if refused:
+            usage("train", f"{', '.join(refused)}: only for voices; leave it out with --model vocoder")
         _train_vocoder(home, manifest, conf, overrides, tag=tag, overwrite=overwrite, json_target=json_target)
         return
+    fallback = manifest
     if init is not None and conf is None:
         from aasvc_cli.voice import find_voice, read_voice
 
         sizes = read_voice(find_voice(home, init), home, weights=False).config.model
-        manifest = replace(manifest, config=replace(manifest.config, model=sizes))
-    config = configured(conf, overrides, manifest)
+        fallback = replace(manifest, config=replace(manifest.config, model=sizes))
+    config = configured(conf, overrides, fallback)
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
 
         with progress("stats") as on_progress:
             compute_stats(home, data=manifest.name, norm_name=norm_name, on_progress=on_progress)
+    from aasvc_cli.distributed import is_worker, launch
+
+    if devices is not None and devices > 1 and not is_worker():
+        launch(devices, settings.arguments)
+        return
     from aasvc_cli.pipeline.train import train as run
 
     with stop_on_signals() as should_stop, training_progress() as on_report:
@@ -213,10 +330,17 @@ def train(
             on_message=say,
             should_stop=should_stop,
         )
-    if result.stopped:
+    if result.stopped and not result.out_of_time:
         raise Interrupted(
             f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
             "the same command goes on from there"
+        )
+    if not is_first_process():
+        return
+    if result.out_of_time:
+        say(
+            f"out of time after step {result.step} of {config.train.max_steps}; all is saved - the same command goes "
+            "on from there"
         )
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.best_dev.items())
     show_result(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,17 +18,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, dump_yaml, to_tree
+from aasvc_cli.config import Config, dump_yaml, parse_config, parse_memory, parse_time, read_config_file, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
-from aasvc_cli.dataset import PairDataset, Position, batch_stream, collate
+from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate
+from aasvc_cli.distributed import World, is_restart, joined
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
 from aasvc_cli.features import NormStats, feature_key, feature_keys
+from aasvc_cli.fitting import in_batches_of, largest_batch
+from aasvc_cli.memory import usable_memory
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import (
     make_folder,
     read_json,
+    remove_file,
+    storage_error,
     write_audio,
     write_bytes,
     write_json,
@@ -47,6 +55,7 @@ INIT_FILE = "init.json"
 """What a run began with, if not with random weights."""
 SHOWN_TENSORS = 8
 """Names of tensors that a message lists; ``init.json`` has all."""
+_KEPT = re.compile(r"step-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class TrainResult:
 
     Attributes:
         stopped: whether it was stopped before ``max_steps``
+        out_of_time: whether that was because of ``time_limit``
     """
 
     folder: Path
@@ -85,6 +95,7 @@ class TrainResult:
     best_dev: dict[str, float]
     stopped: bool
     seconds: float
+    out_of_time: bool = False
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
@@ -109,6 +120,7 @@ def train(
 
     The run lives in ``exp/<source>_<target>_<tag>``. If that folder has a checkpoint, training continues from it
     exactly as if it had never stopped. When ``should_stop`` returns True, the run is saved and the function returns.
+    Processes that a launcher started train one model together; the first of them writes and reports.
 
     Args:
         data: a prepared set; the one prepared last if None
@@ -123,19 +135,30 @@ def train(
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
-    say = on_message or _ignore
-    manifest = read_manifest(home, data)
-    config = _with_data_features(config, manifest).resolved()
-    stats = _read_stats(home, manifest, config, norm_name)
-    name = tag or clean_name(config.name)
-    if clean_name(name) != name:
-        raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
-    folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
-    run = _Run(home, folder, config, manifest, stats, init=init, tensorboard=tensorboard)
-    with run.files.alone():
-        if overwrite:
-            run.files.clear()
-        return run.go(say, on_report or _ignore, should_stop or (lambda: False))
+    began = time.monotonic()
+    with joined() as world, contextlib.ExitStack() as held:
+
+        def prepare() -> _Run:
+            manifest = read_manifest(home, data)
+            checked = _with_data_features(config, manifest).resolved()
+            stats = _read_stats(home, manifest, checked, norm_name)
+            name = tag or clean_name(checked.name)
+            if clean_name(name) != name:
+                raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
+            folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
+            return _Run(home, folder, checked, manifest, stats, world, init=init, tensorboard=tensorboard)
+
+        run = world.together(prepare)
+        world.by_first(lambda: held.enter_context(run.files.alone()))
+        if overwrite and not is_restart():
+            world.by_first(run.files.clear)
+        run.say = _spoken_by(world, on_message or _ignore)
+        return run.go(began, on_report or _ignore, should_stop or (lambda: False))
+
+
+def _spoken_by(world: World, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Messages with the process that they come from, if it is not the first."""
+    return say if world.is_first else lambda message: say(f"process {world.rank}: {message}")
 
 
 def _ignore(_: Any) -> None:
@@ -178,6 +201,7 @@ class _Run:
         config: Config,
         manifest: Manifest,
         stats: NormStats,
+        world: World,
         *,
         init: str | Path | None,
         tensorboard: bool,
@@ -188,9 +212,13 @@ class _Run:
         self.files = RunFolder(folder)
         self.manifest = manifest
         self.stats = stats
-        self.device = pick_device(config.train.device)
+        self.world = world
+        self.say: Callable[[str], None] = _ignore
+        self.device = world.device(pick_device(config.train.device))
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
+        elif world.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
         self.config = with_precision(config, self.device)
         store = FeatureStore(home.features, config.features, feature_key)
         for set_name in ("train", "dev"):
@@ -213,6 +241,7 @@ class _Run:
         self.seconds_before = 0.0
         self.tensorboard_writer = _tensorboard_writer() if tensorboard else None
         self.writer: Any = None
+        self._trainer: Trainer | None = None
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -229,33 +258,59 @@ class _Run:
             **sets,
         }
 
-    def _open(self, trainer: Trainer, say: Callable[[str], None]) -> None:
+    def _open(self, trainer: Trainer) -> None:
         """Start a new folder, or load where the run stopped."""
-        last = self.files.last
         described = self._describe()
-        settings = {name: part for name, part in to_tree(self.config).items() if name != "vocoder"}
-        self.files.open(settings, described, FREE_TO_CHANGE, other_files=(INIT_FILE,))
-        if (self.folder / "config.yaml").exists():
-            self._check_init(last.exists())
-        if last.exists():
-            tensors, header = load_checkpoint(last)
-            try:
-                trainer.load_state(tensors, header["trainer"])
-                self.position = Position(**header["position"])
-                self.best_step, self.best_dev = header["best_step"], header["best_dev"]
-                self.seconds_before = header["seconds"]
-            except (KeyError, RuntimeError, TypeError, ValueError):
-                raise ModelError(f"{last}: not a checkpoint of this run; use another --tag, or --overwrite") from None
-            self.files.cut_log(trainer.step)
-            say(f"resuming {self.folder} at step {trainer.step}")
-        else:
+
+        def read() -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+            settings = {name: part for name, part in to_tree(self.config).items() if name != "vocoder"}
+            self.files.open(settings, described, FREE_TO_CHANGE, other_files=(INIT_FILE,))
+            begun = self.files.last.exists()
+            if (self.folder / "config.yaml").exists():
+                self._check_init(begun)
+            if begun:
+                return load_checkpoint(self.files.last)
             self.files.cut_log(0)
-            if self.init is not None:
-                write_json(self.folder / INIT_FILE, self._initialise(trainer, self.init, say))
+            if self.init is None:
+                return {}, None
+            write_json(self.folder / INIT_FILE, self._initialise(trainer, self.init))
+            return dict(trainer.model.state_dict()), None
+
+        tensors, header = self.world.by_first(read) or ({}, None)
+        header = self.world.from_first(header)
+        tensors = self.world.tensors_from_first(tensors)
+        if header is not None:
+            self.world.together(lambda: self._go_on_from(trainer, tensors, header))
+        elif tensors and not self.world.is_first:
+            trainer.start_from(tensors)
+        if not self.world.is_first:
+            return
+        if header is not None:
+            self.files.cut_log(trainer.step)
+            self.say(f"resuming {self.folder} at step {trainer.step}")
         self.files.describe(dump_yaml(self.config), described)
         write_json(self.folder / "stats.json", self.stats.to_tree())
         if self.tensorboard_writer is not None:
             self.writer = self.tensorboard_writer(self.folder / "tensorboard", purge_step=trainer.step + 1)
+
+    def _go_on_from(self, trainer: Trainer, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+        try:
+            trainer.load_state(tensors, header["trainer"])
+            self.position = Position(**header["position"])
+            self.best_step, self.best_dev = header["best_step"], header["best_dev"]
+            self.seconds_before = header["seconds"]
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            raise ModelError(
+                f"{self.files.last}: not a checkpoint of this run; use another --tag, or --overwrite"
+            ) from None
+        before, now = header.get("processes", 1), self.world.size
+        if before != now:
+            self.position.batch = self.position.batch * before // now
+            if self.world.is_first:
+                self.say(
+                    f"the run had {before} processes and now has {now}: its effective batch changes with them, unless "
+                    "another --batch-size makes up for it in a run of its own"
+                )
 
     def _check_init(self, begun: bool) -> None:
         """Refuse an ``init`` that is not the one that this run began with."""
@@ -271,7 +326,7 @@ class _Run:
             fault = f"the run was begun with --init {there} and has no checkpoint yet; give that again, or --overwrite"
             raise ConfigError(str(self.folder), [fault])
 
-    def _initialise(self, trainer: Trainer, init: str | Path, say: Callable[[str], None]) -> dict[str, Any]:
+    def _initialise(self, trainer: Trainer, init: str | Path) -> dict[str, Any]:
         """Begin with the weights of another model, and say how well they fit.
 
         Raises:
@@ -302,14 +357,14 @@ class _Run:
                 f"{new[0]}); leave --conf out to take its sizes, or choose another model"
             )
         trainer.start_from(fitting)
-        say(f"begins with the weights of {voice}: {len(fitting)} of {len(expected)} tensors")
+        self.say(f"begins with the weights of {voice}: {len(fitting)} of {len(expected)} tensors")
         for what, names in (("new, random", new), ("left over, not used", left_over)):
             if names:
                 more = f", and {len(names) - SHOWN_TENSORS} more" if len(names) > SHOWN_TENSORS else ""
-                say(f"{what}: {', '.join(names[:SHOWN_TENSORS])}{more}")
+                self.say(f"{what}: {', '.join(names[:SHOWN_TENSORS])}{more}")
         for side, key in feature_keys(files.config.features).items():
             if feature_keys(self.config.features)[side] != key:
-                say(
+                self.say(
                     f"warning: {voice} was trained on {side} features of other settings; it may have to learn them anew"
                 )
         return {
@@ -330,19 +385,43 @@ class _Run:
 
     def _save_last(self, trainer: Trainer, seconds: float) -> None:
         tensors, numbers = trainer.state()
+        self.world.by_first(lambda: self._write_last(trainer, tensors, numbers, seconds))
+
+    def _write_last(
+        self, trainer: Trainer, tensors: dict[str, torch.Tensor], numbers: dict[str, Any], seconds: float
+    ) -> None:
         header = {
             "trainer": numbers,
             "step": trainer.step,
             "position": dataclasses.asdict(self.position),
+            "processes": self.world.size,
             "best_step": self.best_step,
             "best_dev": self.best_dev,
             "seconds": seconds,
         }
         save_checkpoint(self.files.last, tensors, header)
+        self._keep(trainer.step)
         # for people and programs; training itself reads the header inside the checkpoint
         last = {"step": trainer.step, "max_steps": self.config.train.max_steps, "seconds": seconds}
         best = {"step": self.best_step, "dev": self.best_dev, "by": BEST_BY}
         write_json(self.folder / "checkpoints.json", {"last": last, "best": best})
+
+    def _keep(self, step: int) -> None:
+        """Keep the last checkpoint under its step, and as many before it as asked for."""
+        keep, folder = self.config.train.keep, self.folder / "checkpoints"
+        if keep:
+            kept = make_folder(folder) / f"step-{step}.safetensors"
+            try:
+                kept.unlink(missing_ok=True)
+                try:
+                    os.link(self.files.last, kept)  # takes no space, as the next checkpoint is a file of its own
+                except OSError:  # a file system without links
+                    shutil.copyfile(self.files.last, kept)
+            except OSError as error:
+                raise storage_error("write", kept, error) from None
+        found = {int(match[1]): path for path in folder.glob("*") if (match := _KEPT.fullmatch(path.name))}
+        for old in sorted(found)[: max(0, len(found) - keep)] if keep else []:
+            remove_file(found[old])
 
     def _save_best(self, trainer: Trainer, dev: dict[str, float]) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in trainer.weights().items()}
@@ -350,29 +429,41 @@ class _Run:
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
-    def go(
-        self, say: Callable[[str], None], report: Callable[[StepReport], None], should_stop: Callable[[], bool]
-    ) -> TrainResult:
-        """Train to the last step, or until asked to stop."""
+    def go(self, began: float, report: Callable[[StepReport], None], should_stop: Callable[[], bool]) -> TrainResult:
+        """Train to the last step, or until asked to stop.
+
+        Args:
+            began: when the time of ``time_limit`` began to run
+        """
+        self.world.by_first(lambda: make_folder(self.folder))
+        self.config = self._with_batch_that_fits()
         config = self.config.train
-        make_folder(self.folder)
-        trainer = Trainer(self.config, self.device)
-        self._open(trainer, say)
+        trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
+        self._trainer = trainer
+        self._open(trainer)
         stream = batch_stream(
             self.train_set,
             self.position,
             batch_size=config.batch_size,
+            max_frames=config.max_frames,
             seed=config.seed,
             bucket=config.bucket,
             n_workers=config.n_workers,
             pin_memory=self.device.type == "cuda",
+            rank=self.world.rank,
+            processes=self.world.size,
         )
-        started = interval = time.monotonic()
+        limit = parse_time(config.time_limit) if config.time_limit else float("inf")
+        started = interval = turn = time.monotonic()
         sums = torch.zeros(len(LOSS_NAMES), device=self.device)
-        norms, since, saved, stopped = 0.0, 0, trainer.step, False
+        norms, since, saved, stopped, late = 0.0, 0, trainer.step, False, False
+        slowest = 0.0
         while trainer.step < config.max_steps:
-            if should_stop():
-                stopped = True
+            now = time.monotonic()
+            slowest, turn = max(slowest, now - turn), now
+            # one more turn must fit, and it may be one that measures and saves
+            stopped, late = self.world.any(should_stop(), now - began + slowest >= limit)
+            if stopped or late:
                 break
             losses, norm, rate = trainer.update([next(stream) for _ in range(config.accum)])
             sums += losses
@@ -380,7 +471,7 @@ class _Run:
             since += 1
             step, last = trainer.step, trainer.step == config.max_steps
             measure = step % config.eval_every == 0 or last
-            dev = self._measure_dev(trainer) if measure else None
+            dev = self._measure_dev(trainer) if measure and self.world.is_first else None
             if step % config.log_every == 0 or measure:
                 now = time.monotonic()
                 means = dict(zip(LOSS_NAMES, (sums / since).tolist(), strict=True))
@@ -396,13 +487,14 @@ class _Run:
                     epoch=self.position.epoch,
                     dev=dev,
                 )
-                self._log(
-                    {"kind": "train", "step": step, "lr": rate, "grad_norm": result.grad_norm, **means}
-                    | {"seconds": result.seconds, "epoch": result.epoch}
-                )
-                if dev is not None:
-                    self._log({"kind": "dev", "step": step, **dev})
-                report(result)
+                if self.world.is_first:
+                    self._log(
+                        {"kind": "train", "step": step, "lr": rate, "grad_norm": result.grad_norm, **means}
+                        | {"seconds": result.seconds, "epoch": result.epoch}
+                    )
+                    if dev is not None:
+                        self._log({"kind": "dev", "step": step, **dev})
+                    report(result)
                 sums.zero_()
                 norms, since, interval = 0.0, 0, now
             if dev is not None and (not self.best_dev or dev[BEST_BY] < self.best_dev[BEST_BY]):
@@ -411,14 +503,69 @@ class _Run:
             if step % config.save_every == 0 or last:
                 self._save_last(trainer, self.seconds_before + time.monotonic() - started)
                 saved = step
-            if config.preview_every and (step % config.preview_every == 0 or last):
+            if self.world.is_first and config.preview_every and (step % config.preview_every == 0 or last):
                 self._preview(trainer)
         seconds = self.seconds_before + time.monotonic() - started
-        if saved != trainer.step or not self.files.last.exists():
+        if any(self.world.any(saved != trainer.step or (self.world.is_first and not self.files.last.exists()))):
             self._save_last(trainer, seconds)
         if self.writer is not None:
             self.writer.close()
-        return TrainResult(self.folder, trainer.step, self.best_step, self.best_dev, stopped, seconds)
+        return TrainResult(
+            self.folder,
+            trainer.step,
+            self.best_step,
+            self.best_dev,
+            stopped or late,
+            seconds,
+            out_of_time=late and not stopped,
+        )
+
+    def _note(self, message: str) -> None:
+        """Tell and log that the trainer changes how it computes."""
+        self.say(message)
+        if self.world.is_first and self._trainer is not None:
+            self._log({"kind": "note", "step": self._trainer.step + 1, "message": message})
+
+    def _with_batch_that_fits(self) -> Config:
+        """The configuration with batch size and accumulation in place of ``auto_batch``."""
+        train = self.config.train
+        if train.auto_batch == "off":
+            return self.config
+        chosen = self.world.from_first(self.world.by_first(self._fitting_batch))
+        assert chosen is not None
+        batch_size, accum, checkpointing = chosen
+        changed = dataclasses.replace(
+            train, batch_size=batch_size, accum=accum, checkpointing=checkpointing, auto_batch="off"
+        )
+        return dataclasses.replace(self.config, train=changed)
+
+    def _fitting_batch(self) -> tuple[int, int, bool]:
+        """Batch size, accumulation and checkpointing: those of the run if there is one, else the largest that fit."""
+        train, path = self.config.train, self.folder / "config.yaml"
+        if path.exists():  # what was found then belongs to the run
+            there = parse_config(read_config_file(path), str(path)).train
+            return there.batch_size, there.accum, train.checkpointing or there.checkpointing
+        limit = parse_memory(train.memory) if train.memory else usable_memory(self.device)
+        if self.device.type == "cpu":
+            limit //= self.world.local_size
+        pairs = self.train_set.pairs
+        order = sorted(range(len(pairs)), key=lambda i: -(pairs[i].source_frames + pairs[i].target_frames))
+
+        def longest(size: int) -> Batch:
+            return collate([self.train_set[i] for i in order[:size]])
+
+        effective = train.batch_size * train.accum
+        most = len(order) if train.auto_batch == "fill" else min(effective, len(order))
+        fit = largest_batch(self.config, self.device, longest, limit, most)
+        batch_size, accum = fit.batch_size, train.accum
+        if train.auto_batch == "keep":
+            batch_size, accum = in_batches_of(effective, fit.batch_size)
+        self.say(
+            f"{batch_size} utterances at once, {accum} times per step: {fit.batch_size} of the longest fit into "
+            f"{limit / 1e9:.1f} GB (they take {fit.needed / 1e9:.1f} GB)"
+            + (", with activation checkpointing" if fit.checkpointing and not train.checkpointing else "")
+        )
+        return batch_size, accum, fit.checkpointing
 
     def _measure_dev(self, trainer: Trainer) -> dict[str, float]:
         size = self.config.train.batch_size
@@ -444,7 +591,7 @@ class _Run:
         vocoder = build_vocoder("griffin-lim", mel_config)
         trainer.model.eval()
         alignments = {}
-        with trainer.average.swapped(), torch.no_grad():
+        with trainer.average.swapped(), trainer.uncompiled(), torch.no_grad():
             for index in range(min(self.config.train.n_previews, len(self.dev_set))):
                 item = self.dev_set[index]
                 name = f"step-{trainer.step:06d}-{item.utterance_id}"

@@ -159,6 +159,11 @@ def read_json(path: Path, what: str) -> Any:
         raise DataError(f"{path}: expected {what} in JSON, but {error}") from None
 
 
+def audio_name(path: Path) -> str | bytes:
+    """A path as libsndfile takes it, which on POSIX may be no text at all."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
 def read_audio(path: Path) -> tuple[Wave, int]:
     """Read a recording as mono.
 
@@ -184,7 +189,7 @@ def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
     import numpy as np
 
     blocks = []
-    with readable(name), forward_reader()(source if not isinstance(source, Path) else str(source)) as stream:
+    with readable(name), forward_reader()(source if not isinstance(source, Path) else audio_name(source)) as stream:
         sample_rate = int(stream.samplerate)
         while True:
             block = stream.read(1 << 20, dtype="float32", always_2d=True)

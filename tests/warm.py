@@ -1,0 +1,18 @@
+"""Imported by processes that others are forked from: takes one step, so that everything a step needs is loaded."""
+
+from __future__ import annotations
+
+import torch
+from voices import tiny_config
+
+import aasvc_cli.cli.train
+import aasvc_cli.pipeline.train  # noqa: F401
+from aasvc_cli.config import override
+from aasvc_cli.dataset import Batch
+from aasvc_cli.training import Trainer
+
+torch.set_num_threads(1)
+_mel, _lengths = torch.randn(1, 40, 20), torch.tensor([40])
+Trainer(override(tiny_config(), {"train.ema_decay": 0.9}), torch.device("cpu")).update(
+    [Batch(("warm",), _mel, _lengths, _mel, _lengths, _mel)]
+)
