@@ -43,6 +43,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_TRIM_PIECES = 8
+"""After so many pieces of a recording, memory is given back."""
+
 
 @dataclass(frozen=True)
 class ConvertedFile:
@@ -434,7 +437,6 @@ def _line(outcome: Outcome, loaded: _Loaded | None) -> dict[str, Any]:
 
 def _load(loading: _Loading, on_message: OnMessage | None = None) -> tuple[Converter, _Loaded]:
     began = time.perf_counter()
-    _give_memory_back()
     messages: list[str] = []
     converter = loading.load(on_message or messages.append)
     seconds = time.perf_counter() - began
@@ -444,13 +446,11 @@ def _load(loading: _Loading, on_message: OnMessage | None = None) -> tuple[Conve
 
 
 def _give_memory_back() -> None:
-    """Have glibc return what large arrays used; pieces of all lengths leave holes that fit no other, 5 MB a minute."""
+    """Have glibc return what is free; pieces of all lengths leave holes that fit no other, several MB a minute."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            mallopt(parameter, 1_000_000)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _one_by_one(
@@ -497,6 +497,8 @@ def _convert_job(
                 write(part.wave)
                 n_samples += len(part.wave)
                 pieces += part.pieces
+                if part.pieces and pieces % _TRIM_PIECES == 0:
+                    _give_memory_back()
                 gain = min(gain, part.gain)
                 if options.save_mel is not None:
                     mels.append(part.log_mel)
