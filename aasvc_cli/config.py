@@ -357,6 +357,8 @@ class VocoderConfig:
     stft_weight: float = option(0.5, minimum=0.0)
     adversarial_weight: float = option(2.0, minimum=0.0)
     feature_weight: float = option(8.0, minimum=0.0)
+    final_scores: bool = True
+    """Measure the copy synthesis of the dev set after the last step as ``evaluate`` would, DNSMOS too if installed."""
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""

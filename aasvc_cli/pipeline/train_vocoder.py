@@ -18,6 +18,8 @@ from aasvc_cli.config import Config, dump_yaml, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features import RunningStats, extract, feature_key, log_mel, resample
+from aasvc_cli.listeners import missing_for, opinions
+from aasvc_cli.metrics import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_range, score_pair, voiced_f0
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
@@ -181,6 +183,8 @@ class _Run:
             step, last = trainer.step, trainer.step == train.max_steps
             measure = step % train.eval_every == 0 or last
             dev = self._measure(trainer) if measure else None
+            if dev is not None and last and settings.final_scores:
+                dev |= self._score(trainer, say)
             if step % train.log_every == 0 or measure:
                 now = time.monotonic()
                 means = dict(zip(VOCODER_LOSSES, (sums / since).tolist(), strict=True))
@@ -321,6 +325,38 @@ class _Run:
             )
         self.dev = dev
         return dev
+
+    def _score(self, trainer: VocoderTrainer, say: Callable[[str], None]) -> dict[str, float]:
+        """Copy synthesis of the dev set by the measures of ``evaluate``, which take their time."""
+        say("measuring the copy synthesis of the dev set")
+        rate = self.mel.sample_rate
+        waves = [recording.wave.astype(np.float32) / np.float32(32768.0) for recording in self.dev_recordings]
+        found = recipe_f0_range(self.manifest.target_speaker)
+        rows: list[dict[str, float]] = []
+        opinions_missing = missing_for("mos")
+        with trainer.average.swapped():
+            vocoder = IstftVocoder(trainer.generator)
+            for recording, wave in zip(self.dev_recordings, waves, strict=True):
+                try:
+                    f0_range = found or estimate_f0_range([voiced_f0(wave, rate)])
+                    made = vocoder.synthesise(torch.from_numpy(recording.mel).to(self.device).unsqueeze(0))[0]
+                    copy = np.clip(made.cpu().numpy()[: len(wave)], -1.0, 1.0)
+                    scores = score_pair(
+                        copy, rate, wave, rate, f0_min=f0_range.minimum, f0_max=f0_range.maximum,
+                        mode="published" if rate <= PUBLISHED_MAX_RATE else "corrected",
+                    )  # fmt: skip
+                except DataError:  # nothing voiced, or silence: no measure is defined
+                    continue
+                row = {"mcd": scores.mcd, "f0_corr": scores.f0_corr, "f0_rmse": scores.f0_rmse}
+                if opinions_missing is None:
+                    row["dnsmos"] = opinions(copy, rate)["DNSMOS"]
+                    row["dnsmos_recordings"] = opinions(wave, rate)["DNSMOS"]
+                rows.append(row)
+            trainer.generator.train()
+        if opinions_missing is not None:
+            say(f"no opinion scores: {opinions_missing}")
+        means = {name: [row[name] for row in rows if np.isfinite(row[name])] for name in (rows[0] if rows else {})}
+        return {name: float(np.mean(values)) for name, values in means.items() if values}
 
     def _preview(self, trainer: VocoderTrainer) -> None:
         """Pictures and sounds of the first dev recordings."""
