@@ -340,4 +340,4 @@ class TestCommand:
 
     def test_options_for_voices_are_wrong_usage(self, aasvc: Callable[..., Any], trained: Home):
         done = aasvc("train", "--model", "vocoder", "--init", "tiny")
-        assert done.code == 2 and "leave them out with --model vocoder" in done.err
+        assert done.code == 2 and "leave it out with --model vocoder" in done.err
