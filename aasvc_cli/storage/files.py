@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -134,6 +133,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, tree: Any) -> None:
     """Write JSON atomically; non-finite numbers become null."""
+    import json
+
     write_text(path, json.dumps(_finite(tree), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
@@ -149,6 +150,8 @@ def _finite(tree: Any) -> Any:
 
 def read_json(path: Path, what: str) -> Any:
     """Read JSON; raises DataError that names the file and what it should have been."""
+    import json
+
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
