@@ -65,7 +65,7 @@ def main() -> None:
             command += ["--threads", str(arguments.threads), "--vocoder", arguments.vocoder]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             told = json.loads(done.stdout.splitlines()[-1])
-            print(f"{name:12} {seconds:6.0f} s: real-time factor {told['rtf']:.4f}, peak {told['peak_mb']:6.1f} MB more")
+            print(f"{name:12} {seconds:6.0f} s: real-time factor {told['rtf']:.4f}, peak {told['peak_mb']:.1f} MB more")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aasvc_cli.config import parse_config, read_config_file
 from aasvc_cli.storage.cache import bundled
 from aasvc_cli.storage.files import read_json, write_json
