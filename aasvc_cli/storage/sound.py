@@ -204,7 +204,9 @@ def _writer(path: Path, sample_rate: int, format_name: str) -> Iterator[Write]:
 
             yield write
     except soundfile.LibsndfileError as error:
-        # libsndfile says that it could not write, but not why
+        # libsndfile says that it could not write, but not why; the system says that to whoever asks next
+        with contextlib.suppress(FileNotFoundError), path.open("ab") as again:
+            again.write(bytes(BLOCK_SAMPLES))
         raise OSError(None, error.error_string.strip().rstrip(".")) from None
 
 
