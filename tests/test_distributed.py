@@ -118,6 +118,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 
 
 @pytest.mark.slow
+@pytest.mark.prompt
 @needs_proc
 def test_an_elastic_restart_goes_on_from_the_last_checkpoint_and_ends_with_the_same_bits(trained: Home):
     untouched = processes.start_group(2, processes.command_line, [*TRAIN, "--tag", "whole"])
@@ -143,6 +144,7 @@ def test_an_elastic_restart_goes_on_from_the_last_checkpoint_and_ends_with_the_s
 
 
 @pytest.mark.slow
+@pytest.mark.prompt
 @needs_proc
 def test_a_killed_process_ends_the_job_with_a_message(trained: Home):
     command = [sys.executable, "-m", "aasvc_cli", "train", "--devices", "2", "--tag", "killed", "--max-steps", "100000"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -462,7 +463,8 @@ def test_what_cannot_be_computed_is_left_out_with_one_line_that_says_how_to_get_
 
 def test_without_sentences_or_a_recogniser_the_reason_is_said(spoken):
     converted, target, _ = spoken
-    for options, reason in (({}, "--asr-model"), ({"recogniser": Parrot(HEARD)}, "--text FILE")):
+    missing = "--asr-model" if importlib.util.find_spec("faster_whisper") else "pip install 'aasvc[asr]'"
+    for options, reason in (({}, missing), ({"recogniser": Parrot(HEARD)}, "--text FILE")):
         result = evaluate_folders(converted, target, measures=["signal", "cer"], **RANGE, jobs=1, **options)
         assert [skipped.what for skipped in result.skipped] == ["CER, WER"]
         assert reason in result.skipped[0].reason

@@ -87,6 +87,8 @@ def test_at_once_when_the_program_is_still_loading(interrupt, home: Home):
     result = interrupt("stats", when=lambda _: time.monotonic() > began + 0.5)
     if result[0] != 130 and "aasvc_cli" not in result[1]:
         pytest.skip("Python itself was not up yet")
+    if result[0] == 1 and "nothing is prepared" in result[1]:
+        pytest.skip("the program had done its work before the signal came")
     assert_ended_well(result)
     assert not home.root.exists()
 

@@ -251,7 +251,8 @@ class TestChunks:
         mel = MelConfig()
         vocoder = IstftVocoder(generator(mel), chunk_frames=64)
         seen: list[int] = []
-        handle = vocoder.generator.backbone.register_forward_hook(lambda _m, args, _out: seen.append(args[0].shape[1]))
+        head = vocoder.generator.backbone.head
+        handle = head.register_forward_hook(lambda _m, args, _out: seen.append(args[0].shape[1]))
         vocoder.synthesise(batch(mel, 1000))
         handle.remove()
         assert len(seen) == math.ceil(1000 / 64)
