@@ -230,6 +230,7 @@ def train(
             metavar="MODEL",
             help="With --model vocoder: learn from the mels of this voice, too, so that its conversions sound clearer; "
             "best with the --init of a trained vocoder.",
+            show_default="recordings alone",
         ),
     ] = None,
     tensorboard: Annotated[
