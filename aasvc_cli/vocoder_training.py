@@ -42,7 +42,7 @@ class Recording:
 
     Attributes:
         wave: (n,) int16
-        mel: (T, M) float32, log-mel, not normalised
+        mel: (T, M) float32, log-mel, not normalised: what the vocoder is given
         f0: (T,) float32 in Hz, 0 where unvoiced; None if the recording was not analysed for it
     """
 
@@ -50,6 +50,8 @@ class Recording:
     wave: npt.NDArray[np.int16]
     mel: Array
     f0: Array | None
+    own_mel: Array | None = None
+    """(T, M), that of the recording itself where ``mel`` was written by a model; None if they are the same."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,15 @@ class Crops:
     """Equally long stretches of several recordings.
 
     Attributes:
-        mel: (B, margin + T + margin, M); the margins are for the pitch network only
+        mel: (B, T, M), what the vocoder is given
+        own_mel: (B, margin + T + margin, M), that of the recordings themselves, from which the pitch is read. What a
+            model writes differs in pitch, and pulses beside the harmonics of the recording would be punished.
         f0: (B, margin + T + margin); only 0 if a recording was not analysed
         wave: (B, T * hop_length), of the T frames in the middle
     """
 
     mel: Tensor
+    own_mel: Tensor
     f0: Tensor
     wave: Tensor
 
@@ -86,10 +91,9 @@ class CropSource:
         chooser = np.random.default_rng([self.seed, step])
         chosen = chooser.choice(len(self.recordings), size=batch_size, p=self._shares)
         parts = [self._crop(self.recordings[int(index)], chooser) for index in chosen]
-        mel, f0, wave = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
-        return Crops(mel, f0, wave)
+        return Crops(*(torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True)))
 
-    def _crop(self, recording: Recording, chooser: np.random.Generator) -> tuple[Array, Array, Array]:
+    def _crop(self, recording: Recording, chooser: np.random.Generator) -> tuple[Array, Array, Array, Array]:
         hop, count, margin = self.mel.hop_length, self.n_frames, self.margin
         start = int(chooser.integers(0, max(1, len(recording.mel) - count + 1)))
         # what lies outside the recording is as its edge
@@ -97,7 +101,8 @@ class CropSource:
         wave = recording.wave[start * hop : (start + count) * hop].astype(np.float32) / np.float32(32768.0)
         padded = np.pad(wave, (0, count * hop - len(wave)))
         f0 = np.zeros(len(index), dtype=np.float32) if recording.f0 is None else recording.f0[index]
-        return recording.mel[index], f0, padded
+        own = recording.mel if recording.own_mel is None else recording.own_mel
+        return recording.mel[index[margin : margin + count]], own[index], f0, padded
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ class VocoderTrainer:
 
     def _update_pitch(self, crops: Crops, random: torch.Generator, losses: dict[str, Tensor]) -> tuple[float, float]:
         settings = self.config.vocoder
-        mel = self.generator.normalise(crops.mel.to(self.device))
+        mel = self.generator.normalise(crops.own_mel.to(self.device))
         mel = _blurred(mel, random)
         with self._autocast():
             loss = self.generator.pitch.loss(mel, crops.f0.to(self.device))
@@ -205,10 +210,10 @@ class VocoderTrainer:
         self, crops: Crops, random: torch.Generator, losses: dict[str, Tensor]
     ) -> tuple[float, float]:
         settings, train, hop = self.config.vocoder, self.config.train, self.generator.hop_length
-        mel, wanted = crops.mel.to(self.device), crops.wave.to(self.device)
-        excitation = self.excite(mel, random)
+        wanted = crops.wave.to(self.device)
+        excitation = self.excite(crops.own_mel.to(self.device), random)
         with self._autocast():
-            wave = self.generator(mel[:, self.margin : self.margin + settings.crop_frames], excitation)
+            wave = self.generator(crops.mel.to(self.device), excitation)
         # frames beyond the crop would have overlapped with its ends, once for each transform
         edge = (1 + self.generator.refinements) * math.ceil(self.generator.n_fft / 2 / hop) * hop
         wave, wanted = wave[:, edge:-edge], wanted[:, edge:-edge]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -150,10 +151,21 @@ class TestCrops:
     def test_the_wave_belongs_to_the_middle_of_the_mel(self):
         mel = tiny().features.mel
         crops = CropSource(recordings(mel), mel, n_frames=16, margin=2, seed=1).draw(0, 3)
-        assert crops.mel.shape == (3, 20, 20) and crops.f0.shape == (3, 20) and crops.wave.shape == (3, 16 * 256)
+        assert crops.mel.shape == (3, 16, 20) and crops.own_mel.shape == (3, 20, 20)
+        assert crops.f0.shape == (3, 20) and crops.wave.shape == (3, 16 * 256)
         again = log_mel(crops.wave[0].numpy(), mel)
         # frames that see only samples of the crop
-        np.testing.assert_allclose(again[2:15], crops.mel[0, 4:17].numpy(), atol=0.02)
+        np.testing.assert_allclose(again[2:15], crops.mel[0, 2:15].numpy(), atol=0.02)
+        assert torch.equal(crops.own_mel[:, 2:-2], crops.mel)
+
+    def test_the_pitch_is_read_from_the_recording_whatever_a_model_wrote(self):
+        mel = tiny().features.mel
+        made = [
+            dataclasses.replace(recording, mel=recording.mel - 9.0, own_mel=recording.mel)
+            for recording in recordings(mel)
+        ]
+        crops = CropSource(made, mel, n_frames=16, margin=2, seed=1).draw(0, 3)
+        torch.testing.assert_close(crops.own_mel[:, 2:-2] - 9.0, crops.mel)
 
     def test_a_short_recording_is_followed_by_silence(self):
         mel = tiny().features.mel
@@ -223,7 +235,7 @@ class TestSteps:
     def test_a_loss_that_is_not_a_number_stops_and_changes_nothing(self):
         ready, source = trainer(tiny())
         crops = source.draw(0, 2)
-        crops.mel[0, 3, 2] = math.nan
+        crops.own_mel[0, 3, 2] = math.nan
         before = {name: tensor.clone() for name, tensor in ready.generator.state_dict().items()}
         with pytest.raises(TrainingError, match="not a finite number at step 1"):
             ready.update(crops)
@@ -280,6 +292,37 @@ class TestRun:
         assert _log(resumed.folder) == _log(whole.folder)
         expected, found = _tensors(whole.folder), _tensors(resumed.folder)
         assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+
+    def test_a_vocoder_learns_from_the_mels_of_a_voice_beginning_with_another_one(self, trained: Home):
+        config = tiny(train__max_steps=7)
+        base = train_vocoder(trained, config, tag="base")
+        messages: list[str] = []
+        stages: list[str] = []
+        options: dict[str, Any] = {"tag": "fine", "init": "female_base", "mels_from": "tiny"}
+        fine = train_vocoder(
+            trained,
+            tiny(train__max_steps=2),
+            on_message=messages.append,
+            on_report=lambda report: stages.append(report.stage),
+            **options,
+        )
+        assert f"begins with the weights of {base.folder} and its discriminators" in messages
+        assert stages == ["adversarial"] * 2
+        before, after = (load_checkpoint(run.folder / "generator.safetensors")[0] for run in (base, fine))
+        pitch = [name for name in before if name.startswith("pitch.")]
+        assert pitch and all(torch.equal(before[name], after[name]) for name in pitch)
+        assert not torch.equal(before["backbone.embed.weight"], after["backbone.embed.weight"])
+        assert bool(after["correction.weight"].any()) and "correction.weight" not in before
+        assert isinstance(build_vocoder("female_fine", config.features.mel, home=trained), IstftVocoder)
+        # a run that goes on needs the same beginning
+        assert train_vocoder(trained, tiny(train__max_steps=3), **options).step == 3
+        with pytest.raises(ConfigError, match="a run with other settings lives here"):
+            train_vocoder(trained, tiny(train__max_steps=4), **{**options, "mels_from": None})
+
+    def test_a_vocoder_of_other_sizes_cannot_be_the_beginning(self, trained: Home):
+        train_vocoder(trained, tiny(train__max_steps=1), tag="base")
+        with pytest.raises(ModelError, match="--init female_base: the sizes of its network are others"):
+            train_vocoder(trained, tiny(train__max_steps=1, vocoder__width=8), tag="fine", init="female_base")
 
     def test_other_settings_are_refused_by_name(self, trained: Home):
         train_vocoder(trained, tiny(), tag="mine")
@@ -339,5 +382,7 @@ class TestCommand:
         assert converted.code == 0, converted.err
 
     def test_options_for_voices_are_wrong_usage(self, aasvc: Callable[..., Any], trained: Home):
-        done = aasvc("train", "--model", "vocoder", "--init", "tiny")
+        done = aasvc("train", "--model", "vocoder", "--tensorboard")
         assert done.code == 2 and "leave it out with --model vocoder" in done.err
+        done = aasvc("train", "--mels-from", "tiny")
+        assert done.code == 2 and "add --model vocoder" in done.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -219,8 +219,17 @@ def train(
             metavar="MODEL",
             help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
             "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
-            "keeps the model's, for more recordings of the same speakers.",
+            "keeps the model's, for more recordings of the same speakers. With --model vocoder: the name of a vocoder.",
             show_default="random weights",
+        ),
+    ] = None,
+    mels_from: Annotated[
+        str | None,
+        model_option(
+            "--mels-from",
+            metavar="MODEL",
+            help="With --model vocoder: learn from the mels of this voice, too, so that its conversions sound clearer; "
+            "best with the --init of a trained vocoder.",
         ),
     ] = None,
     tensorboard: Annotated[
@@ -291,12 +300,15 @@ def train(
     manifest = read_manifest(home, data)
     if model is TrainedOption.VOCODER:
         refused = [flag for key, flag in FOR_VOICES.items() if overrides.get(key, "off") not in ("off", False)]
-        others = {"--init": init, "--tensorboard": tensorboard, "--devices": devices}
+        others = {"--tensorboard": tensorboard, "--devices": devices}
         refused += [flag for flag, value in others.items() if value]
         if refused:
             usage("train", f"{', '.join(refused)}: only for voices; leave it out with --model vocoder")
-        _train_vocoder(home, manifest, conf, overrides, tag=tag, overwrite=overwrite, json_target=json_target)
+        begin = Begin(init, mels_from)
+        _train_vocoder(home, manifest, conf, overrides, begin, tag=tag, overwrite=overwrite, json_target=json_target)
         return
+    if mels_from is not None:
+        usage("train", "--mels-from: only for vocoders; add --model vocoder")
     fallback = manifest
     if init is not None and conf is None:
         from aasvc_cli.voice import find_voice, read_voice
@@ -351,11 +363,19 @@ def train(
     say_next(f"aasvc convert --set eval --model {shlex.quote(result.folder.name)}")
 
 
+class Begin(NamedTuple):
+    """Where the training of a vocoder begins, and which voice writes mels for it."""
+
+    init: str | None
+    mels_from: str | None
+
+
 def _train_vocoder(
     home: Home,
     manifest: Manifest,
     conf: str | None,
     overrides: Mapping[str, Any],
+    begin: Begin,
     *,
     tag: str | None,
     overwrite: bool,
@@ -372,6 +392,8 @@ def _train_vocoder(
             config,
             data=manifest.name,
             tag=tag,
+            init=begin.init,
+            mels_from=begin.mels_from,
             overwrite=overwrite,
             on_report=on_report,
             on_message=say,

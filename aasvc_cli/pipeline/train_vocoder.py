@@ -376,15 +376,7 @@ class _Run:
                 read = np.where(voiced[0].cpu().numpy(), f0[0].cpu().numpy(), 0.0)
                 found.append(np.stack([read, recording.f0], axis=1))
             trainer.generator.train()
-        pairs = np.concatenate(found)
-        both = (pairs > 0).all(axis=1)
-        cents = np.abs(1200.0 * np.log2(pairs[both, 0] / pairs[both, 1])) if both.any() else np.array([np.nan])
-        dev = {
-            "log_mel": distance / total,
-            "pitch_cents": float(np.median(cents)),
-            "pitch_gross": float((cents > 50.0).mean()),
-            "voicing_errors": float(((pairs[:, 0] > 0) != (pairs[:, 1] > 0)).mean()),
-        }
+        dev = {"log_mel": distance / total, **_pitch_errors(found)}
         if not np.isfinite(dev["log_mel"]):
             raise TrainingError(
                 f"the synthesis of the dev set is not a finite number at step {trainer.step}; the checkpoints from "
@@ -449,6 +441,20 @@ class _Run:
             trainer.generator.train()
 
 
+def _pitch_errors(found: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
+    """How pitch was read: (T, 2) of each recording, as read and as analysed, in Hz, 0 where unvoiced."""
+    pairs = np.concatenate([np.zeros((0, 2)), *found])
+    both = (pairs > 0).all(axis=1)
+    if not both.any():
+        return {}
+    cents = np.abs(1200.0 * np.log2(pairs[both, 0] / pairs[both, 1]))
+    return {
+        "pitch_cents": float(np.median(cents)),
+        "pitch_gross": float((cents > 50.0).mean()),
+        "voicing_errors": float(((pairs[:, 0] > 0) != (pairs[:, 1] > 0)).mean()),
+    }
+
+
 class _Forced:
     """The mels that a voice writes for pairs when it is held to the timing of the target."""
 
@@ -460,10 +466,12 @@ class _Forced:
 
     def replaced(self, recordings: Sequence[Recording], pairs: Sequence[ParallelPair]) -> list[Recording]:
         """The recordings with these mels in place of their own."""
-        return [
-            dataclasses.replace(recording, mel=self._mel(pair)[: len(recording.mel)])
-            for recording, pair in zip(recordings, pairs, strict=True)
-        ]
+        replaced = []
+        for recording, pair in zip(recordings, pairs, strict=True):
+            mel = self._mel(pair)[: len(recording.mel)]
+            # with a stack of target frames, the last ones may be missing
+            replaced.append(dataclasses.replace(recording, mel=mel, own_mel=recording.mel[: len(mel)], f0=None))
+        return replaced
 
     def _mel(self, pair: ParallelPair) -> Any:
         voice = self.voice

@@ -14,6 +14,7 @@ import torch
 from aasvc_cli.storage.cache import bundled
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
+from aasvc_cli.vocoder.build import BUNDLED
 
 LIMIT_MB = 20.0
 
@@ -46,8 +47,8 @@ def main() -> None:
             "step": header["step"],
             "dev": header["dev"],
             "scores": {"mode": scores["mode"], "set": "eval, 20 pairs never trained on", "mean": scores["corpus"]},
-            "limits": "made for its training speaker: other voices, noise and rooms are converted less well; "
-            "waveforms come from Griffin-Lim",
+            "limits": "made for its training speaker: other voices, noise and rooms are converted less well",
+            "vocoder": BUNDLED,
         },
     )
     size = sum(path.stat().st_size for path in arguments.out.iterdir()) / 1e6
