@@ -340,7 +340,9 @@ class VocoderConfig:
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
     refinements: int = option(1, minimum=0)
     """How often the mel of the waveform itself is brought nearer to the one asked for."""
-    pitch_steps: int = option(1500, minimum=1)
+    correct_mel: bool = False
+    """Let the vocoder ask for another mel than it is given; ``--mels-from`` switches it on."""
+    pitch_steps: int = option(1500, minimum=0)
     """The first steps train the pitch network alone; afterwards it stays as it is."""
     pitch_lr: float = option(1e-3, minimum=0.0)
     pitch_recordings: int = option(200, minimum=1)
@@ -357,6 +359,8 @@ class VocoderConfig:
     stft_weight: float = option(0.5, minimum=0.0)
     adversarial_weight: float = option(2.0, minimum=0.0)
     feature_weight: float = option(8.0, minimum=0.0)
+    final_scores: bool = True
+    """Measure the copy synthesis of the dev set after the last step as ``evaluate`` would, DNSMOS too if installed."""
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""

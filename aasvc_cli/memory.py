@@ -46,7 +46,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):  # elsewhere than on Linux the peak of the whole process counts
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak(device: torch.device) -> int:
@@ -56,8 +56,10 @@ def peak(device: torch.device) -> int:
     known = _status("VmHWM")
     if known:
         return known
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _resident()
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(used) if sys.platform == "darwin" else int(used) * 1024
 
@@ -101,13 +103,13 @@ def largest_that_fits(measure: Callable[[int], float], limit: float, most: int) 
 def _free_on_host() -> int:
     """Bytes that could still be allocated: of the machine, or of the group of processes that this one belongs to."""
     with contextlib.suppress(OSError, ValueError):
-        text = Path("/proc/meminfo").read_text()
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
         found = re.search(r"MemAvailable:\s*(\d+) kB", text)
         free = int(found[1]) * 1024 if found else math.inf
         with contextlib.suppress(OSError, ValueError):
             group = Path("/sys/fs/cgroup")
-            limit = int((group / "memory.max").read_text())  # "max" is no number: no limit
-            free = min(free, limit - int((group / "memory.current").read_text()))
+            limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" is no number: no limit
+            free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
         if math.isfinite(free):
             return max(0, int(free))
     import os
@@ -126,7 +128,7 @@ def _resident() -> int:
 def _status(name: str) -> int:
     """Bytes that the kernel reports for this process; 0 where it does not."""
     with contextlib.suppress(OSError):
-        found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
         if found:
             return int(found[1]) * 1024
     return 0

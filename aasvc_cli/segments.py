@@ -167,7 +167,10 @@ def _cut(
     while stop - start > longest:
         # what is left over must not become too short, either
         earliest, latest = start + shortest, min(start + longest, stop - shortest)
-        middles = [(b - a, (a + b) // 2) for a, b in pauses if earliest <= (a + b) // 2 <= latest]
+        # in the middle of a pause; failing that, anywhere in one of which only a part is within reach
+        within = [(b - a, min(max((a + b) // 2, earliest), latest), a, b) for a, b in pauses]
+        middles = [each[:2] for each in within if each[1] == (each[2] + each[3]) // 2]
+        middles = middles or [(length, cut) for length, cut, a, b in within if a < cut < b]
         if middles:
             cut = max(middles)[1]
         else:

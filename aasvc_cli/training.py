@@ -40,6 +40,7 @@ FREE_TO_CHANGE = frozenset(
         "train.save_every",
         "train.preview_every",
         "train.n_previews",
+        "vocoder.final_scores",
     }
 )
 """Settings that may differ between a run and its continuation."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aasvc_cli.config import Config, MelConfig, TrainConfig
-from aasvc_cli.errors import TrainingError
+from aasvc_cli.errors import ModelError, TrainingError
 from aasvc_cli.training import Averaged, DivergenceGuard, learning_rate
 from aasvc_cli.vocoder.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from aasvc_cli.vocoder.istft import Excitation, IstftGenerator, IstftSizes, held_pitch
@@ -143,6 +143,20 @@ class VocoderTrainer:
         self.step = 0
         self.bf16 = train.precision == "bf16"
 
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin with the weights of another generator of these sizes; only a correction of the mel may be new."""
+        expected = self.generator.state_dict()
+        missing = [name for name in expected if name not in tensors and not name.startswith("correction.")]
+        reshaped = [name for name in tensors if name not in expected or tensors[name].shape != expected[name].shape]
+        if missing or reshaped:
+            raise ModelError(f"the sizes of its network are others (first difference: {(missing + reshaped)[0]})")
+        self.generator.load_state_dict({name: tensors.get(name, own).to(own) for name, own in expected.items()})
+        self.average = Averaged(self.generator, self.config.train.ema_decay)
+
+    def start_discriminators_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin with discriminators that know something, out of the state of another run."""
+        self.discriminators.load_state_dict(_below(tensors, "discriminators."))
+
     @property
     def margin(self) -> int:
         """Frames on either side of a crop that the pitch network needs."""
@@ -168,7 +182,7 @@ class VocoderTrainer:
         else:
             norm, rate = self._update_generator(crops, random, losses)
         self.step += 1
-        if self.step == self.config.vocoder.pitch_steps:
+        if self.step == self.config.vocoder.pitch_steps:  # what was learnt so far says nothing about the filters
             self.average = Averaged(self.generator, self.config.train.ema_decay)
             self.guard = DivergenceGuard()
         self.average.update(self.step)
@@ -327,6 +341,7 @@ def generator_sizes(config: Config) -> IstftSizes:
         f0_ceil=min(config.features.mcep.f0_ceil, config.features.mel.sample_rate / 2 - 1),
         n_fft=settings.n_fft,
         refinements=settings.refinements,
+        correct_mel=settings.correct_mel,
     )
 
 
@@ -345,5 +360,5 @@ def _blurred(mel: Tensor, random: torch.Generator) -> Tensor:
     return torch.where(chosen, mel + share * (smooth - mel) + noise, mel) + level
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

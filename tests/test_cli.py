@@ -33,7 +33,6 @@ Aasvc = Callable[..., Any]
 COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "doctor"]
 NO_DEFAULT = {
     "download": {"names", "mirror"},
-    "train": {"init"},
     "convert": {
         "inputs", "output", "out_dir", "from0", "set_name", "data", "source_stats", "save_mel", "raw_format",
         "raw_rate", "jsonl",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aasvc_cli import segments
@@ -50,7 +50,7 @@ class TestLevels:
     def test_an_offset_is_no_sound_and_digital_silence_has_a_level(self):
         assert levels_of(np.full(RATE, 0.5, np.float32)) == pytest.approx(np.full(100, segments.LOWEST_LEVEL))
 
-    @settings(deadline=None, max_examples=30)
+    @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
     @given(n=st.integers(0, 2000), block=st.integers(1, 700))
     def test_blocks_of_any_size_give_the_same_levels(self, n: int, block: int):
         sound = np.random.default_rng(n).normal(0, 0.1, n).astype(np.float32)
@@ -114,7 +114,7 @@ class TestPieces:
         assert pieces_of(silence(30)) == []
         assert pieces_of(np.zeros(0, np.float32)) == []
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(
         lengths=st.lists(st.floats(0.05, 30.0), min_size=1, max_size=9),
         noise=st.sampled_from([0.0, 1e-4]),

@@ -16,6 +16,7 @@ from aasvc_cli.config import Config, MelConfig, override, parse_config
 from aasvc_cli.corpus import read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features import log_mel
+from aasvc_cli.listeners import missing_for
 from aasvc_cli.pipeline.train_vocoder import VocoderReport, train_vocoder
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
@@ -43,6 +44,7 @@ TINY = {
         "width": 16, "hidden": 16, "n_blocks": 1, "pitch_width": 8, "pitch_blocks": 1, "pitch_bins": 16,
         "pitch_steps": 3, "adversarial_start_step": 6, "discriminator_channels": 2, "crop_frames": 32,
         "judged_frames": 10, "pitch_recordings": 3,
+        "final_scores": False,
     },
 }  # fmt: skip
 """All three stages within nine steps."""
@@ -241,12 +243,16 @@ class TestRun:
     def test_it_leaves_a_vocoder_with_log_previews_and_dev_measures(self, trained: Home):
         reports: list[VocoderReport] = []
         result = train_vocoder(
-            trained, tiny(train__preview_every=9, train__n_previews=1), tag="mine", on_report=reports.append
+            trained,
+            tiny(train__preview_every=9, train__n_previews=1, vocoder__final_scores=True),
+            tag="mine",
+            on_report=reports.append,
         )
         assert result.folder == trained.vocoders / "female_mine" and result.step == 9 and not result.stopped
         assert [report.step for report in reports] == list(range(1, 10))
         assert [report.step for report in reports if report.dev] == [3, 6, 9]
-        assert {"log_mel", "pitch_cents", "voicing_errors"} <= result.dev.keys()
+        assert {"log_mel", "pitch_cents", "voicing_errors", "mcd", "f0_rmse"} <= result.dev.keys()
+        assert ("dnsmos" in result.dev) == (missing_for("mos") is None)
         assert len(list((result.folder / "previews").iterdir())) == 2
         mel = tiny().features.mel
         vocoder = build_vocoder("female_mine", mel, home=trained)
@@ -334,4 +340,4 @@ class TestCommand:
 
     def test_options_for_voices_are_wrong_usage(self, aasvc: Callable[..., Any], trained: Home):
         done = aasvc("train", "--model", "vocoder", "--init", "tiny")
-        assert done.code == 2 and "leave them out with --model vocoder" in done.err
+        assert done.code == 2 and "leave it out with --model vocoder" in done.err

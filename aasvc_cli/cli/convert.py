@@ -190,6 +190,8 @@ def convert(
         # Threads that wait by spinning take a busy machine's cores from those they wait for: beside a training, a
         # conversion took 60 s instead of 14 s. It has to be said before torch loads its thread library.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Pieces of a long recording have a length each, and oneDNN would keep a program for each of a thousand.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
         from aasvc_cli.pipeline.convert import convert_files, convert_set
 
         if model is None:

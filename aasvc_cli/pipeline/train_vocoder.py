@@ -14,17 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, dump_yaml, to_tree
+from aasvc_cli.config import Config, FeatureConfig, MelConfig, dump_yaml, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
+from aasvc_cli.dataset import PairDataset, collate
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features import RunningStats, extract, feature_key, log_mel, resample
+from aasvc_cli.listeners import missing_for, opinions
+from aasvc_cli.metrics import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_range, score_pair, voiced_f0
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json
-from aasvc_cli.storage.run_folder import RunFolder
+from aasvc_cli.storage.run_folder import LAST, RunFolder
 from aasvc_cli.training import FREE_TO_CHANGE, with_precision
-from aasvc_cli.vocoder.build import StoredVocoder, write_vocoder
+from aasvc_cli.vocoder.build import (
+    StoredVocoder,
+    find_vocoder,
+    load_vocoder,
+    read_vocoder,
+    refuse_mismatch,
+    write_vocoder,
+)
 from aasvc_cli.vocoder.istft import IstftVocoder
 from aasvc_cli.vocoder_training import (
     VOCODER_LOSSES,
@@ -33,7 +43,7 @@ from aasvc_cli.vocoder_training import (
     VocoderTrainer,
     generator_sizes,
 )
-from aasvc_cli.voice import pick_device
+from aasvc_cli.voice import find_voice, load_voice, pick_device
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
@@ -88,6 +98,8 @@ def train_vocoder(
     *,
     data: str | None = None,
     tag: str | None = None,
+    init: str | Path | None = None,
+    mels_from: str | Path | None = None,
     overwrite: bool = False,
     on_report: Callable[[VocoderReport], None] | None = None,
     on_message: Callable[[str], None] | None = None,
@@ -102,6 +114,9 @@ def train_vocoder(
     Args:
         data: a prepared set; the one prepared last if None
         tag: last part of the folder's name; the configuration's name if None
+        init: a vocoder of ours of the same sizes to begin with; its pitch network stays, discriminators join at once
+        mels_from: a voice for the pairs of the prepared set. Half of the examples are then the mels that it writes for
+            them, held to the timing of the recordings.
         overwrite: start anew, discarding what the folder holds
 
     Raises:
@@ -115,7 +130,7 @@ def train_vocoder(
     if clean_name(name) != name:
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{name}", SETTINGS)
-    run = _Run(home, folder, config.resolved(), manifest)
+    run = _Run(home, folder, _adapted(config, init, mels_from).resolved(), manifest, init=init, mels_from=mels_from)
     with folder.alone():
         if overwrite:
             folder.clear()
@@ -126,10 +141,32 @@ def _ignore(_: Any) -> None:
     """Nobody listens."""
 
 
+def _adapted(config: Config, init: str | Path | None, mels_from: str | Path | None) -> Config:
+    """What follows for the settings from where a run begins and what it hears."""
+    settings = config.vocoder
+    if init is not None:
+        settings = dataclasses.replace(settings, pitch_steps=0, adversarial_start_step=0)
+    if mels_from is not None:
+        settings = dataclasses.replace(settings, correct_mel=True)
+    return dataclasses.replace(config, vocoder=settings)
+
+
 class _Run:
     """One run: its folder, its data, and the loop."""
 
-    def __init__(self, home: Home, folder: RunFolder, config: Config, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        home: Home,
+        folder: RunFolder,
+        config: Config,
+        manifest: Manifest,
+        *,
+        init: str | Path | None,
+        mels_from: str | Path | None,
+    ) -> None:
+        self.home = home
+        self.init = init
+        self.mels_from = mels_from
         self.folder = folder
         self.manifest = manifest
         self.device = pick_device(config.train.device)
@@ -155,9 +192,14 @@ class _Run:
         self.folder.open(settings_tree, described, FREE_TO_CHANGE)
         say(f"reading the recordings of {self.manifest.target_speaker}")
         n_pitch = settings.pitch_recordings
-        recordings = self._load("train", n_pitch)
+        recordings = self._load("train", n_pitch if settings.pitch_steps else 0)
         self.dev_recordings = self._load("dev", n_pitch)
         trainer = self._trainer(recordings)
+        if self.mels_from is not None:
+            say(f"writing mels with {self.mels_from}")
+            forced = _Forced(self.home, self.mels_from, self.mel, self.device)
+            recordings = [*recordings, *forced.replaced(recordings, self.manifest.sets["train"])]
+            self.dev_recordings = forced.replaced(self.dev_recordings, self.manifest.sets["dev"])
         self._resume(trainer, say)
         self.folder.describe(dump_yaml(self.config), described)
         sources = {
@@ -181,6 +223,8 @@ class _Run:
             step, last = trainer.step, trainer.step == train.max_steps
             measure = step % train.eval_every == 0 or last
             dev = self._measure(trainer) if measure else None
+            if dev is not None and last and settings.final_scores:
+                dev |= self._score(trainer, say)
             if step % train.log_every == 0 or measure:
                 now = time.monotonic()
                 means = dict(zip(VOCODER_LOSSES, (sums / since).tolist(), strict=True))
@@ -221,8 +265,15 @@ class _Run:
         """What the run is trained on."""
         sets = {name: [pair.utterance_id for pair in self.manifest.sets[name]] for name in ("train", "dev")}
         recordings = [str(pair.target) for name in sets for pair in self.manifest.sets[name]]
-        digest = hashlib.sha256(json.dumps(recordings).encode()).hexdigest()[:16]
-        return {"prepared": self.manifest.name, "speaker": self.manifest.target_speaker, "digest": digest, **sets}
+        begun = {
+            name: str(value)
+            for name, value in (("init", self.init), ("mels_from", self.mels_from))
+            if value is not None
+        }
+        told = [recordings, begun] if begun else recordings
+        digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        names = {"prepared": self.manifest.name, "speaker": self.manifest.target_speaker, **begun}
+        return {**names, "digest": digest, **sets}
 
     def _load(self, name: str, n_pitch: int) -> list[Recording]:
         """The recordings of a set; some, evenly spread, with their pitch."""
@@ -261,6 +312,8 @@ class _Run:
     def _resume(self, trainer: VocoderTrainer, say: Callable[[str], None]) -> None:
         if not self.folder.last.exists():
             self.folder.cut_log(0)
+            if self.init is not None:
+                self._begin_with(trainer, find_vocoder(self.home, self.init), say)
             return
         tensors, header = load_checkpoint(self.folder.last)
         try:
@@ -272,6 +325,23 @@ class _Run:
             ) from None
         self.folder.cut_log(trainer.step)
         say(f"resuming {self.folder.path} at step {trainer.step}")
+
+    def _begin_with(self, trainer: VocoderTrainer, folder: Path, say: Callable[[str], None]) -> None:
+        stored = read_vocoder(folder)
+        vocoder = load_vocoder(folder, home=self.home)
+        refuse_mismatch(str(self.init), vocoder, self.mel)
+        try:
+            trainer.start_from({name: tensor.to(self.device) for name, tensor in stored.tensors.items()})
+        except ModelError as error:
+            raise ModelError(f"--init {self.init}: {error}; choose another vocoder, or its --conf") from None
+        told = f"begins with the weights of {folder}"
+        if (folder / LAST).is_file():
+            try:
+                trainer.start_discriminators_from(load_checkpoint(folder / LAST)[0])
+                told += " and its discriminators"
+            except RuntimeError:  # of other sizes; new ones soon learn
+                pass
+        say(told)
 
     def _save(self, trainer: VocoderTrainer, seconds: float) -> None:
         tensors, numbers = trainer.state()
@@ -294,8 +364,9 @@ class _Run:
             for recording in self.dev_recordings:
                 mel = torch.from_numpy(recording.mel).to(self.device).unsqueeze(0)
                 wave = vocoder.synthesise(mel)[0].cpu().numpy()
-                made = log_mel(wave, self.mel)[: len(recording.mel)]
-                difference = np.abs(np.maximum(made, -5.0) - np.maximum(recording.mel, -5.0))
+                wanted = self._true_mel(recording)
+                made = log_mel(wave, self.mel)[: len(wanted)]
+                difference = np.abs(np.maximum(made, -5.0) - np.maximum(wanted, -5.0))
                 distance += float(difference.mean()) * len(made)
                 total += len(made)
                 if recording.f0 is None:
@@ -322,6 +393,42 @@ class _Run:
         self.dev = dev
         return dev
 
+    def _true_mel(self, recording: Recording) -> Any:
+        """That of the recording itself, of the frames that the vocoder is given."""
+        return log_mel(recording.wave.astype(np.float32) / np.float32(32768.0), self.mel)[: len(recording.mel)]
+
+    def _score(self, trainer: VocoderTrainer, say: Callable[[str], None]) -> dict[str, float]:
+        """Copy synthesis of the dev set by the measures of ``evaluate``, which take their time."""
+        say("measuring the copy synthesis of the dev set")
+        rate = self.mel.sample_rate
+        waves = [recording.wave.astype(np.float32) / np.float32(32768.0) for recording in self.dev_recordings]
+        found = recipe_f0_range(self.manifest.target_speaker)
+        rows: list[dict[str, float]] = []
+        opinions_missing = missing_for("mos")
+        with trainer.average.swapped():
+            vocoder = IstftVocoder(trainer.generator)
+            for recording, wave in zip(self.dev_recordings, waves, strict=True):
+                try:
+                    f0_range = found or estimate_f0_range([voiced_f0(wave, rate)])
+                    made = vocoder.synthesise(torch.from_numpy(recording.mel).to(self.device).unsqueeze(0))[0]
+                    copy = np.clip(made.cpu().numpy()[: len(wave)], -1.0, 1.0)
+                    scores = score_pair(
+                        copy, rate, wave, rate, f0_min=f0_range.minimum, f0_max=f0_range.maximum,
+                        mode="published" if rate <= PUBLISHED_MAX_RATE else "corrected",
+                    )  # fmt: skip
+                except DataError:  # nothing voiced, or silence: no measure is defined
+                    continue
+                row = {"mcd": scores.mcd, "f0_corr": scores.f0_corr, "f0_rmse": scores.f0_rmse}
+                if opinions_missing is None:
+                    row["dnsmos"] = opinions(copy, rate)["DNSMOS"]
+                    row["dnsmos_recordings"] = opinions(wave, rate)["DNSMOS"]
+                rows.append(row)
+            trainer.generator.train()
+        if opinions_missing is not None:
+            say(f"no opinion scores: {opinions_missing}")
+        means = {name: [row[name] for row in rows if np.isfinite(row[name])] for name in (rows[0] if rows else {})}
+        return {name: float(np.mean(values)) for name, values in means.items() if values}
+
     def _preview(self, trainer: VocoderTrainer) -> None:
         """Pictures and sounds of the first dev recordings."""
         from aasvc_cli.report.figures import mel_figure
@@ -331,7 +438,42 @@ class _Run:
             for recording in self.dev_recordings[: self.config.train.n_previews]:
                 wave = vocoder.synthesise(torch.from_numpy(recording.mel).to(self.device).unsqueeze(0))[0].cpu().numpy()
                 base = self.folder.path / "previews" / f"step-{trainer.step:06d}-{recording.utterance_id}"
-                mels = [("synthesis", log_mel(wave, self.mel)[: len(recording.mel)]), ("recording", recording.mel)]
+                mels = [
+                    ("synthesis", log_mel(wave, self.mel)[: len(recording.mel)]),
+                    ("recording", self._true_mel(recording)),
+                ]
+                if self.mels_from is not None:
+                    mels.insert(0, ("mel that was given", recording.mel))
                 write_bytes(base.with_name(base.name + "-mel.png"), mel_figure(mels, self.mel.frames_per_second))
                 write_audio(base.with_name(base.name + ".wav"), np.clip(wave, -1.0, 1.0), self.mel.sample_rate)
             trainer.generator.train()
+
+
+class _Forced:
+    """The mels that a voice writes for pairs when it is held to the timing of the target."""
+
+    def __init__(self, home: Home, name: str | Path, mel: MelConfig, device: torch.device) -> None:
+        self.voice = load_voice(find_voice(home, name), str(device), home=home)
+        if feature_key("mel", FeatureConfig(mel=mel)) != feature_key("mel", self.voice.config.features):
+            raise ConfigError(str(name), ["its mels have other settings than those of the vocoder; give its --conf"])
+        self.store = FeatureStore(home.features, self.voice.config.features, feature_key)
+
+    def replaced(self, recordings: Sequence[Recording], pairs: Sequence[ParallelPair]) -> list[Recording]:
+        """The recordings with these mels in place of their own."""
+        return [
+            dataclasses.replace(recording, mel=self._mel(pair)[: len(recording.mel)])
+            for recording, pair in zip(recordings, pairs, strict=True)
+        ]
+
+    def _mel(self, pair: ParallelPair) -> Any:
+        voice = self.voice
+        item = PairDataset([pair], self.store.load, voice.stats)[0]
+        batch = collate([item]).to(voice.device)
+        n_tokens = batch.source.shape[1] // voice.config.model.source_frames_per_token
+        noise = torch.zeros(1, n_tokens, 2, device=voice.device)  # of the duration loss, which nobody looks at
+        with torch.inference_mode():
+            forced = voice.model(
+                batch.source, batch.source_lengths, batch.target, batch.target_lengths, batch.duration_feature,
+                noise=noise,
+            )  # fmt: skip
+        return voice.stats.target.limit(voice.stats.target.denormalise(forced.after[0].float().cpu().numpy()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -134,6 +133,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, tree: Any) -> None:
     """Write JSON atomically; non-finite numbers become null."""
+    import json
+
     write_text(path, json.dumps(_finite(tree), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
@@ -149,6 +150,8 @@ def _finite(tree: Any) -> Any:
 
 def read_json(path: Path, what: str) -> Any:
     """Read JSON; raises DataError that names the file and what it should have been."""
+    import json
+
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,6 +160,11 @@ def read_json(path: Path, what: str) -> Any:
         raise storage_error("read", path, error) from None
     except ValueError as error:
         raise DataError(f"{path}: expected {what} in JSON, but {error}") from None
+
+
+def audio_name(path: Path) -> str | bytes:
+    """A path as libsndfile takes it, which on POSIX may be no text at all."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
 
 
 def read_audio(path: Path) -> tuple[Wave, int]:
@@ -184,7 +192,7 @@ def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
     import numpy as np
 
     blocks = []
-    with readable(name), forward_reader()(source if not isinstance(source, Path) else str(source)) as stream:
+    with readable(name), forward_reader()(source if not isinstance(source, Path) else audio_name(source)) as stream:
         sample_rate = int(stream.samplerate)
         while True:
             block = stream.read(1 << 20, dtype="float32", always_2d=True)

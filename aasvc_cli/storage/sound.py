@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from aasvc_cli.errors import AudioError, DataError
-from aasvc_cli.storage.files import atomic_path, audio_format, forward_reader, readable, storage_error
+from aasvc_cli.storage.files import atomic_path, audio_format, audio_name, forward_reader, readable, storage_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,11 +121,11 @@ class AudioFile:
     def _open(self) -> Iterator[Any]:
         with readable(self.name):
             if self._raw is None:
-                stream = forward_reader()(str(self.path))
+                stream = forward_reader()(audio_name(self.path))
             else:
                 subtype, endian = RAW_ENCODINGS[self._raw.encoding]
                 stream = forward_reader()(
-                    str(self.path), samplerate=self._raw.sample_rate, channels=self._raw.channels, format="RAW",
+                    audio_name(self.path), samplerate=self._raw.sample_rate, channels=self._raw.channels, format="RAW",
                     subtype=subtype, endian=endian,
                 )  # fmt: skip
             with stream:
@@ -193,7 +193,9 @@ def _writer(path: Path, sample_rate: int, format_name: str) -> Iterator[Write]:
 
     subtype = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS"}[format_name]
     try:
-        with soundfile.SoundFile(str(path), "w", sample_rate, 1, format=format_name.upper(), subtype=subtype) as stream:
+        with soundfile.SoundFile(
+            audio_name(path), "w", sample_rate, 1, format=format_name.upper(), subtype=subtype
+        ) as stream:
 
             def write(samples: Wave) -> None:
                 # libsndfile's Vorbis encoder crashes when it is given some minutes at once
@@ -202,7 +204,9 @@ def _writer(path: Path, sample_rate: int, format_name: str) -> Iterator[Write]:
 
             yield write
     except soundfile.LibsndfileError as error:
-        # libsndfile says that it could not write, but not why
+        # libsndfile says that it could not write, but not why; the system says that to whoever asks next
+        with contextlib.suppress(FileNotFoundError), path.open("ab") as again:
+            again.write(bytes(BLOCK_SAMPLES))
         raise OSError(None, error.error_string.strip().rstrip(".")) from None
 
 

@@ -74,6 +74,9 @@ class IstftSizes:
     """How often the mel of the waveform itself is brought nearer to the one asked for, as overlapping frames change
     each other."""
 
+    correct_mel: bool = False
+    """Whether the network may ask for another mel than it was given: what a model writes is smoother than speech."""
+
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
         found = []
@@ -114,12 +117,17 @@ class Backbone(nn.Module):
         self.context = (n_blocks + 1) * (KERNEL // 2)
         """Frames on either side that a frame of the output depends on."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, n_in) -> (B, T, n_out)."""
+    def hidden(self, x: Tensor) -> Tensor:
+        """(B, T, n_in) -> (B, T, width), what the last layer reads."""
         x = self.norm_in(self.embed(x.transpose(1, 2)).transpose(1, 2))  # (B, D, T) inside
         for block in self.blocks:
             x = block(x)
-        result: Tensor = self.head(self.norm_out(x))
+        result: Tensor = self.norm_out(x)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, n_in) -> (B, T, n_out)."""
+        result: Tensor = self.head(self.hidden(x))
         return result
 
 
@@ -214,6 +222,11 @@ class IstftGenerator(nn.Module):
         with torch.no_grad():
             self.backbone.head.weight.mul_(HEAD_SCALE)
             self.backbone.head.bias.zero_()
+        self.correction: nn.Linear | None = None
+        if sizes.correct_mel:
+            self.correction = nn.Linear(sizes.width, mel.n_mels)
+            nn.init.zeros_(self.correction.weight)
+            nn.init.zeros_(self.correction.bias)
         self.register_buffer("mean", torch.zeros(mel.n_mels))
         self.register_buffer("scale", torch.ones(mel.n_mels))
         basis = torch.from_numpy(mel_basis(dataclasses.replace(mel, n_fft=self.n_fft, win_length=None)))  # (M, F)
@@ -250,19 +263,18 @@ class IstftGenerator(nn.Module):
         Returns:
             (B, T * hop_length)
         """
-        wave = self.inverse(self.spectrum(log_mel, excitation))
+        hidden = self.backbone.hidden(self.normalise(log_mel))
+        filters = self.backbone.head(hidden).float()
+        pulse_gain, noise_gain, turn, level = filters.chunk(4, dim=-1)  # (B, T, F) each
+        if self.correction is not None:
+            log_mel = log_mel + self.scale * self.correction(hidden).float()
+        pulses = excitation.pulses * torch.polar(pulse_gain.clamp(-_LIMIT, _LIMIT).exp(), turn)
+        mixed = pulses + excitation.noise * noise_gain.clamp(-_LIMIT, _LIMIT).exp()
+        wave = self.inverse(mixed * (self.band_gain(log_mel, mixed) * level.clamp(-_LIMIT, _LIMIT).exp()))
         for _ in range(self.refinements):
             reached = self._analyse(wave)
             wave = self.inverse(reached * self.band_gain(log_mel, reached).clamp(1.0 / _MOST_REFINED, _MOST_REFINED))
         return wave
-
-    def spectrum(self, log_mel: Tensor, excitation: Excitation) -> Tensor:
-        """The spectrum of the waveform: (B, T, M) -> (B, T, F) complex."""
-        filters = self.backbone(self.normalise(log_mel)).float()
-        pulse_gain, noise_gain, turn, level = filters.chunk(4, dim=-1)  # (B, T, F) each
-        pulses = excitation.pulses * torch.polar(pulse_gain.clamp(-_LIMIT, _LIMIT).exp(), turn)
-        mixed = pulses + excitation.noise * noise_gain.clamp(-_LIMIT, _LIMIT).exp()
-        return mixed * (self.band_gain(log_mel, mixed) * level.clamp(-_LIMIT, _LIMIT).exp())
 
     def band_gain(self, log_mel: Tensor, spectrum: Tensor) -> Tensor:
         """The gain per bin (B, T, F) that gives a spectrum (B, T, F) the mel bands (B, T, M) asked for."""
