@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from aasvc_cli.augmentation import Augmenter
 from aasvc_cli.config import Config, dump_yaml, parse_config, parse_memory, parse_time, read_config_file, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate
@@ -231,7 +232,11 @@ class _Run:
                         "which leaves such pairs out"
                     )
                 _check_there(store, pair, config)
-        self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
+        augmenter = None
+        if config.augment.share > 0:
+            ratio = config.model.source_frames_per_token / config.model.target_stack
+            augmenter = Augmenter(config.augment, config.features.mel, frames_per_step=ratio)
+        self.train_set = PairDataset(manifest.sets["train"], store.load, stats, augmenter)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
             if not len(pairs):
@@ -548,11 +553,12 @@ class _Run:
         limit = parse_memory(train.memory) if train.memory else usable_memory(self.device)
         if self.device.type == "cpu":
             limit //= self.world.local_size
-        pairs = self.train_set.pairs
+        longest_set = self.train_set.at_longest()
+        pairs = longest_set.pairs
         order = sorted(range(len(pairs)), key=lambda i: -(pairs[i].source_frames + pairs[i].target_frames))
 
         def longest(size: int) -> Batch:
-            return collate([self.train_set[i] for i in order[:size]])
+            return collate([longest_set[i] for i in order[:size]])
 
         effective = train.batch_size * train.accum
         most = len(order) if train.auto_batch == "fill" else min(effective, len(order))

@@ -188,7 +188,8 @@ class _Run:
         train, settings = self.config.train, self.config.vocoder
         make_folder(self.folder.path)
         described = self._describe()
-        settings_tree = {name: part for name, part in to_tree(self.config).items() if name not in ("model", "loss")}
+        unused = ("model", "loss", "augment")
+        settings_tree = {name: part for name, part in to_tree(self.config).items() if name not in unused}
         self.folder.open(settings_tree, described, FREE_TO_CHANGE)
         say(f"reading the recordings of {self.manifest.target_speaker}")
         n_pitch = settings.pitch_recordings
