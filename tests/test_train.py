@@ -15,10 +15,11 @@ from aasvc_cli.corpus import read_manifest
 from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.fitting import Fit
-from aasvc_cli.pipeline.train import StepReport, TrainResult, train
+from aasvc_cli.pipeline.train import TrainResult, train
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.training import Trainer
+from aasvc_cli.training_report import TrainingReport
 from aasvc_cli.voice import read_voice
 from tests.pages import parse
 
@@ -39,7 +40,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
-    reports: list[StepReport] = []
+    reports: list[TrainingReport] = []
     result = train(trained, _config(trained), tag="whole", on_report=reports.append)
     assert isinstance(result, TrainResult) and result.step == 6 and not result.stopped
     assert result.folder == trained.exp / "male_female_whole"
@@ -88,7 +89,7 @@ def test_log_lines_from_behind_the_last_checkpoint_are_dropped(trained: Home):
     whole = train(trained, config, tag="whole")
     expected = _log(whole.folder)
 
-    def crash(report: StepReport) -> None:
+    def crash(report: TrainingReport) -> None:
         if report.step == 5:
             raise KeyboardInterrupt
 
@@ -213,7 +214,7 @@ def test_the_log_for_tensorboard_holds_the_losses(trained: Home):
 def test_two_trainings_in_one_folder_are_refused(trained: Home):
     refused: list[str] = []
 
-    def second(_: StepReport) -> None:
+    def second(_: TrainingReport) -> None:
         with pytest.raises(TrainingError, match="another process is training here") as caught:
             train(trained, _config(trained), tag="busy")
         refused.append(str(caught.value))
