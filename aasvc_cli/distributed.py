@@ -159,12 +159,14 @@ def joined() -> Iterator[World]:
     if not is_worker() or int(os.environ["WORLD_SIZE"]) == 1:
         yield ALONE
         return
+    from torch.distributed.rendezvous import rendezvous  # which a torch built for one process lacks
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     with _peers():
-        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
         # A launcher that starts all processes again keeps its store, and with it the addresses of those that are gone.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt-{attempt}", store)
+        store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined,unused-ignore]
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(
