@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -250,6 +251,7 @@ def batch_stream(
             batch_sampler=[batch[rank::processes] or batch[:1] for batch in rest],
             collate_fn=collate,
             num_workers=n_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
             pin_memory=pin_memory,
             # of its own, because each new loader draws a seed: a resumed run would draw once more than the other
             generator=torch.Generator(),
@@ -261,3 +263,10 @@ def batch_stream(
             yield batch if rank < len(whole) else dataclasses.replace(batch, spare=True)
         if position.batch:  # the stream was entered behind the last batch
             position.epoch, position.batch = position.epoch + 1, 0
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Outlive what asks a whole job to end: training takes one more step, and tells its workers when it is done."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
