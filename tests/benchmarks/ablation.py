@@ -4,10 +4,10 @@
 
 Trains on the first pairs of a prepared set, one variant after the other, each in a process of its own. A variant is
 a base and changes to it: ``small`` is the preset, ``faithful`` the published behaviour at the same size, and
-``small+train.warmup_steps=50+train.lr=2e-3`` the preset with two settings replaced; ``+optimizer=muon`` takes
-torch's Muon for the matrices inside the blocks. ``faithful@model.max_duration=null`` is no training of its own: the
-weights of ``faithful`` convert with another setting. What is finished is kept in ``--out`` and not trained again; a
-training that was interrupted goes on.
+``small+train.warmup_steps=50+train.lr=2e-3`` the preset with two settings replaced. ``+dropout=0`` sets all dropouts
+but those of the durations, ``+optimizer=muon`` takes torch's Muon for the matrices inside the blocks.
+``faithful@model.max_duration=null`` is no training of its own: the weights of ``faithful`` convert with another
+setting. What is finished is kept in ``--out`` and not trained again; a training that was interrupted goes on.
 
 All variants are measured alike: L1 (before and after the postnet), forward sum and binarisation as the published code
 reports them, means over the latest epoch; L1 of the dev pairs, one by one and teacher-forced, in float32, with the
@@ -62,6 +62,12 @@ DECAYS = (0.98, 0.995)
 """Averages of the weights that every variant is also measured with; they change nothing about the training."""
 SAVE_EVERY = 25
 SIZES = ("width", "n_heads", "encoder_layers", "decoder_layers", "encoder_hidden", "decoder_hidden", "postnet_channels")
+DROPOUTS = (
+    *(f"model.{part}_{kind}" for part in ("encoder", "decoder") for kind in ("dropout", "positional_dropout")),
+    *(f"model.{part}_attention_dropout" for part in ("encoder", "decoder")),
+    "model.postnet_dropout",
+)
+"""What ``dropout`` in the name of a variant sets."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,9 @@ def parse_variant(text: str, everywhere: Sequence[str] = ()) -> Variant:
     base, *changes = text.split("+")
     config = faithful() if base == "faithful" else read_preset(base)
     given = parse_changes([*everywhere, *changes])
+    if "dropout" in given:
+        given = {**dict.fromkeys(DROPOUTS, given["dropout"]), **given}
+        del given["dropout"]
     optimizer = given.pop("optimizer", "adam")
     return Variant(text, override(config, given, text).resolved(), optimizer)
 
