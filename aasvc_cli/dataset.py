@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from aasvc_cli.augmentation import Augmenter
 from aasvc_cli.corpus import ParallelPair
 from aasvc_cli.features import NormStats
 
@@ -84,20 +86,45 @@ class PairDataset(Dataset[Item]):
         pairs: what to serve
         load: gives the stored feature ``(T, D)`` of ``(kind, recording)``; ``FeatureStore.load``
         stats: mean and scale of each side, and the kinds of feature
+        augmenter: changes the sources, differently in every epoch
     """
 
-    def __init__(self, pairs: Sequence[ParallelPair], load: Callable[..., Array], stats: NormStats):
+    def __init__(
+        self,
+        pairs: Sequence[ParallelPair],
+        load: Callable[..., Array],
+        stats: NormStats,
+        augmenter: Augmenter | None = None,
+    ):
         self.pairs = tuple(pairs)
         self._load = load
         self._stats = stats
+        self._augmenter = augmenter
+        self._seed = (0, 0)
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def at_longest(self) -> PairDataset:
+        """The same pairs with the sources as long as they can become."""
+        if self._augmenter is None:
+            return self
+        there = copy.copy(self)
+        there._augmenter = self._augmenter.slowest()
+        return there
+
+    def in_epoch(self, seed: int, epoch: int) -> PairDataset:
+        """The same pairs with the sources as they are in one epoch."""
+        there = copy.copy(self)
+        there._seed = (seed, epoch)
+        return there
 
     def __getitem__(self, index: int) -> Item:
         pair, stats = self.pairs[index], self._stats
         source = self._load(stats.kinds["source"], pair.source)
         target = self._load(stats.kinds["target"], pair.target)
+        if self._augmenter is not None:
+            source = self._augmenter(source, target_frames=len(target), seed=(*self._seed, index))
         same = stats.kinds["duration"] == stats.kinds["source"]
         duration = source if same else self._load(stats.kinds["duration"], pair.source)
         return Item(
@@ -219,7 +246,7 @@ def batch_stream(
         )
         rest = batches[position.batch :]
         loader: DataLoader[Item] = DataLoader(
-            dataset,
+            dataset.in_epoch(seed, position.epoch),
             batch_sampler=[batch[rank::processes] or batch[:1] for batch in rest],
             collate_fn=collate,
             num_workers=n_workers,
