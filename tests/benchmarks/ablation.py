@@ -33,7 +33,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from aasvc_cli.augmentation import Augmenter
 from aasvc_cli.config import (
+    AugmentConfig,
     Config,
     LossConfig,
     ModelConfig,
@@ -87,6 +89,7 @@ def faithful() -> Config:
         name="faithful",
         model=replace(ModelConfig(), **{name: getattr(small.model, name) for name in SIZES}),
         loss=LossConfig(),
+        augment=AugmentConfig(),
         train=TrainConfig(batch_size=8, accum=1, lr=8e-4, warmup_steps=200, max_steps=300),
     )
 
@@ -193,7 +196,11 @@ class Ablation:
         self.home = home
         self.stats = NormStats.from_tree(read_json(home.stats / self.manifest.name / "self.json", "statistics"), "self")
         store = FeatureStore(home.features, self.config.features, feature_key)
-        self.train_set = PairDataset(self.manifest.sets["train"][:n_pairs], store.load, self.stats)
+        augmenter = None
+        if self.config.augment.share > 0:
+            ratio = self.config.model.source_frames_per_token / self.config.model.target_stack
+            augmenter = Augmenter(self.config.augment, self.config.features.mel, frames_per_step=ratio)
+        self.train_set = PairDataset(self.manifest.sets["train"][:n_pairs], store.load, self.stats, augmenter)
         self.dev_set = PairDataset(self.manifest.sets["dev"], store.load, self.stats)
         self.folder = out / variant.name
         self.epoch = max(1, len(self.train_set) // self.config.train.batch_size)
