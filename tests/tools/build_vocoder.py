@@ -37,9 +37,8 @@ def main() -> None:
     train = parse_config(read_config_file(arguments.run / "train.yaml"), "train.yaml").train
     training = ["aasvc train --model vocoder"]
     if "init" in data:  # a run that went on with the one above
-        training.append(
-            f"aasvc train --model vocoder --init VOCODER --mels-from VOICE --lr {train.lr:g} --max-steps {train.max_steps}"
-        )
+        how = f"--init VOCODER --mels-from VOICE --lr {train.lr:g} --max-steps {train.max_steps}"
+        training.append(f"aasvc train --model vocoder {how}")
     scores: dict[str, Any] = {} if arguments.scores is None else read_json(arguments.scores, "scores")
     write_json(
         arguments.out / "card.json",
