@@ -253,6 +253,31 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Other voices made of the source recordings during training, anew in every epoch (published: none).
+
+    The target stays as it is. Everything happens on the log-mel of the source.
+    """
+
+    share: float = option(0.0, minimum=0.0, maximum=1.0)
+    """Share of the recordings that are changed; 0 switches all of it off."""
+    pitch: float = option(4.0, minimum=0.0, maximum=24.0)
+    """Largest shift of the pitch, in semitones up or down."""
+    formant: float = option(0.12, minimum=0.0, maximum=1.0)
+    """Largest stretch of the spectral envelope, as by a shorter or longer vocal tract."""
+    tempo: float = option(0.15, minimum=0.0, maximum=1.0)
+    """Largest change of the speaking rate."""
+    gain_db: float = option(6.0, minimum=0.0, maximum=60.0)
+    """Largest change of the level, in dB."""
+    noise_share: float = option(0.3, minimum=0.0, maximum=1.0)
+    """Share of the changed recordings that get stationary noise."""
+    noise_snr_db: float = option(20.0, minimum=-20.0, maximum=80.0)
+    """Lowest ratio of speech to that noise, in dB."""
+    noise_range_db: float = option(30.0, minimum=0.0, maximum=80.0)
+    """How much higher the ratio may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Optimisation, bookkeeping and hardware."""
 
@@ -282,6 +307,9 @@ class TrainConfig:
     """Decay of the exponential moving average of the weights that is evaluated and kept as best; 0 switches it off."""
     bucket: bool = False
     """Batch utterances of similar length together (still shuffled)."""
+    dropout_start_step: int = option(0, minimum=0)
+    """No dropout before this many optimiser steps: at first nothing can be overfitted, and the alignment is found
+    sooner without noise."""
     seed: int = option(1, minimum=0)
     device: str = "auto"
     threads: int | None = option(None, minimum=1)
@@ -380,6 +408,7 @@ class Config:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
 
@@ -394,6 +423,8 @@ class Config:
                     f"model.{key}_dim: {dim}, but features.{kind} is {getattr(self.features, kind)} with {expected} "
                     "channels; leave it out or make them agree"
                 )
+        if self.augment.share > 0 and (self.features.source, self.features.duration) != ("mel", "mel"):
+            found.append("augment.share: only mels can be changed; use features.source and features.duration mel, or 0")
         return found
 
     def resolved(self) -> Config:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from aasvc_cli.augmentation import Augmenter
 from aasvc_cli.corpus import ParallelPair
 from aasvc_cli.features import NormStats
 
@@ -84,20 +87,45 @@ class PairDataset(Dataset[Item]):
         pairs: what to serve
         load: gives the stored feature ``(T, D)`` of ``(kind, recording)``; ``FeatureStore.load``
         stats: mean and scale of each side, and the kinds of feature
+        augmenter: changes the sources, differently in every epoch
     """
 
-    def __init__(self, pairs: Sequence[ParallelPair], load: Callable[..., Array], stats: NormStats):
+    def __init__(
+        self,
+        pairs: Sequence[ParallelPair],
+        load: Callable[..., Array],
+        stats: NormStats,
+        augmenter: Augmenter | None = None,
+    ):
         self.pairs = tuple(pairs)
         self._load = load
         self._stats = stats
+        self._augmenter = augmenter
+        self._seed = (0, 0)
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def at_longest(self) -> PairDataset:
+        """The same pairs with the sources as long as they can become."""
+        if self._augmenter is None:
+            return self
+        there = copy.copy(self)
+        there._augmenter = self._augmenter.slowest()
+        return there
+
+    def in_epoch(self, seed: int, epoch: int) -> PairDataset:
+        """The same pairs with the sources as they are in one epoch."""
+        there = copy.copy(self)
+        there._seed = (seed, epoch)
+        return there
 
     def __getitem__(self, index: int) -> Item:
         pair, stats = self.pairs[index], self._stats
         source = self._load(stats.kinds["source"], pair.source)
         target = self._load(stats.kinds["target"], pair.target)
+        if self._augmenter is not None:
+            source = self._augmenter(source, target_frames=len(target), seed=(*self._seed, index))
         same = stats.kinds["duration"] == stats.kinds["source"]
         duration = source if same else self._load(stats.kinds["duration"], pair.source)
         return Item(
@@ -219,10 +247,11 @@ def batch_stream(
         )
         rest = batches[position.batch :]
         loader: DataLoader[Item] = DataLoader(
-            dataset,
+            dataset.in_epoch(seed, position.epoch),
             batch_sampler=[batch[rank::processes] or batch[:1] for batch in rest],
             collate_fn=collate,
             num_workers=n_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
             pin_memory=pin_memory,
             # of its own, because each new loader draws a seed: a resumed run would draw once more than the other
             generator=torch.Generator(),
@@ -234,3 +263,10 @@ def batch_stream(
             yield batch if rank < len(whole) else dataclasses.replace(batch, spare=True)
         if position.batch:  # the stream was entered behind the last batch
             position.epoch, position.batch = position.epoch + 1, 0
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Outlive what asks a whole job to end: training takes one more step, and tells its workers when it is done."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

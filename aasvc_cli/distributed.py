@@ -159,9 +159,15 @@ def joined() -> Iterator[World]:
     if not is_worker() or int(os.environ["WORLD_SIZE"]) == 1:
         yield ALONE
         return
+    from torch.distributed.rendezvous import rendezvous  # which a torch built for one process lacks
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     with _peers():
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        # A launcher that starts all processes again keeps its store, and with it the addresses of those that are gone.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined,unused-ignore]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(
             dist.get_rank(),
@@ -192,6 +198,8 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is said below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    # After a signal, the processes finish their step and save before they end.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(int(PATIENCE.total_seconds())))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

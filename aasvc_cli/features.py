@@ -91,14 +91,18 @@ def log_mel(wave: Array, config: MelConfig) -> Array:
     return mel if config.log_base is None else mel / np.float32(np.log(config.log_base))
 
 
+def mel_centres(config: MelConfig) -> Array64:
+    """Centre frequencies of the mel bands in Hz: (n_mels,), rising."""
+    return _mel_corners(config)[1:-1]
+
+
 def mel_basis(config: MelConfig) -> Array:
     """Slaney's mel filters with unit area, as librosa's defaults: (n_mels, 1 + n_fft // 2) float32.
 
     Malcolm Slaney, Auditory Toolbox (1998): triangles whose corners are linear in frequency up to 1 kHz (200/3 Hz per
     mel) and logarithmic above (27 steps for a factor of 6.4).
     """
-    top = config.fmax if config.fmax is not None else config.sample_rate / 2
-    corners = _mel_to_hertz(np.linspace(_hertz_to_mel(config.fmin), _hertz_to_mel(top), config.n_mels + 2))
+    corners = _mel_corners(config)
     bins = np.linspace(0.0, config.sample_rate / 2, config.n_fft // 2 + 1)
     low, centre, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
@@ -441,6 +445,12 @@ _LINEAR_HERTZ = 200.0 / 3.0
 _BREAK_HERTZ = 1000.0
 _BREAK_MEL = _BREAK_HERTZ / _LINEAR_HERTZ
 _LOG_STEP = np.log(6.4) / 27.0
+
+
+def _mel_corners(config: MelConfig) -> Array64:
+    """(n_mels + 2,): where each triangle begins, peaks and ends is three neighbours."""
+    top = config.fmax if config.fmax is not None else config.sample_rate / 2
+    return _mel_to_hertz(np.linspace(_hertz_to_mel(config.fmin), _hertz_to_mel(top), config.n_mels + 2))
 
 
 def _hertz_to_mel(hertz: float) -> float:

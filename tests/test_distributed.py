@@ -17,6 +17,7 @@ from typing import Any
 import processes
 import pytest
 import torch
+import torch.distributed as dist
 from test_memory import batch, config
 from torch import Tensor
 
@@ -118,7 +119,6 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 
 
 @pytest.mark.slow
-@pytest.mark.prompt
 @needs_proc
 def test_an_elastic_restart_goes_on_from_the_last_checkpoint_and_ends_with_the_same_bits(trained: Home):
     untouched = processes.start_group(2, processes.command_line, [*TRAIN, "--tag", "whole"])
@@ -144,7 +144,6 @@ def test_an_elastic_restart_goes_on_from_the_last_checkpoint_and_ends_with_the_s
 
 
 @pytest.mark.slow
-@pytest.mark.prompt
 @needs_proc
 def test_a_killed_process_ends_the_job_with_a_message(trained: Home):
     command = [sys.executable, "-m", "aasvc_cli", "train", "--devices", "2", "--tag", "killed", "--max-steps", "100000"]
@@ -167,6 +166,25 @@ def test_one_process_of_a_launcher_trains_alone(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     with joined() as world:
         assert world is ALONE
+
+
+def _join(patience: float) -> None:
+    time.sleep(patience)
+    with joined() as world:
+        assert world.any(world.is_first) == [True]
+
+
+def test_processes_that_are_started_again_do_not_look_for_those_that_are_gone():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # the launcher's, which stays
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
+    common["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    for attempt in range(4):  # who connects to whom is left to chance
+        environment = {**common, "TORCHELASTIC_RESTART_COUNT": str(attempt)}
+        group = [
+            processes.start(_join, 0.5 * rank * attempt, environment={**environment, "RANK": str(rank)})
+            for rank in range(2)
+        ]
+        assert processes.finish(group) == [0, 0], "the second process is later each time"
 
 
 def _fail_on(rank: int, output: Path) -> None:

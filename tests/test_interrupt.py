@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 ROOT = Path(__file__).parent.parent
@@ -67,10 +69,15 @@ def processes_of(session: int) -> list[int]:
 
 @pytest.fixture
 def interrupt(tmp_path: Path) -> Iterator[Callable[..., Ended]]:
-    """Start a command, press Ctrl-C when a condition holds, and tell how it ended."""
+    """Start a command, press Ctrl-C when a condition holds, and tell how it ended.
+
+    Other signals can be sent instead, one after the other, as batch schedulers do: to all processes of a job.
+    """
     started: list[subprocess.Popen[str]] = []
 
-    def call(*arguments: object, when: Callable[[int], bool], times: int = 1) -> Ended:
+    def call(
+        *arguments: object, when: Callable[[int], bool], signals: Sequence[signal.Signals] = (signal.SIGINT,)
+    ) -> Ended:
         before = of_children()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
@@ -85,9 +92,9 @@ def interrupt(tmp_path: Path) -> Iterator[Callable[..., Ended]]:
             out, err = process.communicate()
             pytest.skip(f"it had ended before the signal came: {err}")
         began, used = time.monotonic(), processor_seconds(process.pid)
-        for _ in range(times):
-            os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.05)
+        for number in signals:
+            os.killpg(process.pid, number)
+            time.sleep(0.02)
         out, err = process.communicate(timeout=60)
         seconds, used = time.monotonic() - began, of_children() - before - used
         assert out == ""
@@ -187,8 +194,42 @@ def test_train_saves_and_says_how_to_go_on(interrupt, trained: Home):
 def test_train_that_is_asked_twice_ends_at_once(interrupt, trained: Home):
     folder = trained.exp / "male_female_long"
     settings = ["--max-steps", 100000, "--eval-every", 1000, "--save-every", 1000]
-    result = interrupt("train", "--tag", "long", *settings, when=lambda _: (folder / "log.jsonl").is_file(), times=2)
+    result = interrupt(
+        "train",
+        "--tag",
+        "long",
+        *settings,
+        when=lambda _: (folder / "log.jsonl").is_file(),
+        signals=[signal.SIGINT] * 2,
+    )
     assert_ended_well(result, trained.root)
+
+
+@pytest.mark.parametrize(
+    ("names", "workers"), [(["SIGUSR1"], 0), (["SIGTERM", "SIGTERM"], 1), (["SIGUSR1", "SIGTERM"], 1)]
+)
+def test_a_training_that_a_batch_scheduler_ends_goes_on_exactly(
+    interrupt, aasvc, trained: Home, names: list[str], workers: int
+):
+    ended, whole = trained.exp / "male_female_ended", trained.exp / "male_female_whole"
+    settings = ["--eval-every", 1000, "--save-every", 1000, "--workers", workers]
+
+    def begun(_: int) -> bool:
+        log = ended / "log.jsonl"
+        return log.is_file() and log.read_text().count("\n") > 2
+
+    signals = [getattr(signal, name) for name in names]
+    command = ["train", "--tag", "ended", *settings, "--max-steps"]
+    err = assert_ended_well(interrupt(*command, 100000, when=begun, signals=signals), trained.root)
+    assert err.count("stopping after this step") == 1
+    step = load_checkpoint(ended / "last.safetensors")[1]["step"]
+    assert step > 2 and f"stopped after step {step} of 100000; all is saved in {ended}" in err
+    more = step + 2
+    assert aasvc("--quiet", *command, more).code == 0
+    assert aasvc("--quiet", "train", "--tag", "whole", *settings, "--max-steps", more).code == 0
+    found, expected = (load_checkpoint(folder / "last.safetensors")[0] for folder in (ended, whole))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("workers", [1, 2])

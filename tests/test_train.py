@@ -15,10 +15,11 @@ from aasvc_cli.corpus import read_manifest
 from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.fitting import Fit
-from aasvc_cli.pipeline.train import StepReport, TrainResult, train
+from aasvc_cli.pipeline.train import TrainResult, train
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.training import Trainer
+from aasvc_cli.training_report import TrainingReport
 from aasvc_cli.voice import read_voice
 from tests.pages import parse
 
@@ -39,7 +40,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
-    reports: list[StepReport] = []
+    reports: list[TrainingReport] = []
     result = train(trained, _config(trained), tag="whole", on_report=reports.append)
     assert isinstance(result, TrainResult) and result.step == 6 and not result.stopped
     assert result.folder == trained.exp / "male_female_whole"
@@ -88,7 +89,7 @@ def test_log_lines_from_behind_the_last_checkpoint_are_dropped(trained: Home):
     whole = train(trained, config, tag="whole")
     expected = _log(whole.folder)
 
-    def crash(report: StepReport) -> None:
+    def crash(report: TrainingReport) -> None:
         if report.step == 5:
             raise KeyboardInterrupt
 
@@ -213,7 +214,7 @@ def test_the_log_for_tensorboard_holds_the_losses(trained: Home):
 def test_two_trainings_in_one_folder_are_refused(trained: Home):
     refused: list[str] = []
 
-    def second(_: StepReport) -> None:
+    def second(_: TrainingReport) -> None:
         with pytest.raises(TrainingError, match="another process is training here") as caught:
             train(trained, _config(trained), tag="busy")
         refused.append(str(caught.value))
@@ -285,6 +286,23 @@ def test_batch_size_and_accumulation_fit_the_memory_and_belong_to_the_run(
     train(trained, _config(trained, **{**settings, "auto_batch": "fill"}), tag="fill")
     filled = parse_config(read_config_file(trained.exp / "male_female_fill" / "config.yaml"), "test").train
     assert (filled.batch_size, filled.accum) == (3, 3)
+
+
+def test_training_on_changed_sources_resumes_as_if_never_stopped_and_measures_unchanged_ones(trained: Home):
+    def changing(**changes: object) -> Config:
+        config = override(_config(trained, lr=1e-9, ema_decay=0.0, **changes), {"augment.share": 1.0})
+        return override(config, {f"model.{name}_dropout": 0.0 for name in ("encoder", "decoder", "postnet", "flow")})
+
+    whole = train(trained, changing(), tag="whole")
+    train(trained, changing(max_steps=2), tag="parts")
+    assert _log(train(trained, changing(), tag="parts").folder) == _log(whole.folder)
+    plain = train(trained, override(changing(), {"augment.share": 0.0}), tag="plain")
+    assert [e for e in _log(plain.folder) if e["kind"] == "train"] != [
+        e for e in _log(whole.folder) if e["kind"] == "train"
+    ]
+    one, other = (next(e["l1"] for e in _log(run.folder) if e["kind"] == "dev") for run in (plain, whole))
+    # nothing but running statistics was learnt, so the dev set, which is not changed, says about the same
+    assert one == pytest.approx(other, rel=1e-3)
 
 
 def test_training_by_frames_resumes_as_if_never_stopped(trained: Home):

@@ -18,9 +18,10 @@ from aasvc_cli.corpus import read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features import log_mel
 from aasvc_cli.listeners import missing_for
-from aasvc_cli.pipeline.train_vocoder import VocoderReport, train_vocoder
+from aasvc_cli.pipeline.train_vocoder import train_vocoder
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
+from aasvc_cli.training_report import TrainingReport
 from aasvc_cli.vocoder.build import build_vocoder
 from aasvc_cli.vocoder.discriminators import (
     Discriminators,
@@ -253,7 +254,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 class TestRun:
     def test_it_leaves_a_vocoder_with_log_previews_and_dev_measures(self, trained: Home):
-        reports: list[VocoderReport] = []
+        reports: list[TrainingReport] = []
         result = train_vocoder(
             trained,
             tiny(train__preview_every=9, train__n_previews=1, vocoder__final_scores=True),

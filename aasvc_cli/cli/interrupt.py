@@ -81,7 +81,7 @@ class Watch:
 
     @contextlib.contextmanager
     def stopping_in_order(self) -> Iterator[None]:
-        """Meanwhile, the first signal is answered by somebody else, and takes its time; the second one is ours."""
+        """Meanwhile, a signal is answered by somebody else, and takes its time; but for a Ctrl-C after that."""
         self._in_order = True
         try:
             yield
@@ -93,11 +93,12 @@ class Watch:
         raise KeyboardInterrupt
 
     def _watch(self, told: int, over: threading.Event) -> None:
+        begun = False
         while number := os.read(told, 1):
             if number[0] not in self._numbers:
                 continue
-            if self._in_order:
-                self._in_order = False
+            if self._in_order and not (begun and number[0] == signal.SIGINT):
+                begun = True
                 continue
             self.asked = True
             if not over.wait(PATIENCE_SECONDS):

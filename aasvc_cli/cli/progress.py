@@ -207,23 +207,24 @@ def _dev_losses(report: TrainingReport) -> str:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, SIGTERM and SIGUSR1 ask for an orderly stop; a second one aborts at once.
+    """Ctrl-C, SIGTERM and SIGUSR1 ask for an orderly stop; a second Ctrl-C aborts at once.
 
-    SIGTERM and SIGUSR1 are what batch schedulers send before they end a job.
+    SIGTERM and SIGUSR1 are what batch schedulers send before they end a job, often more than once: one after the other,
+    or to a launcher that hands them on and to the process itself. What they send next cannot be caught.
     """
     asked = False
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: asked
         return
 
-    def on_signal(_number: int, _frame: object) -> None:
+    def on_signal(number: int, _frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
         # Buffered streams are not safe inside a signal handler.
-        if is_first_process():
-            os.write(2, b"\naasvc: stopping after this step (once more aborts at once)\n")
+        if not asked and is_first_process():
+            os.write(2, b"\naasvc: stopping after this step (Ctrl-C now aborts at once)\n")
+        asked = True
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGUSR1"):

@@ -28,8 +28,8 @@ from aasvc_cli.storage.imported import made_again
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 NEEDED = {
     "torch": "torch", "numpy": "numpy", "scipy": "scipy", "soundfile": "soundfile", "soxr": "soxr",
-    "safetensors": "safetensors", "yaml": "PyYAML", "filelock": "filelock", "numba": "numba",
-    "librosa": "librosa", "pyworld": "pyworld", "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
+    "safetensors": "safetensors", "yaml": "PyYAML", "filelock": "filelock", "numba": "numba", "pyworld": "pyworld",
+    "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
     "rich": "rich", "typer": "typer", "platformdirs": "platformdirs",
 }  # fmt: skip
 """Modules that the program needs, with the names of their packages."""

@@ -587,10 +587,10 @@ def _each(
         yield from map(function, items)
         return
     if function is _score:
-        from aasvc_cli import dtw, harvest
+        from aasvc_cli import cheaptrick, dtw, harvest
 
-        dtw.warm_up()
-        harvest.warm_up()
+        for module in (cheaptrick, dtw, harvest):
+            module.warm_up()
     yield from workers.spread(function, items, killed=_killed)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from aasvc_cli.augmentation import Augmenter
 from aasvc_cli.config import Config, dump_yaml, parse_config, parse_memory, parse_time, read_config_file, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate
@@ -41,6 +42,7 @@ from aasvc_cli.storage.files import (
 )
 from aasvc_cli.storage.run_folder import RunFolder
 from aasvc_cli.training import FREE_TO_CHANGE, LOSS_NAMES, Trainer, with_precision
+from aasvc_cli.training_report import Meter, TrainingReport
 from aasvc_cli.voice import find_voice, pick_device, read_voice
 
 if TYPE_CHECKING:
@@ -56,28 +58,6 @@ INIT_FILE = "init.json"
 SHOWN_TENSORS = 8
 """Names of tensors that a message lists; ``init.json`` has all."""
 _KEPT = re.compile(r"step-(\d+)\.safetensors")
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What training tells at intervals.
-
-    Attributes:
-        losses: mean of each loss since the report before
-        dev: losses on the whole dev set, if they were measured at this step
-        steps_per_second: since the report before
-    """
-
-    step: int
-    max_steps: int
-    loss: float
-    losses: dict[str, float]
-    lr: float
-    grad_norm: float
-    seconds: float
-    steps_per_second: float
-    epoch: int
-    dev: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +92,7 @@ def train(
     init: str | Path | None = None,
     overwrite: bool = False,
     tensorboard: bool = False,
-    on_report: Callable[[StepReport], None] | None = None,
+    on_report: Callable[[TrainingReport], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
@@ -231,7 +211,11 @@ class _Run:
                         "which leaves such pairs out"
                     )
                 _check_there(store, pair, config)
-        self.train_set = PairDataset(manifest.sets["train"], store.load, stats)
+        augmenter = None
+        if config.augment.share > 0:
+            ratio = config.model.source_frames_per_token / config.model.target_stack
+            augmenter = Augmenter(config.augment, config.features.mel, frames_per_step=ratio)
+        self.train_set = PairDataset(manifest.sets["train"], store.load, stats, augmenter)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
             if not len(pairs):
@@ -429,7 +413,9 @@ class _Run:
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
-    def go(self, began: float, report: Callable[[StepReport], None], should_stop: Callable[[], bool]) -> TrainResult:
+    def go(
+        self, began: float, report: Callable[[TrainingReport], None], should_stop: Callable[[], bool]
+    ) -> TrainResult:
         """Train to the last step, or until asked to stop.
 
         Args:
@@ -454,9 +440,9 @@ class _Run:
             processes=self.world.size,
         )
         limit = parse_time(config.time_limit) if config.time_limit else float("inf")
-        started = interval = turn = time.monotonic()
-        sums = torch.zeros(len(LOSS_NAMES), device=self.device)
-        norms, since, saved, stopped, late = 0.0, 0, trainer.step, False, False
+        meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)
+        turn = time.monotonic()
+        saved, stopped, late = trainer.step, False, False
         slowest = 0.0
         while trainer.step < config.max_steps:
             now = time.monotonic()
@@ -466,46 +452,25 @@ class _Run:
             if stopped or late:
                 break
             losses, norm, rate = trainer.update([next(stream) for _ in range(config.accum)])
-            sums += losses
-            norms += norm
-            since += 1
+            meter.add(losses, norm)
             step, last = trainer.step, trainer.step == config.max_steps
             measure = step % config.eval_every == 0 or last
             dev = self._measure_dev(trainer) if measure and self.world.is_first else None
             if step % config.log_every == 0 or measure:
-                now = time.monotonic()
-                means = dict(zip(LOSS_NAMES, (sums / since).tolist(), strict=True))
-                result = StepReport(
-                    step=step,
-                    max_steps=config.max_steps,
-                    loss=means["total"],
-                    losses=means,
-                    lr=rate,
-                    grad_norm=norms / since,
-                    seconds=self.seconds_before + now - started,
-                    steps_per_second=since / max(1e-9, now - interval),
-                    epoch=self.position.epoch,
-                    dev=dev,
-                )
+                told = meter.report(step, config.max_steps, lr=rate, dev=dev, epoch=self.position.epoch)
                 if self.world.is_first:
-                    self._log(
-                        {"kind": "train", "step": step, "lr": rate, "grad_norm": result.grad_norm, **means}
-                        | {"seconds": result.seconds, "epoch": result.epoch}
-                    )
-                    if dev is not None:
-                        self._log({"kind": "dev", "step": step, **dev})
-                    report(result)
-                sums.zero_()
-                norms, since, interval = 0.0, 0, now
+                    for entry in told.entries():
+                        self._log(entry)
+                    report(told)
             if dev is not None and (not self.best_dev or dev[BEST_BY] < self.best_dev[BEST_BY]):
                 self.best_step, self.best_dev = step, dev
                 self._save_best(trainer, dev)
             if step % config.save_every == 0 or last:
-                self._save_last(trainer, self.seconds_before + time.monotonic() - started)
+                self._save_last(trainer, meter.seconds)
                 saved = step
             if self.world.is_first and config.preview_every and (step % config.preview_every == 0 or last):
                 self._preview(trainer)
-        seconds = self.seconds_before + time.monotonic() - started
+        seconds = meter.seconds
         if any(self.world.any(saved != trainer.step or (self.world.is_first and not self.files.last.exists()))):
             self._save_last(trainer, seconds)
         if self.writer is not None:
@@ -548,11 +513,12 @@ class _Run:
         limit = parse_memory(train.memory) if train.memory else usable_memory(self.device)
         if self.device.type == "cpu":
             limit //= self.world.local_size
-        pairs = self.train_set.pairs
+        longest_set = self.train_set.at_longest()
+        pairs = longest_set.pairs
         order = sorted(range(len(pairs)), key=lambda i: -(pairs[i].source_frames + pairs[i].target_frames))
 
         def longest(size: int) -> Batch:
-            return collate([self.train_set[i] for i in order[:size]])
+            return collate([longest_set[i] for i in order[:size]])
 
         effective = train.batch_size * train.accum
         most = len(order) if train.auto_batch == "fill" else min(effective, len(order))

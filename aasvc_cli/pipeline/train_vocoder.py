@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json
 from aasvc_cli.storage.run_folder import LAST, RunFolder
 from aasvc_cli.training import FREE_TO_CHANGE, with_precision
+from aasvc_cli.training_report import Meter, TrainingReport
 from aasvc_cli.vocoder.build import (
     StoredVocoder,
     find_vocoder,
@@ -47,29 +47,6 @@ from aasvc_cli.voice import find_voice, load_voice, pick_device
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
-
-
-@dataclass(frozen=True)
-class VocoderReport:
-    """What training a vocoder tells at intervals.
-
-    Attributes:
-        stage: what is being trained: pitch, spectral, adversarial
-        losses: mean of each loss since the report before
-        dev: copy synthesis of the whole dev set, if it was measured at this step
-        steps_per_second: since the report before
-    """
-
-    step: int
-    max_steps: int
-    stage: str
-    loss: float
-    losses: dict[str, float]
-    lr: float
-    grad_norm: float
-    seconds: float
-    steps_per_second: float
-    dev: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +78,7 @@ def train_vocoder(
     init: str | Path | None = None,
     mels_from: str | Path | None = None,
     overwrite: bool = False,
-    on_report: Callable[[VocoderReport], None] | None = None,
+    on_report: Callable[[TrainingReport], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> VocoderResult:
@@ -182,14 +159,15 @@ class _Run:
     def go(
         self,
         say: Callable[[str], None],
-        report: Callable[[VocoderReport], None],
+        report: Callable[[TrainingReport], None],
         should_stop: Callable[[], bool],
     ) -> VocoderResult:
         """Train to the last step, or until asked to stop."""
         train, settings = self.config.train, self.config.vocoder
         make_folder(self.folder.path)
         described = self._describe()
-        settings_tree = {name: part for name, part in to_tree(self.config).items() if name not in ("model", "loss")}
+        unused = ("model", "loss", "augment")
+        settings_tree = {name: part for name, part in to_tree(self.config).items() if name not in unused}
         self.folder.open(settings_tree, described, FREE_TO_CHANGE)
         say(f"reading the recordings of {self.manifest.target_speaker}")
         n_pitch = settings.pitch_recordings
@@ -207,9 +185,8 @@ class _Run:
             stage: CropSource(chosen, self.mel, n_frames=settings.crop_frames, margin=trainer.margin, seed=train.seed)
             for stage, chosen in (("pitch", [r for r in recordings if r.f0 is not None]), ("other", recordings))
         }
-        started = interval = time.monotonic()
-        sums = torch.zeros(len(VOCODER_LOSSES), device=self.device)
-        norms, since, saved, stopped = 0.0, 0, trainer.step, False
+        meter = Meter(VOCODER_LOSSES, self.device, seconds_before=self.seconds_before)
+        saved, stopped = trainer.step, False
         while trainer.step < train.max_steps:
             if should_stop():
                 stopped = True
@@ -218,44 +195,23 @@ class _Run:
             done = trainer.update(
                 sources["pitch" if stage == "pitch" else "other"].draw(trainer.step, train.batch_size)
             )
-            sums += done.losses
-            norms += done.grad_norm
-            since += 1
+            meter.add(done.losses, done.grad_norm)
             step, last = trainer.step, trainer.step == train.max_steps
             measure = step % train.eval_every == 0 or last
             dev = self._measure(trainer) if measure else None
             if dev is not None and last and settings.final_scores:
                 dev |= self._score(trainer, say)
             if step % train.log_every == 0 or measure:
-                now = time.monotonic()
-                means = dict(zip(VOCODER_LOSSES, (sums / since).tolist(), strict=True))
-                told = VocoderReport(
-                    step=step,
-                    max_steps=train.max_steps,
-                    stage=stage,
-                    loss=means["total"],
-                    losses=means,
-                    lr=done.lr,
-                    grad_norm=norms / since,
-                    seconds=self.seconds_before + now - started,
-                    steps_per_second=since / max(1e-9, now - interval),
-                    dev=dev,
-                )
-                self.folder.log(
-                    {"kind": "train", "step": step, "stage": stage, "lr": done.lr, "grad_norm": told.grad_norm, **means}
-                    | {"seconds": told.seconds}
-                )
-                if dev is not None:
-                    self.folder.log({"kind": "dev", "step": step, **dev})
+                told = meter.report(step, train.max_steps, lr=done.lr, dev=dev, stage=stage)
+                for entry in told.entries():
+                    self.folder.log(entry)
                 report(told)
-                sums.zero_()
-                norms, since, interval = 0.0, 0, time.monotonic()
             if step % train.save_every == 0 or last:
-                self._save(trainer, self.seconds_before + time.monotonic() - started)
+                self._save(trainer, meter.seconds)
                 saved = step
             if train.preview_every and (step % train.preview_every == 0 or last):
                 self._preview(trainer)
-        seconds = self.seconds_before + time.monotonic() - started
+        seconds = meter.seconds
         if saved != trainer.step or not self.folder.last.exists():
             self._save(trainer, seconds)
         return VocoderResult(self.folder.path, trainer.step, self.dev, stopped, seconds)

@@ -19,15 +19,16 @@ import torch
 from aasvc_cli.config import Config, override, read_preset
 from aasvc_cli.pipeline.prepare import prepare
 from aasvc_cli.pipeline.stats import compute_stats
-from aasvc_cli.pipeline.train import StepReport, train
+from aasvc_cli.pipeline.train import train
 from aasvc_cli.storage.cache import Home, bundled
+from aasvc_cli.training_report import TrainingReport
 
 
 def last_losses(home: Home, config: Config, precision: str) -> list[float]:
     """The total loss of each of the last steps."""
     seen: list[float] = []
 
-    def note(report: StepReport) -> None:
+    def note(report: TrainingReport) -> None:
         if report.step > 0.8 * report.max_steps:
             seen.append(report.loss)
 
