@@ -341,8 +341,6 @@ class Conformer(nn.Module):
 
     def _pause(self, x: Tensor) -> None:
         pause = self.between_blocks
-        if pause is None:
-            return
-        pause()
-        if x.requires_grad:
+        if pause is not None and x.requires_grad:
+            pause()
             x.register_hook(lambda _: pause())  # called as soon as the gradient at this place is known
