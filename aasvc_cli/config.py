@@ -307,6 +307,9 @@ class TrainConfig:
     """Decay of the exponential moving average of the weights that is evaluated and kept as best; 0 switches it off."""
     bucket: bool = False
     """Batch utterances of similar length together (still shuffled)."""
+    dropout_start_step: int = option(0, minimum=0)
+    """No dropout before this many optimiser steps: at first nothing can be overfitted, and the alignment is found
+    sooner without noise."""
     seed: int = option(1, minimum=0)
     device: str = "auto"
     threads: int | None = option(None, minimum=1)

@@ -42,7 +42,8 @@ def largest_batch(config: Config, device: torch.device, longest: Callable[[int],
     """
     still = replace(config.train, lr=0.0, ema_decay=config.train.ema_decay, compile=False)
     trainer = Trainer(replace(config, train=still), device)
-    trainer.step = config.loss.duration_start_step + 1  # all losses count
+    # all losses count, and dropouts keep their masks
+    trainer.step = max(config.loss.duration_start_step + 1, config.train.dropout_start_step)
     needed: dict[int, float] = {}
 
     def measure(size: int) -> float:

@@ -1,12 +1,15 @@
 """F0 by the Harvest algorithm, several times as fast as WORLD's own code and equal to it up to rounding.
 
 The algorithm and all its constants are Morise's ("Harvest: A high-performance fundamental frequency estimator from
-speech signals", Interspeech 2017), as released in WORLD (modified BSD licence). Three things make it fast:
+speech signals", Interspeech 2017), as released in WORLD (modified BSD licence). Four things make it fast:
 
 - A candidate is refined from the spectrum at six harmonics at most. They are computed as dot products with stored
-  sinusoids, where WORLD takes two whole Fourier transforms per candidate.
+  sinusoids, where WORLD takes two whole Fourier transforms per candidate. Samples at equal distances from the middle
+  of the window are added and subtracted first, as a cosine is even and a sine is odd: half of the products.
 - The windows of the refinement come from stored tables by the addition theorem; no cosine is computed in the loop.
-- The band-pass filters are even, so that their spectra are real, and are applied in batches by scipy's FFT.
+- The band-pass filters are even, so that their spectra are real, and are applied in batches by scipy's FFT. They are
+  kept for the next signal of about the same length.
+- One pass over a band finds its zero crossings and its extrema.
 
 The tests hold the outcome against WORLD's: the same frames are voiced, and F0 agrees to better than a millionth.
 """
@@ -15,16 +18,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
-import scipy.signal
 
 from aasvc_cli.jit import compiled, compiled_loosely
 
 FloatArray = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Complex = npt.NDArray[np.complex128]
 
 TARGET_RATE = 8000
 CHANNELS_PER_OCTAVE = 40
@@ -50,11 +55,17 @@ EXTENSION_CYCLES = 2200.0
 SHORT_GAP = 9
 """Frames of the shortest gap that stays unvoiced."""
 SMOOTHING_LAG = 300
+SMOOTHING_FILTER = (
+    np.array([0.0078202080334971724, 0.015640416066994345, 0.0078202080334971724]),
+    np.array([1.0, -1.7347257688092754, 0.76600660094326412]),
+)
 TINY = 1e-12
 HARMONIC_ROWS = 96
 """Most bins that six harmonics can reach, whatever F0 (72 for long windows, a few more by rounding for short ones)."""
 BATCH = 8
 """Channels filtered at once; bounds the memory."""
+MAX_KEPT_BYTES = 1 << 26
+"""Filters larger than this are made anew for each signal: those for recordings of half a minute and more."""
 
 
 def harvest(
@@ -71,14 +82,11 @@ def harvest(
         f0: (T,) Hz, 0 where unvoiced, with T = 1000 n / sample_rate / frame_period + 1, rounded down.
         times: (T,) in seconds.
     """
-    low, high = f0_min * 0.9, f0_max * 1.1
-    n_channels = 1 + int(math.log(high / low) / math.log(2.0) * CHANNELS_PER_OCTAVE)
-    boundaries: FloatArray = low * np.exp2(np.arange(1, n_channels + 1, dtype=np.float64) / CHANNELS_PER_OCTAVE)
     signal, rate = _decimated(np.ascontiguousarray(wave, dtype=np.float64), sample_rate)
     n_frames = int(1000.0 * len(wave) / sample_rate) + 1
     positions = np.arange(n_frames, dtype=np.float64) / 1000.0
-    raw = _channel_candidates(signal, rate, boundaries, positions, f0_min, f0_max)
-    most = max(1, int(n_channels / 10.0 + 0.5))
+    raw = _channel_candidates(signal, rate, positions, f0_min, f0_max)
+    most = max(1, int(len(raw) / 10.0 + 0.5))
     candidates, count = _agreeing_channels(raw, most)
     candidates = _spread(candidates[:, :count])
     scores = _refine(signal, rate, positions, candidates, f0_min, f0_max)
@@ -105,23 +113,84 @@ def _decimated(wave: FloatArray, sample_rate: int) -> tuple[FloatArray, float]:
         lag = math.ceil(140.0 / ratio) * ratio
         n_kept = math.ceil(len(wave) / ratio)
         padded = np.concatenate([np.full(lag, wave[0]), wave, np.full(lag, wave[-1])])
-        numerator, denominator = scipy.signal.cheby1(3, 0.05, 0.8 / ratio)
+        numerator, denominator = _low_pass(ratio)
         odd = np.concatenate([2 * padded[0] - padded[9:0:-1], padded, 2 * padded[-1] - padded[-2:-11:-1]])
-        forth = scipy.signal.lfilter(numerator, denominator, odd)
-        both = scipy.signal.lfilter(numerator, denominator, forth[::-1])[::-1]
+        both = _forth_and_back(odd, numerator, denominator)
         first = ratio - ratio * ((len(padded) - 1) // ratio + 1) + len(padded)
         wave = both[first + 8 :: ratio][lag // ratio :][:n_kept]
     return np.ascontiguousarray(wave - wave.mean()), sample_rate / ratio
 
 
+@lru_cache(maxsize=MAX_DECIMATION)
+def _low_pass(ratio: int) -> tuple[FloatArray, FloatArray]:
+    """Chebyshev filter of order 3 with a ripple of 0.05 dB, before every so-manieth sample is kept: b and a.
+
+    Written out because scipy.signal takes a second to load.
+    """
+    mu = math.asinh(1.0 / math.sqrt(10.0**0.005 - 1.0)) / 3.0
+    poles = -np.sinh(mu + 1j * np.pi * np.array([-1.0, 0.0, 1.0]) / 3.0)  # of the analogue filter at 1 rad/s
+    poles *= 4.0 * math.tan(math.pi * 0.8 / ratio / 2.0)
+    gain = (np.prod(-poles) / np.prod(4.0 - poles)).real  # bilinear transform
+    denominator = np.poly((4.0 + poles) / (4.0 - poles)).real
+    return gain * np.array([1.0, 3.0, 3.0, 1.0]), np.ascontiguousarray(denominator)
+
+
+@compiled
+def _forth_and_back(values: FloatArray, numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """A recursive filter, then the same from the end to the start, so that nothing is delayed."""
+    n, order = len(values), len(numerator) - 1
+    result = values.copy()
+    state = np.empty(order + 1)
+    for way in range(2):
+        state[:] = 0.0
+        for step in range(n):
+            i = step if way == 0 else n - 1 - step
+            x = result[i]
+            y = state[0] + numerator[0] * x
+            for k in range(order):  # the last element of the state stays zero
+                state[k] = state[k + 1] + numerator[k + 1] * x - denominator[k + 1] * y
+            result[i] = y
+    return result
+
+
 def _channel_candidates(
-    signal: FloatArray, rate: float, boundaries: FloatArray, positions: FloatArray, f0_min: float, f0_max: float
+    signal: FloatArray, rate: float, positions: FloatArray, f0_min: float, f0_max: float
 ) -> FloatArray:
     """F0 per channel and frame from the zero crossings and extrema of band-passed signals: (channels, frames)."""
-    halves = (rate / boundaries * 2.0 + 0.5).astype(np.int64)
+    boundaries = _boundaries(f0_min, f0_max)
     size = 2 ** (int(math.log(len(signal) + 5 + 2 * int(2.0 * rate / boundaries[0])) / math.log(2.0)) + 1)
     spectrum = scipy.fft.rfft(signal, size)
     found = np.empty((len(boundaries), len(positions)))
+    small = len(boundaries) * (size // 2 + 1) * spectrum.real.itemsize <= MAX_KEPT_BYTES
+    batches = _kept_responses if small else _responses
+    channel = 0
+    for responses, delays, signs in batches(rate, size, f0_min, f0_max):
+        product = spectrum * responses
+        # WORLD's convolution multiplies the highest bin by the product of the one below it and stores the outcome in
+        # both, which shows where the signal is faint. Its filters are delayed by half their length, hence the phase,
+        # and it looks one sample ahead of their centre.
+        product[:, -2] *= spectrum[-1]
+        product[:, -1] = (product[:, -2] * delays).real * signs
+        filtered = scipy.fft.irfft(product, size, overwrite_x=True)[:, 1 : len(signal) + 1]
+        for row in filtered:
+            _crossings_to_f0(row, rate, boundaries[channel], positions, f0_min, f0_max, found[channel])
+            channel += 1
+    return found
+
+
+def _boundaries(f0_min: float, f0_max: float) -> FloatArray:
+    """Centre of each channel in Hz."""
+    low, high = f0_min * 0.9, f0_max * 1.1
+    n_channels = 1 + int(math.log(high / low) / math.log(2.0) * CHANNELS_PER_OCTAVE)
+    return np.asarray(low * np.exp2(np.arange(1, n_channels + 1, dtype=np.float64) / CHANNELS_PER_OCTAVE))
+
+
+def _responses(
+    rate: float, size: int, f0_min: float, f0_max: float
+) -> Iterator[tuple[FloatArray, Complex, FloatArray]]:
+    """Spectra of the band-pass filters in batches, and WORLD's delay of each: at the last bin but one, and its sign."""
+    boundaries = _boundaries(f0_min, f0_max)
+    halves = (rate / boundaries * 2.0 + 0.5).astype(np.int64)
     for start in range(0, len(boundaries), BATCH):
         part = slice(start, start + BATCH)
         filters = np.zeros((len(boundaries[part]), size))
@@ -130,46 +199,57 @@ def _channel_candidates(
             phase = 2.0 * np.pi * (offsets + half) / (2.0 * half)
             window = 0.355768 - 0.487396 * np.cos(phase) + 0.144232 * np.cos(2 * phase) - 0.012604 * np.cos(3 * phase)
             filters[row, offsets] = window * np.cos(2.0 * np.pi * boundary * offsets / rate)
-        product = spectrum * scipy.fft.rfft(filters).real
-        # WORLD's convolution multiplies the highest bin by the product of the one below it and stores the outcome in
-        # both, which shows where the signal is faint. Its filters are delayed by half their length, hence the phase,
-        # and it looks one sample ahead of their centre.
-        product[:, -2] *= spectrum[-1]
-        delay = np.exp(-2j * np.pi * halves[part] * (size // 2 - 1) / size)
-        product[:, -1] = (product[:, -2] * delay).real * (1 - 2 * (halves[part] % 2))
-        filtered = scipy.fft.irfft(product, size)[:, 1 : len(signal) + 1]
-        for row in range(len(filtered)):
-            _crossings_to_f0(
-                filtered[row], rate, boundaries[start + row], positions, f0_min, f0_max, found[start + row]
-            )
-    return found
+        delays: Complex = np.exp(-2j * np.pi * halves[part] * (size // 2 - 1) / size)
+        responses: FloatArray = np.ascontiguousarray(scipy.fft.rfft(filters, overwrite_x=True).real)
+        signs: FloatArray = np.asarray(1.0 - 2.0 * (halves[part] % 2), dtype=np.float64)
+        yield responses, delays, signs
+
+
+@lru_cache(maxsize=3)
+def _kept_responses(
+    rate: float, size: int, f0_min: float, f0_max: float
+) -> tuple[tuple[FloatArray, Complex, FloatArray], ...]:
+    return tuple(_responses(rate, size, f0_min, f0_max))
 
 
 @compiled
-def _fine_crossings(values: FloatArray, sign: float, edges: FloatArray) -> int:
-    """Positions (counted from 1) where ``sign * values`` falls through zero; returns how many."""
-    count = 0
+def _all_crossings(values: FloatArray, edges: FloatArray, counts: Indices) -> None:
+    """Where a signal falls and rises through zero, and where its slope does: (4, n), positions counted from 1."""
+    counts[:] = 0
     for i in range(len(values) - 1):
-        here, there = sign * values[i], sign * values[i + 1]
-        if here > 0.0 and there <= 0.0:
-            edges[count] = (i + 1) - here / (there - here)
-            count += 1
-    return count
+        here, there = values[i], values[i + 1]
+        if here * there <= 0.0:  # rarely; then exactly
+            if here > 0.0 and there <= 0.0:
+                edges[0, counts[0]] = (i + 1) - here / (there - here)
+                counts[0] += 1
+            elif here < 0.0 and there >= 0.0:
+                edges[1, counts[1]] = (i + 1) - here / (there - here)
+                counts[1] += 1
+        if i == len(values) - 2:
+            break
+        slope, next_slope = there - here, values[i + 2] - there
+        if slope * next_slope <= 0.0:
+            if slope > 0.0 and next_slope <= 0.0:
+                edges[2, counts[2]] = (i + 1) - slope / (next_slope - slope)
+                counts[2] += 1
+            elif slope < 0.0 and next_slope >= 0.0:
+                edges[3, counts[3]] = (i + 1) - slope / (next_slope - slope)
+                counts[3] += 1
 
 
 @compiled
 def _add_interpolated(edges: FloatArray, count: int, rate: float, positions: FloatArray, total: FloatArray) -> None:
     """Add the frequency of a train of events, interpolated at the positions and continued beyond the ends."""
-    k = 0
     last = count - 3  # first of the last two intervals
-    left, middle, right = edges[0], edges[1], edges[2]
-    for i in range(len(positions)):
-        while k < last and (middle + right) / 2.0 / rate <= positions[i]:
-            k += 1
-            left, middle, right = edges[k], edges[k + 1], edges[k + 2]
-        x0, x1 = (left + middle) / 2.0 / rate, (middle + right) / 2.0 / rate
-        y0, y1 = rate / (middle - left), rate / (right - middle)
-        total[i] += y0 + (positions[i] - x0) / (x1 - x0) * (y1 - y0)
+    i = 0
+    x0, y0 = (edges[0] + edges[1]) / 2.0 / rate, rate / (edges[1] - edges[0])
+    for k in range(last + 1):
+        x1, y1 = (edges[k + 1] + edges[k + 2]) / 2.0 / rate, rate / (edges[k + 2] - edges[k + 1])
+        slope = (y1 - y0) / (x1 - x0)
+        while i < len(positions) and (k == last or positions[i] < x1):
+            total[i] += y0 + (positions[i] - x0) * slope
+            i += 1
+        x0, y0 = x1, y1
 
 
 @compiled
@@ -177,16 +257,9 @@ def _crossings_to_f0(
     filtered: FloatArray, rate: float, boundary: float, positions: FloatArray, f0_min: float, f0_max: float,
     found: FloatArray,
 ) -> None:  # fmt: skip
-    n = len(filtered)
-    slope = np.empty(n - 1)
-    for i in range(n - 1):
-        slope[i] = filtered[i + 1] - filtered[i]
-    edges = np.empty((4, n))
+    edges = np.empty((4, len(filtered)))
     counts = np.zeros(4, dtype=np.int64)
-    counts[0] = _fine_crossings(filtered, 1.0, edges[0])
-    counts[1] = _fine_crossings(filtered, -1.0, edges[1])
-    counts[2] = _fine_crossings(slope, 1.0, edges[2])
-    counts[3] = _fine_crossings(slope, -1.0, edges[3])
+    _all_crossings(filtered, edges, counts)
     found[:] = 0.0
     if counts.min() < 4:  # three intervals at least
         return
@@ -203,22 +276,21 @@ def _agreeing_channels(raw: FloatArray, most: int) -> tuple[FloatArray, int]:
     """Means over runs of channels with a candidate: (frames, most), and how many the richest frame has."""
     n_channels, n_frames = raw.shape
     candidates = np.zeros((n_frames, most))
-    richest = 0
-    for t in range(n_frames):
-        count, start, total = 0, -1, 0.0
-        for c in range(1, n_channels):
-            voiced = c < n_channels - 1 and raw[c, t] > 0.0
-            if voiced:
-                if start < 0:
-                    start, total = c, 0.0
-                total += raw[c, t]
-            elif start >= 0:
-                if c - start >= MIN_CHANNELS:
-                    candidates[t, count] = total / (c - start)
-                    count += 1
-                start = -1
-        richest = max(richest, count)
-    return candidates, richest
+    counts = np.zeros(n_frames, dtype=np.int64)
+    starts = np.zeros(n_frames, dtype=np.int64)  # 0: no run; the first and the last channel take no part
+    totals = np.zeros(n_frames)
+    for c in range(1, n_channels):
+        for t in range(n_frames):
+            if c < n_channels - 1 and raw[c, t] > 0.0:
+                if starts[t] == 0:
+                    starts[t], totals[t] = c, 0.0
+                totals[t] += raw[c, t]
+            elif starts[t] > 0:
+                if c - starts[t] >= MIN_CHANNELS:
+                    candidates[t, counts[t]] = totals[t] / (c - starts[t])
+                    counts[t] += 1
+                starts[t] = 0
+    return candidates, counts.max()
 
 
 def _spread(candidates: FloatArray) -> FloatArray:
@@ -237,35 +309,48 @@ def _refine(
     signal: FloatArray, rate: float, positions: FloatArray, candidates: FloatArray, f0_min: float, f0_max: float
 ) -> FloatArray:
     """Move candidates to their instantaneous frequency, in place; returns how harmonic each one is."""
-    shortest, longest = int(1.5 * rate / f0_max + 1.0), int(1.5 * rate / f0_min + 1.0)
-    # windows: cosine and sine of 2 pi i / (2 h + 1) for each half length h
-    steps = np.arange(2 * longest + 1)
-    phases = 2.0 * np.pi * steps / (2.0 * np.arange(longest + 1)[:, None] + 1.0)
-    phases[:shortest] = 0.0
-    # sinusoids of the bins that harmonics reach, for each length of transform
-    exponents = [int(math.log(2.0 * h + 1.0) / math.log(2.0)) for h in (shortest, longest)]
-    width = 2 ** (exponents[1] + 1)
-    angles = np.zeros((exponents[1] - exponents[0] + 1, HARMONIC_ROWS + 1, width))
-    for row, exponent in enumerate(range(exponents[0], exponents[1] + 1)):
-        size = 4 * 2**exponent
-        angles[row] = 2.0 * np.pi / size * (np.arange(HARMONIC_ROWS + 1)[:, None] * np.arange(width) % size)
+    cosines, sines, first_exponent, bin_cosines, bin_sines = _refinement_tables(rate, f0_min, f0_max)
     scores = np.zeros_like(candidates)
-    padding = 2 * longest + 2
+    padding = 2 * len(cosines)
+    padded = np.pad(signal, padding, mode="edge")
     _refine_all(
-        np.pad(signal, padding, mode="edge"), padding, rate, positions, candidates, scores, f0_min, f0_max,
-        np.cos(phases), np.sin(phases), exponents[0], np.cos(angles), np.sin(angles),
+        padded, padded[::-1].copy(), padding, rate, positions, candidates, scores, f0_min, f0_max,
+        cosines, sines, first_exponent, bin_cosines, bin_sines,
     )  # fmt: skip
     return scores
 
 
+@lru_cache(maxsize=4)
+def _refinement_tables(
+    rate: float, f0_min: float, f0_max: float
+) -> tuple[FloatArray, FloatArray, int, FloatArray, FloatArray]:
+    """Cosines and sines of the windows, by half length, and of the bins that harmonics reach.
+
+    Both count samples from the middle of the window. The latter have a row per length of transform, beginning with the
+    returned exponent.
+    """
+    shortest, longest = int(1.5 * rate / f0_max + 1.0), int(1.5 * rate / f0_min + 1.0)
+    phases = 2.0 * np.pi * np.arange(longest + 1) / (2.0 * np.arange(longest + 1)[:, None] + 1.0)
+    exponents = [int(math.log(2.0 * h + 1.0) / math.log(2.0)) for h in (shortest, longest)]
+    angles = np.zeros((exponents[1] - exponents[0] + 1, HARMONIC_ROWS + 1, longest + 1))
+    for row, exponent in enumerate(range(exponents[0], exponents[1] + 1)):
+        size = 4 * 2**exponent
+        angles[row] = 2.0 * np.pi / size * (np.arange(HARMONIC_ROWS + 1)[:, None] * np.arange(longest + 1) % size)
+    return np.cos(phases), np.sin(phases), exponents[0], np.cos(angles), np.sin(angles)
+
+
 @compiled_loosely
 def _refine_all(
-    padded: FloatArray, padding: int, rate: float, positions: FloatArray, candidates: FloatArray, scores: FloatArray,
-    f0_min: float, f0_max: float, cosines: FloatArray, sines: FloatArray, first_exponent: int,
-    bin_cosines: FloatArray, bin_sines: FloatArray,
+    padded: FloatArray, backwards: FloatArray, padding: int, rate: float, positions: FloatArray,
+    candidates: FloatArray, scores: FloatArray, f0_min: float, f0_max: float,
+    cosines: FloatArray, sines: FloatArray, first_exponent: int, bin_cosines: FloatArray, bin_sines: FloatArray,
 ) -> None:  # fmt: skip
-    longest = 2 * (len(cosines) - 1) + 1
-    main, weighted, weighted_slope = np.empty(longest), np.empty(longest), np.empty(longest)
+    longest = len(cosines) - 1
+    # Both halves of the window outwards from its middle, which has the second place; then one zero.
+    before, after = np.zeros(longest + 3), np.zeros(longest + 3)
+    even, odd, even_slope, odd_slope = (
+        np.empty(longest + 1), np.empty(longest + 1), np.empty(longest + 1), np.empty(longest + 1),
+    )  # fmt: skip
     amplitudes, frequencies = np.empty(MAX_HARMONICS), np.empty(MAX_HARMONICS)
     for t in range(len(positions)):
         position = positions[t]
@@ -279,30 +364,40 @@ def _refine_all(
             size = 4 * 2**exponent
             origin = (position - half / rate) * rate + 0.001
             base = int(origin + 0.5) if origin > 0 else int(origin - 0.5)
-            start = padding + base - 1
-            # a Blackman window, from the angle of its first sample and stored steps
-            phase = 2.0 * math.pi * ((base - 1.0) - position * rate) / length
+            # a Blackman window, from the angle of its middle and stored steps
+            phase = 2.0 * math.pi * (base - 1.0 + half - position * rate) / length
             cosine, sine = math.cos(phase), math.sin(phase)
-            for i in range(length):
-                c = cosine * cosines[half, i] - sine * sines[half, i]
-                main[i] = 0.34 + 0.5 * c + 0.16 * c * c
-            for i in range(length):
-                weighted[i] = padded[start + i] * main[i]
-            weighted_slope[0] = padded[start] * (-main[1] / 2.0)
-            for i in range(1, length - 1):
-                weighted_slope[i] = padded[start + i] * ((main[i - 1] - main[i + 1]) / 2.0)
-            weighted_slope[length - 1] = padded[start + length - 1] * (main[length - 2] / 2.0)
+            for i in range(half + 1):
+                c, s = cosine * cosines[half, i], sine * sines[half, i]
+                left, right = c + s, c - s
+                before[i + 1] = 0.34 + 0.5 * left + 0.16 * left * left
+                after[i + 1] = 0.34 + 0.5 * right + 0.16 * right * right
+            before[0], after[0] = after[2], before[2]
+            before[half + 2] = after[half + 2] = 0.0
+            # the signal under the window and under its slope, folded at the middle
+            middle = padding + base - 1 + half
+            opposite = len(padded) - 1 - middle
+            for i in range(half + 1):
+                x, y = backwards[opposite + i], padded[middle + i]
+                left, right = x * before[i + 1], y * after[i + 1]
+                even[i] = left + right
+                odd[i] = right - left
+                left, right = x * (before[i + 2] - before[i]), y * (after[i] - after[i + 2])
+                even_slope[i] = (left + right) / 2.0
+                odd_slope[i] = (right - left) / 2.0
+            even[0] /= 2.0  # the middle itself came from both sides
+            even_slope[0] /= 2.0
             n_harmonics = min(int(rate / 2.0 / f0), MAX_HARMONICS)
             row = exponent - first_exponent
             for h in range(n_harmonics):
                 k = int(f0 * size / rate * (h + 1) + 0.5)
                 real, imaginary, slope_real, slope_imaginary = 0.0, 0.0, 0.0, 0.0
-                for i in range(length):
+                for i in range(half + 1):
                     c, s = bin_cosines[row, k, i], bin_sines[row, k, i]
-                    real += weighted[i] * c
-                    imaginary -= weighted[i] * s
-                    slope_real += weighted_slope[i] * c
-                    slope_imaginary -= weighted_slope[i] * s
+                    real += even[i] * c
+                    imaginary -= odd[i] * s
+                    slope_real += even_slope[i] * c
+                    slope_imaginary -= odd_slope[i] * s
                 power = real * real + imaginary * imaginary
                 turn = real * slope_imaginary - imaginary * slope_real
                 frequencies[h] = 0.0
@@ -334,6 +429,15 @@ def _nearest(reference: float, candidates: FloatArray, allowed: float) -> tuple[
 
 
 @compiled
+def _has_near(reference: float, candidates: FloatArray) -> bool:
+    """Whether any candidate is no more than a step away."""
+    for candidate in candidates:  # noqa: SIM110 (numba compiles no generators)
+        if abs(reference - candidate) / reference <= MAX_STEP:
+            return True
+    return False
+
+
+@compiled
 def _drop_unreliable(candidates: FloatArray, scores: FloatArray) -> None:
     """Remove candidates without a near one in the frame before or after."""
     before = candidates.copy()
@@ -342,10 +446,7 @@ def _drop_unreliable(candidates: FloatArray, scores: FloatArray) -> None:
             reference = before[t, j]
             if reference == 0.0:
                 continue
-            if (
-                _nearest(reference, before[t + 1], 1.0)[1] > MAX_STEP
-                and _nearest(reference, before[t - 1], 1.0)[1] > MAX_STEP
-            ):
+            if not _has_near(reference, before[t + 1]) and not _has_near(reference, before[t - 1]):
                 candidates[t, j] = 0.0
                 scores[t, j] = 0.0
 
@@ -441,8 +542,8 @@ def _merged(channels: list[FloatArray], bounds: Indices, candidates: FloatArray,
             continue
         if start <= first and end >= last:
             continue
-        old = sum(_score_of(merged[t], candidates[t], scores[t]) for t in range(first, end + 1))
-        new = sum(_score_of(channels[i][t], candidates[t], scores[t]) for t in range(first, end + 1))
+        old = _total_score(merged, candidates, scores, first, end)
+        new = _total_score(channels[i], candidates, scores, first, end)
         begin = end if old > new else first
         merged[begin : last + 1] = channels[i][begin : last + 1]
         end = last
@@ -460,9 +561,17 @@ def _insertion_order(starts: Indices) -> list[int]:
     return order
 
 
-def _score_of(f0: float, candidates: FloatArray, scores: FloatArray) -> float:
-    found = scores[candidates == f0]
-    return max(0.0, float(found.max())) if len(found) else 0.0
+@compiled
+def _total_score(contour: FloatArray, candidates: FloatArray, scores: FloatArray, first: int, last: int) -> float:
+    """Sum over frames of the best score that a candidate equal to the contour has; 0 where there is none."""
+    total = 0.0
+    for t in range(first, last + 1):
+        best = 0.0
+        for j in range(candidates.shape[1]):
+            if candidates[t, j] == contour[t] and scores[t, j] > best:
+                best = scores[t, j]
+        total += best
+    return total
 
 
 def _bridge_short_gaps(contour: FloatArray) -> None:
@@ -479,14 +588,10 @@ def _bridge_short_gaps(contour: FloatArray) -> None:
 
 def _smoothed(contour: FloatArray) -> FloatArray:
     """Each section under a Butterworth filter forth and back, continued by its first and last value."""
-    numerator = np.array([0.0078202080334971724, 0.015640416066994345, 0.0078202080334971724])
-    denominator = np.array([1.0, -1.7347257688092754, 0.76600660094326412])
     padded = np.pad(contour, SMOOTHING_LAG)
     smoothed = np.zeros_like(padded)
     for first, last in _sections(padded):
         held = padded.copy()
         held[:first], held[last + 1 :] = padded[first], padded[last]
-        forth = scipy.signal.lfilter(numerator, denominator, held)
-        both = scipy.signal.lfilter(numerator, denominator, forth[::-1])[::-1]
-        smoothed[first : last + 1] = both[first : last + 1]
+        smoothed[first : last + 1] = _forth_and_back(held, *SMOOTHING_FILTER)[first : last + 1]
     return smoothed[SMOOTHING_LAG:-SMOOTHING_LAG]

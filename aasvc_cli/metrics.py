@@ -56,6 +56,13 @@ PUBLISHED_MAX_RATE = 160_000
 """Above, three periods of the 500 Hz that CheapTrick assumes in unvoiced frames do not fit into 1024 samples, and
 WORLD writes outside its buffers."""
 
+TRIM_FRAME, TRIM_HOP = 2048, 512
+"""Samples, whatever the rate."""
+TRIM_LEVEL = -60.0
+"""Frames quieter than this, in dB relative to the loudest one, are silence where the sound begins and ends."""
+TRIM_FLOOR = 1e-10
+"""Power that counts in place of less."""
+
 RESAMPLE_ZEROS = 6
 RESAMPLE_ROLLOFF = 0.99
 
@@ -321,7 +328,8 @@ def analyse(wave: Wave, sample_rate: int, *, f0_min: float, f0_max: float, mode:
     settings = settings_for(mode, sample_rate, f0_min)
     if not 0 < f0_min < f0_max < sample_rate / 2:
         raise DataError(f"F0 range {f0_min:g}-{f0_max:g} Hz: expected 0 < minimum < maximum < {sample_rate / 2:g} Hz")
-    from aasvc_cli.harvest import harvest  # numba: about a second that nobody else should pay
+    from aasvc_cli.cheaptrick import log_envelope  # numba: time that nobody else should pay
+    from aasvc_cli.harvest import harvest
 
     # The published scaling is a product in float32; 32768 is the true full scale of 16 bit.
     scaled = (wave.astype(np.float32) * np.float32(32767)).astype(np.float64) if mode == "published" else wave * 32768.0
@@ -329,13 +337,13 @@ def analyse(wave: Wave, sample_rate: int, *, f0_min: float, f0_max: float, mode:
         scaled = _published_high_pass(scaled, sample_rate)
     scaled = np.ascontiguousarray(scaled, dtype=np.float64)
     f0, times = harvest(scaled, sample_rate, f0_min=f0_min, f0_max=f0_max, frame_period=FRAME_PERIOD)
-    envelope = _world().cheaptrick(scaled, f0, times, sample_rate, fft_size=settings.fft_size)
+    envelope = log_envelope(scaled, f0, times, sample_rate, fft_size=settings.fft_size)
     start, end = trim_bounds(wave)
     return Analysis(
         settings=settings,
         f0=f0,
         mcep=mel_cepstrum(envelope, MCEP_ORDER, settings.alpha),
-        loud=relative_power(envelope) > POWER_THRESHOLD,
+        loud=relative_power(np.exp(envelope)) > POWER_THRESHOLD,
         trimmed_samples=end - start,
         silent=not np.any(wave),
     )
@@ -357,7 +365,7 @@ def settings_for(mode: Mode, sample_rate: int, f0_min: float) -> AnalysisSetting
     if mode != "corrected":
         raise DataError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     fft_size = int(_world().get_cheaptrick_fft_size(sample_rate, min(f0_min, 71.0)))
-    return AnalysisSettings(mode, sample_rate, fft_size, float(_sptk().util.mcepalpha(sample_rate)), 1, False, "exact")
+    return AnalysisSettings(mode, sample_rate, fft_size, _alpha(sample_rate), 1, False, "exact")
 
 
 def to_common_rate(
@@ -406,32 +414,36 @@ def relative_power(envelope: FloatArray) -> FloatArray:
     return np.asarray(10.0 * np.log10(power / power.mean()), dtype=np.float64)
 
 
-def mel_cepstrum(envelope: FloatArray, order: int, alpha: float) -> FloatArray:
-    """Mel-cepstrum of a power envelope (SPTK's ``sp2mc``, up to rounding).
+def mel_cepstrum(log_envelope: FloatArray, order: int, alpha: float) -> FloatArray:
+    """Mel-cepstrum of the logarithm of a power envelope (SPTK's ``sp2mc``, up to rounding).
 
     The mel-cepstrum is linear in the log spectrum, so that one matrix, found by asking SPTK for each bin once, serves
     every frame.
 
     Args:
-        envelope: (T, n_fft // 2 + 1), power.
+        log_envelope: (T, n_fft // 2 + 1), natural logarithm of power.
 
     Returns:
         (T, order + 1): cepstrum of the log amplitude, warped by the all-pass constant.
     """
-    return np.log(envelope) @ _mel_cepstrum_matrix(envelope.shape[1], order, alpha)
+    return log_envelope @ _mel_cepstrum_matrix(log_envelope.shape[1], order, alpha)
 
 
 def trim_bounds(wave: Wave) -> tuple[int, int]:
-    """First and one-past-last sample between leading and trailing silence, by the defaults of librosa's trimming.
+    """First and one-past-last sample between leading and trailing silence, as librosa's trimming finds them.
 
-    Silence is what lies 60 dB below the loudest frame; a signal without any sound is kept whole.
+    Silence is what lies 60 dB below the loudest frame; a signal without any sound is kept whole. Written out, in single
+    precision as there, because librosa takes a second to load.
     """
-    from librosa.effects import trim
-
     if not np.any(wave):
         return 0, len(wave)
-    start, end = trim(wave)[1]
-    return int(start), int(end)
+    padded = np.pad(wave, TRIM_FRAME // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, TRIM_FRAME)[::TRIM_HOP]
+    rms = np.sqrt(np.square(frames.T, dtype=np.float32).mean(axis=0))
+    level = 10.0 * np.log10(np.maximum(np.square(rms), TRIM_FLOOR))
+    level -= 10.0 * np.log10(max(float(np.square(rms.max())), TRIM_FLOOR))
+    loud = np.flatnonzero(level > TRIM_LEVEL)
+    return int(loud[0]) * TRIM_HOP, min(len(wave), (int(loud[-1]) + 1) * TRIM_HOP)
 
 
 def voiced_f0(wave: Wave, sample_rate: int, *, f0_min: float = 50.0, f0_max: float = 800.0) -> FloatArray:
@@ -502,6 +514,12 @@ def _mel_cepstrum_matrix(n_bins: int, order: int, alpha: float) -> FloatArray:
     return np.asarray(_sptk().sp2mc(np.exp(np.eye(n_bins)), order, alpha), dtype=np.float64)
 
 
+@lru_cache(maxsize=8)
+def _alpha(sample_rate: int) -> float:
+    """The all-pass constant that comes nearest to the mel scale."""
+    return float(_sptk().util.mcepalpha(sample_rate))
+
+
 def _common_settings(converted: Analysis, target: Analysis) -> AnalysisSettings:
     if converted.settings != target.settings:
         raise ValueError(f"analyses differ: {converted.settings} and {target.settings}")
@@ -510,7 +528,7 @@ def _common_settings(converted: Analysis, target: Analysis) -> AnalysisSettings:
 
 def _path(analysis: Analysis, target_frames: FloatArray, converted_frames: FloatArray) -> Indices:
     """Indices into target and converted frames. The recipe puts the target first, which decides its ties."""
-    from aasvc_cli import dtw  # numba: about a second that nobody else should pay
+    from aasvc_cli import dtw  # numba: time that nobody else should pay
 
     if analysis.settings.mode == "published":
         return dtw.fast_path(target_frames, converted_frames, radius=1)
@@ -519,10 +537,16 @@ def _path(analysis: Analysis, target_frames: FloatArray, converted_frames: Float
 
 def _published_high_pass(wave: Wave, sample_rate: int) -> FloatArray:
     """The recipe's causal FIR filter, which at 48 kHz is too short to do more than tilt the spectrum."""
-    from scipy.signal import firwin, lfilter
+    return np.convolve(_published_taps(sample_rate), wave)[: len(wave)]
 
-    taps = firwin(PUBLISHED_HIGH_PASS_TAPS, PUBLISHED_HIGH_PASS_HZ / (sample_rate // 2), pass_zero=False)
-    return np.asarray(lfilter(taps, 1, wave), dtype=np.float64)
+
+@lru_cache(maxsize=8)
+def _published_taps(sample_rate: int) -> FloatArray:
+    """A sinc under a Hamming window, with gain 1 at half the sample rate."""
+    cutoff = PUBLISHED_HIGH_PASS_HZ / (sample_rate // 2)
+    offsets = np.arange(PUBLISHED_HIGH_PASS_TAPS) - (PUBLISHED_HIGH_PASS_TAPS - 1) / 2
+    taps = (np.sinc(offsets) - cutoff * np.sinc(cutoff * offsets)) * np.hamming(PUBLISHED_HIGH_PASS_TAPS)
+    return np.asarray(taps / np.sum(taps * np.cos(np.pi * offsets)))
 
 
 def _checked(wave: Wave) -> Wave:

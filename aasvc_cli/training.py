@@ -19,6 +19,7 @@ from aasvc_cli.losses import WHOLE, Losses, Share, total_loss
 from aasvc_cli.memory import is_out_of_memory, release_memory, return_free_memory
 from aasvc_cli.model.aasvc import AASVC, TeacherForced
 from aasvc_cli.model.conformer import Conformer, ConformerBlock
+from aasvc_cli.model.layers import Dropout
 
 LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "total")
 FREE_TO_CHANGE = frozenset(
@@ -201,6 +202,7 @@ class Trainer:
         self.guard = DivergenceGuard()
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self._statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        self._dropouts = [(part, part.p) for part in self.model.modules() if isinstance(part, Dropout)]
         self._compiled: list[nn.Module] = []
         if train.compile:
             self._compile()
@@ -311,6 +313,8 @@ class Trainer:
         """
         train = self.config.train
         self.model.train()
+        for part, p in self._dropouts:
+            part.p = p if self.step >= train.dropout_start_step else 0.0
         amounts = torch.tensor([self._amounts(batch) for batch in batches], dtype=torch.float64)
         totals = self.world.add(amounts.clone())
         collected, norm, values = self._gradient(batches, amounts, totals)

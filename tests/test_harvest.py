@@ -10,6 +10,7 @@ import pyworld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aasvc_cli import harvest as harvest_module
 from aasvc_cli.features import resample
 from aasvc_cli.harvest import harvest
 from aasvc_cli.storage.files import read_audio
@@ -66,6 +67,28 @@ def test_made_up_voices_have_the_contour_of_world(seed):
     wave = sum(np.cos(k * phase + k * k) / k for k in range(1, 12)) + random.normal(0, 0.3, length)
     wave[: length // 5] = random.normal(0, 0.3, length // 5)
     assert_equal_contours(*both(wave * 1000, rate, 60.0, 500.0))
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 6, 12])
+def test_the_filter_before_decimation_is_scipys(ratio):
+    from scipy.signal import cheby1, lfilter
+
+    numerator, denominator = harvest_module._low_pass(ratio)
+    assert numerator == pytest.approx(cheby1(3, 0.05, 0.8 / ratio)[0], rel=1e-10)
+    assert denominator == pytest.approx(cheby1(3, 0.05, 0.8 / ratio)[1], rel=1e-10)
+    wave = np.random.default_rng(0).standard_normal(300)
+    forth = lfilter(numerator, denominator, wave)
+    expected = lfilter(numerator, denominator, forth[::-1])[::-1]
+    assert harvest_module._forth_and_back(wave, numerator, denominator) == pytest.approx(expected, abs=1e-12)
+
+
+def test_filters_that_are_not_kept_are_the_same(monkeypatch):
+    wave, rate = read_audio(RECORDINGS[0])
+    kept, _ = harvest(wave[:rate], rate, f0_min=90, f0_max=440)
+    monkeypatch.setattr(harvest_module, "MAX_KEPT_BYTES", 0)
+    made, _ = harvest(wave[:rate], rate, f0_min=90, f0_max=440)
+    assert kept.any()
+    assert np.array_equal(kept, made)
 
 
 @pytest.mark.parametrize("frequency", [95.0, 180.0, 400.0])

@@ -76,6 +76,25 @@ def test_accumulated_micro_batches_give_the_gradient_of_their_mean_loss():
     assert norm > 0
 
 
+def test_dropout_begins_at_its_step():
+    trainer = Trainer(_config(dropout_start_step=2), CPU)
+    trainer.model.eval()
+    noise = torch.zeros(2, 20, 2)
+
+    def differ() -> bool:
+        """Whether two passes in training mode differ."""
+        first, second = (trainer.forward(_batch(), noise=noise).before for _ in range(2))
+        return not torch.equal(first, second)
+
+    seen = []
+    for _ in range(4):
+        trainer.update([_batch()])
+        seen.append(differ())
+    # what the passes show is how the step before them was computed
+    assert seen == [False, False, True, True]
+    assert trainer.model.training
+
+
 def test_a_loss_that_is_not_finite_stops_without_touching_the_weights():
     trainer = Trainer(_config(), CPU)
     before = {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}

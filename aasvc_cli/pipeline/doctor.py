@@ -28,7 +28,7 @@ OK, MISSING, BROKEN = "ok", "missing", "broken"
 NEEDED = {
     "torch": "torch", "numpy": "numpy", "scipy": "scipy", "soundfile": "soundfile", "soxr": "soxr",
     "safetensors": "safetensors", "yaml": "PyYAML", "filelock": "filelock", "joblib": "joblib", "numba": "numba",
-    "librosa": "librosa", "pyworld": "pyworld", "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
+    "pyworld": "pyworld", "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
     "rich": "rich", "typer": "typer", "platformdirs": "platformdirs",
 }  # fmt: skip
 """Modules that the program needs, with the names of their packages."""

@@ -577,10 +577,10 @@ def _each(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int 
         yield from map(function, items)
         return
     if function is _score:
-        from aasvc_cli import dtw, harvest
+        from aasvc_cli import cheaptrick, dtw, harvest
 
-        dtw.warm_up()
-        harvest.warm_up()
+        for module in (cheaptrick, dtw, harvest):
+            module.warm_up()
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:

@@ -35,6 +35,10 @@ def main() -> None:
     write_vocoder(arguments.out, dataclasses.replace(stored, tensors=half))
     data = read_json(arguments.run / "data.json", "the data of the run")
     train = parse_config(read_config_file(arguments.run / "train.yaml"), "train.yaml").train
+    training = ["aasvc train --model vocoder"]
+    if "init" in data:  # a run that went on with the one above
+        how = f"--init VOCODER --mels-from VOICE --lr {train.lr:g} --max-steps {train.max_steps}"
+        training.append(f"aasvc train --model vocoder {how}")
     scores: dict[str, Any] = {} if arguments.scores is None else read_json(arguments.scores, "scores")
     write_json(
         arguments.out / "card.json",
@@ -43,7 +47,7 @@ def main() -> None:
             "data": f"{len(data['train'])} sentences of synthetic speech by Kokoro-82M v1.0 (Apache-2.0), voice "
             "jf_alpha (female, Japanese, 24 kHz); the sentences come from a small grammar",
             "licence": "MIT",
-            "training": "aasvc train --model vocoder",
+            "training": training,
             "step": stored.origin["step"],
             "max_steps": train.max_steps,
             "seconds": round(float(stored.origin["seconds"])),
