@@ -35,7 +35,10 @@ def release_memory(device: torch.device) -> None:
 
 
 def return_free_memory() -> None:
-    """Have glibc give back what is free on the CPU: large arrays of many sizes leave holes that fit no other."""
+    """Have glibc give back what is free: large arrays of many sizes leave holes that fit no other.
+
+    Taking the memory again costs time: worth it where much more is computed between two calls.
+    """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
 
