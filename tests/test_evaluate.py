@@ -574,7 +574,9 @@ def test_two_runs_are_compared_by_their_tags_with_the_test_that_scipy_makes_of_t
 
     def compared(*systems: str) -> dict:
         out = tmp_path / "out.json"
-        done = aasvc("evaluate", *systems, "--measures", "signal", "--jobs", 1, "--json", out, "--csv", tmp_path / "csv")
+        done = aasvc(
+            "evaluate", *systems, "--measures", "signal", "--jobs", 1, "--json", out, "--csv", tmp_path / "csv"
+        )
         assert done.code == 0, done.err
         assert "1 utterances that the other does not have: u3" in done.err
         return json.loads(out.read_text())
