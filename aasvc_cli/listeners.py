@@ -30,6 +30,7 @@ FloatArray = npt.NDArray[np.float64]
 SAMPLE_RATE = 16000
 SQUIM_FILE = "torchaudio/models/squim_objective_dns2020.pth"
 """Where torchaudio keeps the weights of SQUIM, below the folder of torch.hub."""
+SQUIM_FETCH = "import torchaudio; torchaudio.pipelines.SQUIM_OBJECTIVE.get_model()"
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "text": ("faster_whisper",),
@@ -143,7 +144,7 @@ def squim_missing() -> str | None:
 
     path = Path(torch.hub.get_dir()) / SQUIM_FILE
     if not path.is_file():
-        return f"weights not found: {path}; torchaudio.pipelines.SQUIM_OBJECTIVE fetches them"
+        return f'weights not found: {path}; run: python -c "{SQUIM_FETCH}"'
     try:
         importlib.import_module("torchaudio.models")
     except (ImportError, OSError, RuntimeError) as error:

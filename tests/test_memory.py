@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,7 +17,14 @@ from aasvc_cli.config import Config, override, parse_config
 from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import TrainingError
 from aasvc_cli.fitting import in_batches_of, largest_batch
-from aasvc_cli.memory import is_out_of_memory, largest_that_fits, peak, reset_peak, usable_memory
+from aasvc_cli.memory import (
+    is_out_of_memory,
+    largest_that_fits,
+    peak,
+    reset_peak,
+    return_free_memory,
+    usable_memory,
+)
 from aasvc_cli.training import Trainer
 
 CPU = torch.device("cpu")
@@ -260,3 +269,31 @@ def test_the_longest_utterances_decide_how_many_fit(pretended_memory, limit, mos
 def test_if_nothing_fits_the_longest_utterance_is_named(pretended_memory):
     with pytest.raises(TrainingError, match="utterance u0, the longest"):
         largest_batch(override(config(), {"train.checkpointing": True}), CPU, lambda size: batch(size), 3, 100)
+
+
+# --- memory that is free ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None) if os.name == "posix" else None, "malloc_trim"), reason="needs glibc")
+def test_holes_between_arrays_go_back_to_the_system():
+    arrays = [torch.ones(16_000) for _ in range(4000)]  # small enough to lie side by side
+    del arrays[::2]
+    reset_peak(CPU)
+    before = peak(CPU)
+    return_free_memory()
+    reset_peak(CPU)
+    assert before - peak(CPU) > 90e6
+    assert all(bool((array == 1.0).all()) for array in arrays)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(32, 2 * (2 + 1)), (33, 0)])
+def test_free_memory_goes_back_between_wide_blocks_forward_and_backward(width, expected, monkeypatch):
+    calls: list[bool] = []
+    monkeypatch.setattr("aasvc_cli.training.WIDTH_TO_TIDY", width)
+    monkeypatch.setattr("aasvc_cli.training.return_free_memory", lambda: calls.append(torch.is_grad_enabled()))
+    trainer = Trainer(config(decoder_layers=2), CPU)
+    trainer.update([batch()])
+    assert len(calls) == expected, "the decoder is 32 wide and the encoder 8"
+    calls.clear()
+    trainer.evaluate([batch()])
+    assert not calls

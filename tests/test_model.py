@@ -10,7 +10,7 @@ import torch
 
 from aasvc_cli.config import ModelConfig
 from aasvc_cli.model.aasvc import AASVC
-from aasvc_cli.model.conformer import RelativeAttention
+from aasvc_cli.model.conformer import FeedForward, RelativeAttention
 from aasvc_cli.model.layers import (
     Dropout,
     FrameBatchNorm,
@@ -160,6 +160,59 @@ def test_attention_gradients_are_the_numerical_ones():
     positions = relative_positions(3, 4, torch.device("cpu")).double()
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda value: attention(value, positions, None), (x,))
+
+
+def _results(part: torch.nn.Module, x: torch.Tensor, *arguments: object) -> list[torch.Tensor]:
+    """What a part computes, and the gradients of something of it."""
+    y = part(x, *arguments)
+    weights = torch.linspace(-1.0, 1.0, y.numel(), dtype=y.dtype).view_as(y)
+    return [y, *torch.autograd.grad((y * weights).sum(), [x, *part.parameters()])]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_training_computes_attention_as_conversion_does_but_for_dropout(padded):
+    torch.manual_seed(3)
+    attention = RelativeAttention(8, 2, 0.0).double()
+    x = torch.randn(3, 7, 8, dtype=torch.float64, requires_grad=True)
+    positions = relative_positions(7, 8, x.device).double()
+    padding = padding_mask(torch.tensor([7, 3, 5]), 7) if padded else None
+    fused, by_hand = (_results(attention.train(mode), x, positions, padding) for mode in (False, True))
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(fused, by_hand, strict=True))
+
+
+def test_training_computes_feed_forward_layers_as_conversion_does_but_for_dropout():
+    torch.manual_seed(4)
+    layers = FeedForward(6, 10, 0.0, "linear", 1).double()
+    x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    plain, by_hand = (_results(layers.train(mode), x, None) for mode in (False, True))
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(plain, by_hand, strict=True))
+
+
+def test_gradients_with_dropout_are_the_numerical_ones():
+    attention, layers = RelativeAttention(4, 2, 0.3).double(), FeedForward(4, 6, 0.3, "linear", 1).double()
+    positions = relative_positions(3, 4, torch.device("cpu")).double()
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def dropped(value: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(5)  # the same elements each time
+        return layers(attention(value, positions, None), None)
+
+    assert torch.autograd.gradcheck(dropped, (x,))
+    assert not torch.allclose(dropped(x), layers.eval()(attention.eval()(x, positions, None), None))
+
+
+def test_a_block_in_training_remembers_its_weights_of_attention_once():
+    attention, length = RelativeAttention(8, 2, 0.2), 40
+    kept: dict[int, int] = {}
+
+    def look(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() >= 2 * length * length:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
+        attention(torch.randn(1, length, 8), relative_positions(length, 8, torch.device("cpu")), None)
+    assert sorted(kept.values()) == [1, 4], "one byte each for what is dropped, and the weights"
 
 
 def test_relative_positions_are_sinusoids_of_the_offset():

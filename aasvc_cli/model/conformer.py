@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,32 +12,123 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from aasvc_cli.model.layers import NORM_EPS, Dropout, FrameBatchNorm, Recomputation, ScaledRelativePositions, TimeConv
+from aasvc_cli.model.layers import (
+    NORM_EPS,
+    Dropout,
+    FrameBatchNorm,
+    Recomputation,
+    ScaledRelativePositions,
+    TimeConv,
+    draw_kept,
+    drop,
+)
+
+
+def _relative_shift(scores: Tensor) -> Tensor:
+    """Pick, for query i and key j, the score of offset i - j: element ``[i, T - 1 - i + j]`` of (…, T, 2T - 1).
+
+    In memory that is one strided view, (…, T, T), instead of the usual pad, reshape and slice copies; what is written
+    to the view is in ``scores``, which must be contiguous.
+    """
+    length = scores.shape[-2]
+    *outer, _, last = scores.stride()
+    shape, start = (*scores.shape[:-1], length), scores.storage_offset() + length - 1
+    return scores.as_strided(shape, (*outer, 2 * length - 2, last), start)
 
 
 class _RelativeShift(torch.autograd.Function):
-    """Pick, for query i and key j, the score of offset i - j: element ``[i, T - 1 - i + j]`` of (T, 2T - 1).
-
-    In memory that is one strided view, forward and backward, instead of the usual pad, reshape and slice copies.
-    """
+    """:func:`_relative_shift` of a tensor that is not needed any more, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
-        length = scores.shape[-2]
-        scores = scores.contiguous()
-        batch, heads, _, offsets = scores.shape
-        strides = (heads * length * offsets, length * offsets, offsets - 1, 1)
-        return scores.as_strided((batch, heads, length, length), strides, scores.storage_offset() + length - 1)
+        return _relative_shift(scores.contiguous())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         grad = grads[0]
-        batch, heads, length, _ = grad.shape
-        offsets = 2 * length - 1
-        full = grad.new_zeros(batch, heads, length, offsets)
-        strides = (heads * length * offsets, length * offsets, offsets - 1, 1)
-        full.as_strided(grad.shape, strides, length - 1).copy_(grad)
+        full = grad.new_zeros(*grad.shape[:-1], 2 * grad.shape[-1] - 1)
+        _relative_shift(full).copy_(grad)
         return full
+
+
+class _Attention(torch.autograd.Function):
+    """Relative attention with dropout, head by head, that remembers the weights of attention and nothing else of their
+    size: as separate operations it would keep them four times, and copies of what it multiplies."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        offset: Tensor,
+        content_bias: Tensor,
+        position_bias: Tensor,
+        padding: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
+        """Mix values.
+
+        Args:
+            query, key, value: (B, T, H, D/H)
+            offset: (2T - 1, H, D/H)
+            content_bias, position_bias: (H, D/H)
+            padding: (B, T), keys to leave out
+
+        Returns:
+            (B, T, H, D/H)
+        """
+        batch, length, heads, head = query.shape
+        kept = draw_kept((heads, batch, length, length), dropout)
+        weights = query.new_empty((heads, batch, length, length), dtype=torch.promote_types(query.dtype, torch.float32))
+        mixed = torch.empty_like(query)
+        for h in range(heads):
+            relative = _biased(query, position_bias, h)
+            scores = torch.mm(relative.view(-1, head), offset[:, h].t()).view(batch, length, -1)
+            content = _biased(query, content_bias, h)
+            scores = torch.baddbmm(_relative_shift(scores), content, key[:, :, h].transpose(1, 2))
+            if padding is not None:
+                scores.masked_fill_(padding[:, None, :], torch.finfo(scores.dtype).min)
+            weights[h] = torch.softmax(scores, dim=-1, dtype=weights.dtype)
+            dropped = drop(weights[h], None if kept is None else kept[h], dropout).to(query.dtype)
+            mixed[:, :, h] = torch.bmm(dropped, value[:, :, h])
+        ctx.dropout = dropout
+        ctx.save_for_backward(query, key, value, offset, content_bias, position_bias, weights, kept)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, offset, content_bias, position_bias, weights, kept = ctx.saved_tensors
+        batch, length, heads, head = query.shape
+        grad = grads[0]
+        of_query, of_key, of_value = (torch.empty_like(tensor) for tensor in (query, key, value))
+        of_offset = torch.empty_like(offset)
+        of_content_bias, of_position_bias = torch.empty_like(content_bias), torch.empty_like(position_bias)
+        scale = 1.0 / math.sqrt(head)
+        for h in range(heads):
+            chosen = None if kept is None else kept[h]
+            dropped = drop(weights[h], chosen, ctx.dropout).to(query.dtype)
+            of_value[:, :, h] = torch.bmm(dropped.transpose(1, 2), grad[:, :, h])
+            of_weights = torch.bmm(grad[:, :, h], value[:, :, h].transpose(1, 2)).to(weights.dtype)
+            of_weights = drop(of_weights, chosen, ctx.dropout)
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights[h], -1, weights.dtype)
+            of_scores = of_scores.to(query.dtype)  # 0 where keys are padding, as the weights are
+            of_content = torch.bmm(of_scores, key[:, :, h]).mul_(scale)
+            of_key[:, :, h] = torch.bmm(of_scores.transpose(1, 2), _biased(query, content_bias, h))
+            full = of_scores.new_zeros(batch, length, 2 * length - 1)
+            _relative_shift(full).copy_(of_scores)
+            full = full.view(-1, 2 * length - 1)
+            of_relative = torch.mm(full, offset[:, h]).mul_(scale)
+            of_offset[:, h] = torch.mm(full.t(), _biased(query, position_bias, h).view(-1, head))
+            of_content_bias[h] = of_content.sum((0, 1))
+            of_position_bias[h] = of_relative.sum(0)
+            of_query[:, :, h] = of_content + of_relative.view_as(of_content)
+        return of_query, of_key, of_value, of_offset, of_content_bias, of_position_bias, None, None
+
+
+def _biased(query: Tensor, bias: Tensor, h: int) -> Tensor:
+    """(B, T, D/H) of one head, with its bias and the scale of scores."""
+    return ((query[:, :, h] + bias[h]) / math.sqrt(query.shape[-1])).to(query.dtype)
 
 
 class RelativeAttention(nn.Module):
@@ -69,23 +161,43 @@ class RelativeAttention(nn.Module):
         """
         batch, length, width = x.shape
         head = width // self.n_heads
-        query = self.query(x).view(batch, length, self.n_heads, head)
-        key = self.key(x).view(batch, length, self.n_heads, head).transpose(1, 2)  # (B, H, T, D/H)
-        value = self.value(x).view(batch, length, self.n_heads, head).transpose(1, 2)
-        offset = self.position(positions).view(-1, self.n_heads, head).permute(1, 2, 0)  # (H, D/H, 2T - 1)
-        content = (query + self.content_bias).transpose(1, 2)  # (B, H, T, D/H)
-        relative = (query + self.position_bias).transpose(1, 2) / math.sqrt(head)
-        bias: Tensor = _RelativeShift.apply(torch.matmul(relative, offset))  # (B, H, T, T)
-        if padding is not None:
-            bias = bias.masked_fill(padding[:, None, None, :], torch.finfo(bias.dtype).min)
+        query, key, value = (layer(x).view(batch, length, -1, head) for layer in (self.query, self.key, self.value))
+        offset = self.position(positions).view(-1, self.n_heads, head)
         if self.training and x.device.type == "cpu":
             # the fused kernel's fallback on a CPU draws its dropout an element at a time
-            scores = torch.matmul(content / math.sqrt(head), key.transpose(2, 3)) + bias
-            mixed = torch.matmul(self.dropout(torch.softmax(scores, dim=-1)), value)
-        else:
-            dropout = self.dropout.p if self.training else 0.0
-            mixed = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, dropout_p=dropout)
+            biases = self.content_bias, self.position_bias
+            mixed = _Attention.apply(query, key, value, offset, *biases, padding, self.dropout.p)
+            return self.output(mixed.reshape(batch, length, width))
+        content = (query + self.content_bias).transpose(1, 2)  # (B, H, T, D/H)
+        relative = (query + self.position_bias).transpose(1, 2) / math.sqrt(head)
+        bias: Tensor = _RelativeShift.apply(torch.matmul(relative, offset.permute(1, 2, 0)))  # (B, H, T, T)
+        if padding is not None:
+            bias = bias.masked_fill(padding[:, None, None, :], torch.finfo(bias.dtype).min)
+        dropout = self.dropout.p if self.training else 0.0
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, dropout_p=dropout)
         return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class _SwishContract(torch.autograd.Function):
+    """Swish, dropout and a linear layer that remember what they are given, and compute what lies between anew."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dropout: float) -> Tensor:
+        kept = draw_kept(x.shape, dropout)
+        ctx.dropout = dropout
+        ctx.save_for_backward(x, kept, weight)
+        return F.linear(drop(F.silu(x), kept, dropout), weight.to(x.dtype), bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, kept, weight = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        active = drop(F.silu(x), kept, ctx.dropout).view(-1, x.shape[-1])
+        of_weight = torch.mm(grad.t(), active).to(weight.dtype)
+        del active
+        of_active = drop(torch.mm(grad, weight.to(grad.dtype)).view_as(x), kept, ctx.dropout)
+        return torch.ops.aten.silu_backward(of_active, x), of_weight, grad.sum(0).to(weight.dtype), None
 
 
 class FeedForward(nn.Module):
@@ -100,8 +212,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        x = self.dropout(self.activation(_apply(self.expand, x, padding)))
-        return _apply(self.contract, x, padding)
+        x = _apply(self.expand, x, padding)
+        if self.training and x.device.type == "cpu" and self.activation is F.silu:
+            result: Tensor = _SwishContract.apply(x, self.contract.weight, self.contract.bias, self.dropout.p)
+            return result
+        return _apply(self.contract, self.dropout(self.activation(x)), padding)
 
 
 def _apply(layer: nn.Module, x: Tensor, padding: Tensor | None) -> Tensor:
@@ -199,9 +314,15 @@ class Conformer(nn.Module):
         **block: Any,
     ):
         super().__init__()
+        self.width = width
         self.mask_padding = mask_padding
         self.checkpointing = False
-        """In training, keep only the input of each block and compute the rest again for the gradient."""
+        """In training, keep only the input of each block but the last, and compute the rest again for the gradient.
+
+        The gradient of the last block comes first, and needs as much memory as that of any other later on.
+        """
+        self.between_blocks: Callable[[], None] | None = None
+        """Called between blocks, forward and backward, when most of the memory that a block needs is free again."""
         self.positions = ScaledRelativePositions(width, positional_dropout)
         self.blocks = nn.ModuleList(ConformerBlock(width=width, norm_first=norm_first, **block) for _ in range(layers))
         self.norm_output: nn.LayerNorm | None = nn.LayerNorm(width, eps=NORM_EPS) if norm_first else None
@@ -212,9 +333,17 @@ class Conformer(nn.Module):
         x, positions = self.positions(x)
         recompute = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            if recompute:
+            self._pause(x)
+            if recompute and block is not self.blocks[-1]:
                 arguments = (x, positions, padding, conv_padding)
                 x = checkpoint(block, *arguments, use_reentrant=False, context_fn=_recomputation_contexts)
             else:
                 x = block(x, positions, padding, conv_padding)
+        self._pause(x)
         return x if self.norm_output is None else self.norm_output(x)
+
+    def _pause(self, x: Tensor) -> None:
+        pause = self.between_blocks
+        if pause is not None and x.requires_grad:
+            pause()
+            x.register_hook(lambda _: pause())  # called as soon as the gradient at this place is known

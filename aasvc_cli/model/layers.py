@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,21 +15,39 @@ NORM_EPS = 1e-12
 """Epsilon of the layer norms inside conformer blocks, as published."""
 
 
-class _ByteDropout(torch.autograd.Function):
-    """Dropout that spends one random byte per element: on a CPU drawing is most of the cost of a dropout."""
+def draw_kept(shape: Sequence[int], dropout: float) -> Tensor | None:
+    """Which elements a dropout keeps on a CPU, where drawing is most of its cost: one random byte decides about each.
 
+    Returns:
+        boolean, or None if all are kept
+    """
+    dropped = round(dropout * 256)
+    if not dropped:
+        return None
+    count = math.prod(shape)
+    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    return (words.view(torch.uint8)[:count] >= dropped).view(shape)
+
+
+def drop(x: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
+    """Keep elements that :func:`draw_kept` chose, scaled up for those that are lost; also the gradient of this."""
+    if kept is None:
+        return x
+    scale = 256 / (256 - round(dropout * 256))
+    return torch.ops.aten.native_dropout_backward(x, kept, scale)  # multiplies by mask and scale in one pass
+
+
+class _ByteDropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        keep = (words.view(torch.uint8)[: x.numel()] >= dropped).view(x.shape)
-        ctx.save_for_backward(keep)
-        ctx.scale = 256 / (256 - dropped)
-        return torch.ops.aten.native_dropout_backward(x, keep, ctx.scale)  # multiplies by mask and scale in one pass
+    def forward(ctx: Any, x: Tensor, dropout: float) -> Tensor:
+        kept = draw_kept(x.shape, dropout)
+        ctx.save_for_backward(kept)
+        ctx.dropout = dropout
+        return drop(x, kept, dropout)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return torch.ops.aten.native_dropout_backward(grads[0], keep, ctx.scale), None
+        return drop(grads[0], ctx.saved_tensors[0], ctx.dropout), None
 
 
 class Dropout(nn.Module):
@@ -40,12 +59,11 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of ``x`` in training mode."""
-        dropped = round(self.p * 256)
-        if not self.training or not dropped:
+        if not self.training or not round(self.p * 256):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        result: Tensor = _ByteDropout.apply(x, dropped)
+        result: Tensor = _ByteDropout.apply(x, self.p)
         return result
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from aasvc_cli.converter import DEFAULT_SEED, Converted, Converter, OnMessage, OnProgress, check_options
 from aasvc_cli.errors import AasvcError, DataError, StorageError
 from aasvc_cli.jobs import Job, Refused, plan_files, plan_names, plan_set
+from aasvc_cli.memory import return_free_memory
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import remove_unfinished, write_bytes
 from aasvc_cli.storage.sound import STREAM, AudioFile, RawAudio, sound_writer
@@ -440,14 +441,6 @@ def _load(loading: _Loading, on_message: OnMessage | None = None) -> tuple[Conve
     )
 
 
-def _give_memory_back() -> None:
-    """Have glibc return what is free; pieces of all lengths leave holes that fit no other, several MB a minute."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _one_by_one(
     jobs: Iterator[tuple[int, Job]],
     loading: _Loading,
@@ -493,7 +486,7 @@ def _convert_job(
                 n_samples += len(part.wave)
                 pieces += part.pieces
                 if part.pieces and pieces % _TRIM_PIECES == 0:
-                    _give_memory_back()
+                    return_free_memory()
                 gain = min(gain, part.gain)
                 if options.save_mel is not None:
                     mels.append(part.log_mel)

@@ -7,6 +7,7 @@ depends on one recording alone is kept in the data folder by the content of the 
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import logging
 import math
@@ -23,6 +24,7 @@ from aasvc_cli import listeners, metrics
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.evaluation import EvaluateResult, Failure, Skipped, UtteranceScores
 from aasvc_cli.listeners import Recogniser
+from aasvc_cli.machine_code import has_machine_code
 from aasvc_cli.metrics import Analysis, F0Range, Mode, Wave
 from aasvc_cli.scores import MEASURES, ErrorCounts, Summary, find_measure, summarise_scores
 from aasvc_cli.storage.cache import Home
@@ -46,6 +48,10 @@ DEFAULT_GROUPS = frozenset({"signal", "text", "speaker"})
 """What is computed if nobody asks: all but the opinions, which take seconds per recording."""
 CEILING_GROUPS = ("text", "mos", "speaker")
 """Groups whose measures need one recording only, so that the target's own recordings can be measured, too."""
+
+
+COMPILED = ("aasvc_cli.cheaptrick", "aasvc_cli.dtw", "aasvc_cli.harvest")
+"""Modules of the signal measures whose loops are compiled on first use."""
 
 
 class Options(TypedDict, total=False):
@@ -587,10 +593,9 @@ def _each(
         yield from map(function, items)
         return
     if function is _score:
-        from aasvc_cli import cheaptrick, dtw, harvest
-
-        for module in (cheaptrick, dtw, harvest):
-            module.warm_up()
+        for name in COMPILED:
+            if not has_machine_code(name):  # once, and not in every process
+                importlib.import_module(name).warm_up()
     yield from workers.spread(function, items, killed=_killed)
 
 

@@ -28,7 +28,7 @@ from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.storage.cache import Home, bundled
 from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import read_json
-from aasvc_cli.training import Trainer
+from aasvc_cli.training import Trainer, with_precision
 
 KINDS = ("random", "bucketed")
 
@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    device = torch.device("cpu")
     config = override(read_preset(arguments.preset), {"train.batch_size": arguments.batch_size}).resolved()
+    config = with_precision(config, device)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         prepare(home, config, corpus=arguments.corpus, source="male", target="female", jobs=arguments.threads)
@@ -82,7 +84,7 @@ def main() -> None:
             kind: epoch_batches(lengths, arguments.batch_size, seed=1, epoch=0, bucket=kind == "bucketed")
             for kind in KINDS
         }
-        trainer = Trainer(config, torch.device("cpu"))
+        trainer = Trainer(config, device)
         trainer.step = config.loss.duration_start_step + 1  # all losses count
         longest = max(range(len(lengths)), key=lambda i: lengths[i])
         trainer.update([collate([dataset[longest]])])  # compiles the search
@@ -97,6 +99,7 @@ def main() -> None:
     result = {
         "pairs": len(lengths),
         "batch_size": arguments.batch_size,
+        "precision": config.train.precision,
         "batches": len(orders["random"]),
         "measured": len(steps["random"]),
         **{f"processor_seconds_{kind}": round(taken[kind].processor_seconds, 1) for kind in KINDS},

@@ -72,11 +72,14 @@ def main() -> None:
     batch = random_batch(arguments.batch_size, arguments.frames, config.features.mel.n_mels)
     before = resident_mb()
     trainer.update([batch])
-    seconds = []
+    seconds, processor = [], []
+    used = resource.getrusage(resource.RUSAGE_SELF)
     for _ in range(arguments.steps):
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.process_time()
         trainer.update([batch])
         seconds.append(time.perf_counter() - started)
+        processor.append(time.process_time() - began)
+    since = resource.getrusage(resource.RUSAGE_SELF)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         trainer.losses(batch)
@@ -92,6 +95,9 @@ def main() -> None:
         "precision": arguments.precision,
         "checkpointing": arguments.checkpointing,
         "seconds_per_step": round(median, 3),
+        "processor_seconds_per_step": round(statistics.median(processor), 3),
+        "kernel_seconds_per_step": round((since.ru_stime - used.ru_stime) / arguments.steps, 3),
+        "page_faults_per_step": (since.ru_minflt - used.ru_minflt) // arguments.steps,
         "peak_rss_mb": round(peak),
         "rss_before_mb": round(before),
         "gradient_and_optimizer_mb": round(held),
