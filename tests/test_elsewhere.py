@@ -203,6 +203,36 @@ def test_conversion_needs_nothing_that_windows_has_not(trained: Home, data: Path
     assert call("--help").returncode == 0
 
 
+REMOVED = {
+    "3.12": {"asynchat", "asyncore", "distutils", "imp", "smtpd"},
+    "3.13": {"aifc", "audioop", "cgi", "cgitb", "chunk", "crypt", "imghdr", "lib2to3", "mailcap", "msilib", "nis",
+             "nntplib", "ossaudiodev", "pipes", "sndhdr", "spwd", "sunau", "telnetlib", "uu", "xdrlib"},
+}  # fmt: skip
+"""Modules that a Python has taken out of its library."""
+
+
+def imported_by(source: str) -> set[str]:
+    """Top names of the modules that a source imports anywhere."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("version", REMOVED)
+def test_no_module_needs_what_a_later_python_has_not(version: str):
+    assert imported_by("def f():\n    from imp import x\nimport cgi.y as z") == {"imp", "cgi"}
+    for path in PACKAGE.rglob("*.py"):
+        gone = imported_by(path.read_text(encoding="utf-8")) & REMOVED[version]
+        assert not gone, f"{path.name} imports {gone}, which Python {version} has not"
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_source_compiles_without_a_warning():
+    for path in PACKAGE.rglob("*.py"):
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
+
+
 @pytest.mark.parametrize("minor", [11, 12, 13])
 def test_the_source_is_of_every_supported_python(minor: int):
     for path in PACKAGE.rglob("*.py"):

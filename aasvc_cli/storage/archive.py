@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import lzma
 import re
 import stat
 import struct
@@ -17,6 +16,12 @@ from pathlib import Path, PurePosixPath
 
 from aasvc_cli.errors import DataError, StorageError
 from aasvc_cli.storage.files import atomic_write, storage_error
+
+_DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, struct.error)
+with contextlib.suppress(ImportError):  # a Python may have been built without it
+    from lzma import LZMAError
+
+    _DAMAGE = (*_DAMAGE, LZMAError)
 
 _BLOCK = 1 << 20
 _RATIO_FROM_BYTES = 1 << 20
@@ -185,7 +190,7 @@ def _content(archive: Path, opened: zipfile.ZipFile, member: Member) -> Iterator
             while block := packed.read(_BLOCK):
                 n_read += len(block)
                 yield block
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error) as error:
+    except _DAMAGE as error:
         raise DamagedArchive(f"{archive}: {name} is damaged ({error})") from None
     except (NotImplementedError, RuntimeError) as error:
         raise BadArchive(f"{archive}: {name} cannot be unpacked ({error})") from None
