@@ -21,7 +21,7 @@ from aasvc_cli.errors import DataError
 from aasvc_cli.evaluation import EvaluateResult, compare_results, crossed
 from aasvc_cli.pipeline import evaluate
 from aasvc_cli.pipeline.evaluate import evaluate_folders, evaluate_run
-from aasvc_cli.scores import ErrorCounts, parse_threshold
+from aasvc_cli.scores import BY_NAME, ErrorCounts, parse_threshold
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import read_audio, read_json, write_audio
 
@@ -552,3 +552,57 @@ def test_a_threshold_on_what_was_not_computed_fails(folders):
     assert re.fullmatch(r"f0rmse>15: F0RMSE is (19|20)\.\d+", lines[0])
     assert lines[1] == "cer>0.5: CER was not computed"
     assert len(lines) == 2
+
+
+def test_two_runs_are_compared_by_their_tags_with_the_test_that_scipy_makes_of_their_scores(home, tmp_path, aasvc):
+    from scipy.stats import wilcoxon
+
+    offsets = {"first": [30, 25, 40, 8, 35, 22, 28], "second": [12, 27, 10, 9, 11, 5, 13]}  # Hz from the target
+    names = [f"u{number}" for number in range(7)]
+    pairs = []
+    for number, name in enumerate(names):
+        path = tmp_path / "target" / f"{name}.flac"
+        write_audio(path, buzz(150 + 7 * number, 0.3), RATE)
+        pairs.append(ParallelPair(name, source=path, target=path))
+        for tag, off in offsets.items():
+            converted = home.exp / f"male_female_{tag}" / "converted" / "eval" / f"{name}.wav"
+            write_audio(converted, buzz(150 + 7 * number + off[number], 0.3), RATE)
+    (home.exp / "male_female_second" / "converted" / "eval" / "u3.wav").unlink()
+    for tag in offsets:
+        (home.exp / f"male_female_{tag}" / "data.json").write_text('{"prepared": "demo"}')
+    write_manifest(home, Manifest("demo", "male", "female", Config(), {"train": (), "dev": (), "eval": tuple(pairs)}))
+
+    def compared(*systems: str) -> dict:
+        out = tmp_path / "out.json"
+        done = aasvc(
+            "evaluate", *systems, "--measures", "signal", "--jobs", 1, "--json", out, "--csv", tmp_path / "csv"
+        )
+        assert done.code == 0, done.err
+        assert "1 utterances that the other does not have: u3" in done.err
+        return json.loads(out.read_text())
+
+    tree = compared("first", "second")
+    assert [system["name"] for system in tree["systems"]] == ["male_female_first eval", "male_female_second eval"]
+    assert (tree["only_first"], tree["only_second"]) == (["u3"], [])
+    scores = [{each["id"]: each["scores"] for each in system["utterances"]} for system in tree["systems"]]
+    shared = [name for name in names if name != "u3"]
+    checked = 0
+    for difference in tree["differences"]:
+        a, b = (np.array([side[name][difference["measure"]] for name in shared], dtype=float) for side in scores)
+        if not np.isfinite([a, b]).all():
+            continue
+        assert difference["n"] == 6
+        assert difference["difference"] == pytest.approx(np.mean(b - a), abs=1e-12)
+        assert difference["low"] <= difference["difference"] <= difference["high"]
+        if BY_NAME[difference["measure"]].best in ("low", "high") and (a != b).any():
+            expected = wilcoxon(a, b, zero_method="pratt", method="auto").pvalue
+            assert difference["p"] == pytest.approx(expected, abs=1e-12)
+            checked += 1
+    assert checked >= 6
+    found = {each["measure"]: each for each in tree["differences"]}["F0RMSE_corrected"]
+    assert found["better"] == 2
+    assert found["p"] == pytest.approx(2 * 2 / 2**6)  # of 64 signs only two are as rare as one small rank against five
+    # the other way round: the same test, the opposite difference
+    mirrored = {each["measure"]: each for each in compared("second", "first")["differences"]}["F0RMSE_corrected"]
+    assert (mirrored["better"], mirrored["p"]) == (1, found["p"])
+    assert (mirrored["low"], mirrored["high"]) == pytest.approx((-found["high"], -found["low"]))

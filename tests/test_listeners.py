@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ import pytest
 
 from aasvc_cli import listeners
 from aasvc_cli.errors import DataError, MissingExtraError
-from aasvc_cli.storage.files import read_audio
+from aasvc_cli.pipeline import evaluate
+from aasvc_cli.storage.cache import find_home
+from aasvc_cli.storage.files import read_audio, write_audio
 
 RECORDINGS = Path(__file__).parent / "data" / "recordings"
 
@@ -89,6 +94,78 @@ def test_squim_is_used_if_its_weights_are_there_and_never_fetched(tmp_path, monk
     found = listeners.squim(recording("male/train_parallel_0003")[0][:24000], 24000)
     assert list(found) == ["SQUIM_STOI", "SQUIM_PESQ", "SQUIM_SISDR"]
     assert all(math.isfinite(value) for value in found.values())
+
+
+STAND_IN = """
+import torch
+
+class SquimObjective(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gains = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, wave):
+        assert not self.training and not torch.is_grad_enabled()
+        assert wave.dtype == torch.float32 and wave.ndim == 2 and len(wave) == 1
+        return [gain * wave.square().mean(dim=1) for gain in self.gains]
+
+def squim_objective_base():
+    return SquimObjective()
+"""
+"""torchaudio.models as far as SQUIM is concerned: three scores of a batch of one, in the order STOI, PESQ, SI-SDR."""
+
+
+@pytest.fixture
+def squim_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A torchaudio whose SQUIM multiplies the mean power of what it hears by three weights; the file of its weights."""
+    import torch
+
+    (tmp_path / "packages" / "torchaudio" / "models").mkdir(parents=True)
+    (tmp_path / "packages" / "torchaudio" / "__init__.py").touch()
+    (tmp_path / "packages" / "torchaudio" / "models" / "__init__.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    weights = tmp_path / listeners.SQUIM_FILE
+    weights.parent.mkdir(parents=True)
+    listeners._squim_model.cache_clear()
+    yield weights
+    listeners._squim_model.cache_clear()
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+        del sys.modules[name]
+
+
+def test_squim_hears_16_khz_with_the_weights_on_disk_and_each_score_keeps_its_name(
+    squim_stand_in, tmp_path, monkeypatch
+):
+    import torch
+
+    assert "SQUIM_OBJECTIVE.get_model()" in str(listeners.squim_missing())
+    torch.save({"gains": torch.tensor([1.0, 2.0, 3.0])}, squim_stand_in)
+    assert listeners.squim_missing() is None
+    tone = np.sin(2 * np.pi * 440 * np.arange(24000) / 24000).astype(np.float32)
+    found = listeners.squim(tone, 24000)
+    assert found == pytest.approx({"SQUIM_STOI": 0.5, "SQUIM_PESQ": 1.0, "SQUIM_SISDR": 1.5}, rel=1e-3)
+    assert all(math.isnan(value) for value in listeners.squim(np.zeros(100), 24000).values())
+    # through a whole evaluation: the conversion is half as loud, and silence is left out of the mean
+    monkeypatch.setattr(evaluate, "_installed", lambda package: package)
+    for folder, wave in (("converted", tone / 2), ("target", tone)):
+        write_audio(tmp_path / folder / "tone.wav", wave, 24000)
+        write_audio(tmp_path / folder / "silence.wav", np.zeros(24000, dtype=np.float32), 24000)
+    folders = tmp_path / "converted", tmp_path / "target"
+    monkeypatch.setattr(listeners, "missing_for", lambda group: "not here")  # DNSMOS would take a while
+    result = evaluate.evaluate_folders(*folders, measures=["squim_pesq"], jobs=1, home=find_home())
+    assert [skipped.what for skipped in result.skipped] == ["DNSMOS"]
+    assert result.corpus["SQUIM_PESQ"].mean == pytest.approx(0.25, rel=1e-2)
+    assert (result.corpus["SQUIM_PESQ"].n, result.corpus["SQUIM_PESQ"].n_undefined) == (1, 1)
+    assert result.ceiling is not None and result.ceiling["SQUIM_PESQ"].mean == pytest.approx(1.0, rel=1e-2)
+
+
+def test_weights_that_are_no_weights_cost_the_score_and_nothing_is_unpickled(squim_stand_in):
+    squim_stand_in.write_bytes(pickle.dumps(Path("anything")))
+    with pytest.raises(pickle.UnpicklingError):
+        listeners.squim(np.ones(1600), 16000)
 
 
 def test_a_recogniser_that_is_not_there_is_refused_by_name(tmp_path):

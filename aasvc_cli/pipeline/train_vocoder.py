@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, FeatureConfig, MelConfig, dump_yaml, to_tree
+from aasvc_cli.config import Config, FeatureConfig, MelConfig, dump_yaml, override, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.dataset import PairDataset, collate
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
@@ -23,7 +23,7 @@ from aasvc_cli.metrics import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_r
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
-from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json
+from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json, write_text
 from aasvc_cli.storage.run_folder import LAST, RunFolder
 from aasvc_cli.training import FREE_TO_CHANGE, with_precision
 from aasvc_cli.training_report import Meter, TrainingReport
@@ -107,7 +107,8 @@ def train_vocoder(
     if clean_name(name) != name:
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{name}", SETTINGS)
-    run = _Run(home, folder, _adapted(config, init, mels_from).resolved(), manifest, init=init, mels_from=mels_from)
+    adapted = override(config, settings_of(init, mels_from)).resolved()
+    run = _Run(home, folder, adapted, manifest, init=init, mels_from=mels_from)
     with folder.alone():
         if overwrite:
             folder.clear()
@@ -118,14 +119,14 @@ def _ignore(_: Any) -> None:
     """Nobody listens."""
 
 
-def _adapted(config: Config, init: str | Path | None, mels_from: str | Path | None) -> Config:
-    """What follows for the settings from where a run begins and what it hears."""
-    settings = config.vocoder
+def settings_of(init: str | Path | None, mels_from: str | Path | None) -> dict[str, Any]:
+    """What follows for the settings, by dotted key, from where a run begins and what it hears."""
+    settings: dict[str, Any] = {}
     if init is not None:
-        settings = dataclasses.replace(settings, pitch_steps=0, adversarial_start_step=0)
+        settings |= {"vocoder.pitch_steps": 0, "vocoder.adversarial_start_step": 0}
     if mels_from is not None:
-        settings = dataclasses.replace(settings, correct_mel=True)
-    return dataclasses.replace(config, vocoder=settings)
+        settings |= {"vocoder.correct_mel": True}
+    return settings
 
 
 class _Run:
@@ -395,6 +396,22 @@ class _Run:
                 write_bytes(base.with_name(base.name + "-mel.png"), mel_figure(mels, self.mel.frames_per_second))
                 write_audio(base.with_name(base.name + ".wav"), np.clip(wave, -1.0, 1.0), self.mel.sample_rate)
             trainer.generator.train()
+        self._preview_page(trainer.step)
+
+    def _preview_page(self, step: int) -> None:
+        """One page of the latest previews and of the curves, to open in a browser."""
+        from aasvc_cli.report.collect import latest_previews, preview_page
+        from aasvc_cli.report.page import render
+
+        folder = self.folder.path / "previews"
+        recordings = {
+            pair.utterance_id: (None, pair.target) for pair in self.manifest.sets["dev"][: self.config.train.n_previews]
+        }
+        page = preview_page(
+            self.folder.path.name, recordings, latest_previews(folder, recordings, step), {},
+            log=self.folder.path / "log.jsonl", done="synthesised",
+        )  # fmt: skip
+        write_text(folder / "index.html", render(page))
 
 
 def _pitch_errors(found: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:

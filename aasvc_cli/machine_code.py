@@ -1,0 +1,27 @@
+"""Whether compiled loops are on disk, found out without loading the compiler."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def has_machine_code(module: str) -> bool:
+    """Whether numba has kept machine code of a module since it was last changed, in the folder beside it.
+
+    Loading numba only to be told that nothing has to be compiled takes most of a second. A wrong answer costs time and
+    nothing else: what is missing is compiled where it is first used. If the code is kept elsewhere (the folder of the
+    program is not writable, or ``NUMBA_CACHE_DIR`` says so) the answer is no.
+    """
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        return False
+    source = Path(found.origin)
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    try:
+        changed = source.stat().st_mtime
+        kept = (source.parent / "__pycache__").glob(f"{source.stem}.*.{python}*.nbi")
+        return any(index.stat().st_mtime >= changed for index in kept)
+    except OSError:
+        return False
