@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import json
 import shutil
@@ -412,3 +413,16 @@ def test_names_and_sentences_are_shown_as_they_were_written(browser: Any, tmp_pa
     window.press("j", " ")
     window.until(lambda: window.playing() == [(text, "B")], "it plays")
     assert window.complaints() == []
+
+
+def test_letters_of_the_f0_chart_stay_small_where_no_alignment_stands_beside_it(browser: Any, tmp_path: Path):
+    made = page()
+    alone = tuple(dataclasses.replace(utterance, alignments=()) for utterance in made.utterances)
+    path = tmp_path / "page.html"
+    path.write_text(render(dataclasses.replace(made, utterances=alone)), encoding="utf-8")
+    window = Window(browser, path)
+    heights = window.js(
+        "[...document.querySelectorAll('.figures svg text')].map(t => t.getBoundingClientRect().height)"
+    )
+    assert heights
+    assert max(heights) < 20

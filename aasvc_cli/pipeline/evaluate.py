@@ -360,7 +360,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
 
     heard: dict[str, _Heard] = {}
     failures = list(material.failures)
-    for done, (found, problems) in enumerate(_each(_score, work, jobs), start=1):
+    for done, (found, problems) in enumerate(_each(_score, work, jobs, before=_compile), start=1):
         if found is not None:
             heard[found.utterance_id] = found
         failures += problems
@@ -572,8 +572,24 @@ def _f0_range(
     return chosen
 
 
-def _each(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int | None) -> Iterator[Outcome]:
-    """Outcomes in any order, as they come, from worker processes where that pays."""
+def _compile() -> None:
+    """Compile what is not on disk yet, once and not in every process."""
+    for name in COMPILED:
+        if not has_machine_code(name):
+            importlib.import_module(name).warm_up()
+
+
+def _each(
+    function: Callable[[Item], Outcome],
+    items: Sequence[Item],
+    jobs: int | None,
+    before: Callable[[], None] | None = None,
+) -> Iterator[Outcome]:
+    """Outcomes in any order, as they come, from worker processes where that pays.
+
+    Args:
+        before: what has to be done before other processes start.
+    """
     import joblib
 
     if jobs is not None and jobs < 1:
@@ -582,10 +598,8 @@ def _each(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int 
     if n_jobs <= 1:
         yield from map(function, items)
         return
-    if function is _score:
-        for name in COMPILED:
-            if not has_machine_code(name):  # once, and not in every process
-                importlib.import_module(name).warm_up()
+    if before is not None:
+        before()
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
