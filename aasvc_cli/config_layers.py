@@ -2,9 +2,9 @@
 
 A layer holds what one place says, as dotted keys; a stack of them gives the configuration and the place that each of
 its values comes from. From the strongest to the weakest: an option on the command line, an ``AASVC_...`` variable,
-``--conf``, the project's ``aasvc.yaml``, the user's file, and the base - the configuration of a prepared set, or a
-preset - on the defaults of :mod:`aasvc_cli.config`. A ``conf`` that a file names under ``options`` is a base, too,
-which the keys of that file change.
+``--conf``, the project's ``aasvc.yaml``, the user's file, and the base - the sizes of the model that a training begins
+with, the configuration of a prepared set, or a preset - on the defaults of :mod:`aasvc_cli.config`. A ``conf`` that a
+file names under ``options`` is a base, too, which the keys of that file change.
 
 The configuration itself is imported where it is needed only: help and completion do without.
 """
@@ -30,7 +30,7 @@ OPTIONS = "options"
 """The section of a settings file with defaults of command-line options."""
 
 FLAG, ENVIRONMENT, CONF, FILE = "flag", "environment", "conf", "file"
-PREPARED, PRESET, DEFAULT = "prepared", "preset", "default"
+INIT, PREPARED, PRESET, DEFAULT = "init", "prepared", "preset", "default"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Origin:
     """Where a value comes from.
 
     Attributes:
-        kind: ``flag``, ``environment``, ``conf``, ``file``, ``prepared``, ``preset`` or ``default``
-        place: the option, variable, file, prepared set or preset
+        kind: ``flag``, ``environment``, ``conf``, ``file``, ``init``, ``prepared``, ``preset`` or ``default``
+        place: the option, variable, file, model, prepared set or preset
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Origin:
     def __str__(self) -> str:
         if self.kind in (FLAG, ENVIRONMENT, FILE, DEFAULT):
             return self.place or self.kind
-        return f"{'--conf' if self.kind == CONF else self.kind} {self.place}"
+        return f"{'--' if self.kind in (CONF, INIT) else ''}{self.kind} {self.place}"
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def config_layer(origin: Origin, config: Config) -> Layer:
-    """A whole configuration as a layer."""
+def config_layer(origin: Origin, config: Config, section: str = "") -> Layer:
+    """A whole configuration as a layer, or one section of it."""
     from aasvc_cli.config import to_tree
 
-    return Layer(origin, dict(flatten(to_tree(config))))
+    tree = to_tree(config)
+    return Layer(origin, dict(flatten({section: tree[section]} if section else tree)))
 
 
 def preset_layer(name: str | None = None) -> Layer:

@@ -41,6 +41,10 @@ class ConfigError(AasvcError):
         self.faults = tuple(faults)
         super().__init__(f"{origin}: " + "; ".join(self.faults))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, tuple[str, ...]]]:
+        """How another process makes it again."""
+        return type(self), (self.origin, self.faults)
+
 
 class DataError(AasvcError):
     """Recordings, features or statistics that cannot be used."""

@@ -6,7 +6,6 @@ and bring them to the 16 kHz that these models hear; whatever lies above 8 kHz t
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import math
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.features import resample
+from aasvc_cli.storage.files import file_sha256
 from aasvc_cli.transcripts import Reader
 
 Wave = npt.NDArray[np.floating[Any]]
@@ -75,7 +75,7 @@ class Whisper:
         if folder.is_dir():
             if not (folder / "model.bin").is_file():
                 raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
-            identity = _fingerprint(folder / "model.bin")
+            identity = file_sha256(folder / "model.bin")[:16]
         elif model in available_models() or (model.count("/") == 1 and not folder.exists()):
             identity = model
         else:
@@ -241,11 +241,3 @@ def _openjtalk() -> Reader | None:
         return None
     read: Callable[..., str] = pyopenjtalk.g2p
     return lambda text: read(text, kana=True)
-
-
-def _fingerprint(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,20 +244,15 @@ class TestErrorBoundary:
         outcome = failing(MemoryError())
         assert (outcome.code, outcome.err) == (1, "aasvc: error: not enough memory\n")
 
-    @pytest.fixture
-    def handlers(self) -> Iterator[None]:
-        before = signal.getsignal(signal.SIGTERM)
-        yield
-        signal.signal(signal.SIGTERM, before)
-
-    def test_main_exits_with_the_code(self, handlers: None):
+    def test_main_exits_with_the_code_and_leaves_no_handlers(self):
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         with pytest.raises(SystemExit) as caught:
             program_module.main(["nonsense"])
         assert caught.value.code == 2
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        assert signal.set_wakeup_fd(-1) == -1
 
-    def test_a_request_to_terminate_cleans_up_like_an_interrupt(
-        self, handlers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
+    def test_a_request_to_terminate_cleans_up_like_an_interrupt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         def write(*_: Any, **__: Any) -> None:
             with atomic_write(tmp_path / "file") as stream:
                 stream.write(b"half")

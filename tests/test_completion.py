@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -88,6 +92,13 @@ def furnished(home: Home) -> Home:
         (["train", "--precision", "b"], ["bf16"]),
         (["train", "--device", "cu"], ["cuda"]),
         (["train", "--data", "unf"], []),
+        (["convert", "--vocoder", "p"], ["pwg_jp_female"]),
+        (["convert", "--vocoder", ""], ["griffin-lim", "bundled", "pwg_jp_female"]),
+        (["train", "--init", "p"], ["published"]),
+        (["train", "--model", "vocoder", "--init", ""], ["bundled", "pwg_jp_female"]),
+        (["train", "--model", "vocoder", "--mels-from", "f"], ["first"]),
+        (["evaluate", "first", "s"], ["small"]),
+        (["download", "hif"], ["hificaptain-ja", "hificaptain-en"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -122,13 +133,11 @@ def test_configuration_files_in_the_working_directory_are_offered(complete: Call
     assert complete("bash", "train", "--conf", "mi") == ["mine.yaml"]
 
 
-def test_vocoders_are_found(furnished: Home):
-    from types import SimpleNamespace
-
+def test_everything_that_can_be_downloaded_is_offered():
     from aasvc_cli.cli import completion
+    from aasvc_cli.pipeline.download import CATALOGUE
 
-    context = SimpleNamespace(params={}, find_root=lambda: SimpleNamespace(params={"home": str(furnished.root)}))
-    assert [name for name, _ in completion.vocoders(context)] == ["griffin-lim", "pwg_jp_female"]
+    assert [name for name, _ in completion.catalogue()] == list(CATALOGUE)
 
 
 def test_without_a_data_folder_nothing_breaks(complete: Callable[..., list[str]], home: Home):
@@ -163,21 +172,102 @@ def test_the_script_for_the_shell_can_be_had(shell: str):
     assert "aasvc" in done.stdout
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_a_real_bash_completes(furnished: Home, tmp_path: Path):
+TYPED = {
+    "aasvc tr": "aasvc train ",
+    "aasvc convert --model fi": "aasvc convert --model first ",
+    "aasvc convert --model male_female_s": "aasvc convert --model male_female_small ",
+    "aasvc convert --vocoder pw": "aasvc convert --vocoder pwg_jp_female ",
+    "aasvc train --conf hi": "aasvc train --conf hificaptain ",
+    "aasvc prepare de": "aasvc prepare demo ",
+    "aasvc train --batch": "aasvc train --batch-size ",
+}
+"""What stands on the line before and after the tab key."""
+SHOW = {  # after sourcing the script, a key that writes the line down and empties it
+    "bash": r"""
+        PS1='> '; bind 'set bell-style none'
+        show() { printf '%s\n' "$READLINE_LINE" >> "$SEEN"; READLINE_LINE=; READLINE_POINT=0; }
+        bind -x '"\C-g": show'
+    """,
+    "zsh": r"""
+        PS1='> '; unsetopt beep
+        show() { print -r -- "$BUFFER" >> "$SEEN"; BUFFER= }
+        zle -N show; bindkey '^G' show
+    """,
+    "fish": r"""
+        function fish_prompt; echo '> '; end
+        function show; commandline >> $SEEN; commandline ''; end
+        bind \cg show
+    """,
+}
+START = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], "source <(_AASVC_COMPLETE=source_bash aasvc)"),
+    "zsh": (["zsh", "-f", "-i"], 'autoload -U compinit; compinit -u -D; eval "$(_AASVC_COMPLETE=source_zsh aasvc)"'),
+    "fish": (["fish", "--no-config", "-i"], "_AASVC_COMPLETE=source_fish aasvc | source"),
+}
+
+
+@pytest.fixture
+def type_into(tmp_path: Path) -> Iterator[Callable[[str, Sequence[str]], list[str]]]:
+    """Start a shell on a terminal, type each line and the tab key; gives the lines as they were then."""
+    pty, fcntl, termios = (
+        pytest.importorskip(name, reason="needs pseudo-terminals") for name in ("pty", "fcntl", "termios")
+    )
     program = tmp_path / "bin" / "aasvc"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aasvc_cli "$@"\n')
     program.chmod(0o755)
-    script = """
-        source <(_AASVC_COMPLETE=source_bash aasvc)
-        type=$(complete -p aasvc); function=${type#*-F }; function=${function%% *}
-        COMP_WORDS=(aasvc convert --model fi); COMP_CWORD=3; COMP_LINE="${COMP_WORDS[*]}"; COMP_POINT=${#COMP_LINE}
-        $function aasvc fi --model
-        printf '%s\\n' "${COMPREPLY[@]}"
-    """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "--norc", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "first\n"
+    started: list[tuple[subprocess.Popen[bytes], int]] = []
+
+    def call(shell: str, lines: Sequence[str]) -> list[str]:
+        command, load = START[shell]
+        seen, setup = tmp_path / "seen", tmp_path / "setup"
+        seen.touch()
+        setup.write_text(f"{load}\n{textwrap.dedent(SHOW[shell])}\n")
+        environment = {
+            **os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+            "SEEN": str(seen), "TERM": "dumb" if shell != "fish" else "xterm", "HOME": str(tmp_path), "COLUMNS": "200",
+        }  # fmt: skip
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # without a terminal of its own, fish refuses
+        )  # fmt: skip
+        os.close(theirs)
+        started.append((process, ours))
+        threading.Thread(target=_drain, args=(ours,), daemon=True).start()
+
+        def lines_with(word: str) -> list[str]:
+            return [line for line in seen.read_text().splitlines() if word in line]
+
+        def wait_for(word: str, count: int, again: bytes = b"") -> None:
+            deadline = time.monotonic() + 60
+            while len(lines_with(word)) < count:
+                assert time.monotonic() < deadline, seen.read_text()
+                os.write(ours, again)
+                time.sleep(0.2)
+
+        os.write(ours, f". {setup}\r".encode())
+        wait_for("ready", 1, again=b"ready\x07")  # a shell that is still starting may throw keys away
+        for number, line in enumerate(lines, start=1):
+            os.write(ours, f"{line}\t\x07".encode())
+            wait_for("aasvc", number)
+        return lines_with("aasvc")
+
+    yield call
+    for process, ours in started:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def _drain(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell_completes(furnished: Home, type_into: Callable[[str, Sequence[str]], list[str]], shell: str):
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}: apt-get install {shell}")
+    assert type_into(shell, list(TYPED)) == list(TYPED.values())

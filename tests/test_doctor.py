@@ -18,6 +18,8 @@ from aasvc_cli import __version__
 from aasvc_cli.cli import doctor as doctor_command
 from aasvc_cli.pipeline import doctor
 from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.imported import import_once
+from aasvc_cli.storage.result_cache import ResultCache
 
 Aasvc = Callable[..., Any]
 
@@ -233,13 +235,46 @@ class TestClean:
         assert "features: " in outcome.err
         assert bool(list(trained.features.rglob("*.safetensors"))) == (code != 0)
 
-    def test_not_while_something_is_training(self, aasvc: Aasvc, trained: Home):
+    def test_results_that_evaluate_keeps_go_too(self, aasvc: Aasvc, home: Home):
+        kept = ResultCache(home.cache)
+        kept.tree("voices", {"content": "x"}, lambda: [1.0])
+        (path,) = [path for path in home.cache.rglob("*") if path.is_file()]
+        assert aasvc("doctor", "--clean", "--yes").out.startswith("cache: ")
+        assert not path.exists() and not home.cache.exists()
+
+    def test_of_published_models_goes_what_can_be_made_again(self, aasvc: Aasvc, home: Home, tmp_path: Path):
+        places = {}
+        for name in ("there", "gone", "changed"):
+            published = tmp_path / name / "checkpoint.pkl"
+            published.parent.mkdir()
+            published.write_text(name)
+            places[name] = import_once(
+                home, published.parent, [published], lambda place, _: (place / "weights").write_text("w")
+            )
+        (tmp_path / "gone" / "checkpoint.pkl").unlink()
+        (tmp_path / "changed" / "checkpoint.pkl").write_text("something else")
+        foreign = home.imported / "mine-0123456789abcdef" / "weights"  # nobody knows where this came from
+        foreign.parent.mkdir()
+        foreign.write_text("w")
+        old = time.time() - 2 * doctor.OLD_SECONDS
+        part = home.imported / ".x.abc.part" / "weights"
+        part.parent.mkdir()
+        part.write_text("w")
+        os.utime(part, (old, old))
+        outcome = aasvc("doctor", "--clean", "--yes")
+        assert (outcome.code, outcome.out.splitlines()[-1]) == (0, "freed: 2 B")
+        assert {name for name, place in places.items() if place.exists()} == {"gone", "changed"}
+        assert foreign.exists() and not part.parent.exists()
+
+    @pytest.mark.parametrize("lock", ["exp/.male_female_tiny.lock", "vocoders/.female_tiny.lock"])
+    def test_not_while_something_is_training(self, aasvc: Aasvc, trained: Home, lock: str):
         from filelock import FileLock
 
-        with FileLock(trained.exp / ".male_female_tiny.lock"):
+        (trained.root / lock).parent.mkdir(exist_ok=True)
+        with FileLock(trained.root / lock):
             outcome = aasvc("doctor", "--clean", "--yes")
         assert outcome.code == 1
-        assert "male_female_tiny: is being trained" in outcome.err
+        assert "female_tiny: is being trained" in outcome.err
         assert list(trained.features.rglob("*.safetensors"))
 
     def test_no_data_folder_at_all(self, aasvc: Aasvc, home: Home):

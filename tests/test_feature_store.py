@@ -9,7 +9,9 @@ from safetensors import safe_open
 from aasvc_cli.config import FeatureConfig, MelConfig
 from aasvc_cli.errors import DataError, StorageError
 from aasvc_cli.features import feature_key
+from aasvc_cli.storage import feature_store
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
+from aasvc_cli.storage.files import file_sha256
 
 FEATURE = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 
@@ -75,7 +77,15 @@ def test_any_file_name_leads_to_a_possible_one(store, tmp_path, name):
     np.testing.assert_array_equal(store.load("mel", recording), FEATURE)
 
 
-@pytest.mark.parametrize("change", ["size", "time"])
+def later(recording: Path, content: bytes | None = None) -> None:
+    """Give a recording another time, and other bytes."""
+    when = recording.stat().st_mtime_ns + 1_000_000_000
+    if content is not None:
+        recording.write_bytes(content)
+    os.utime(recording, ns=(when, when))
+
+
+@pytest.mark.parametrize("change", ["size", "content"])
 def test_a_changed_recording_is_never_served_stale(store, recording, change):
     store.save("mel", recording, FEATURE)
     before = recording.stat()
@@ -83,9 +93,50 @@ def test_a_changed_recording_is_never_served_stale(store, recording, change):
         recording.write_bytes(b"some more samples")
         os.utime(recording, ns=(before.st_atime_ns, before.st_mtime_ns))
     else:
-        os.utime(recording, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        later(recording, b"same samples")
+        assert recording.stat().st_size == before.st_size
     assert store.facts("mel", recording) is None
     with pytest.raises(DataError, match=r"first\.wav: changed after .* run: aasvc prepare"):
+        store.load("mel", recording)
+
+
+@pytest.mark.parametrize("first", ["facts", "load"])
+def test_a_recording_that_was_copied_anew_is_the_same_recording(store, recording, first, monkeypatch):
+    store.save("mel", recording, FEATURE, facts={"peak": 0.5})
+    later(recording)
+    looked: list[Path] = []
+
+    def look(path: Path) -> str:
+        looked.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(feature_store, "file_sha256", look)
+    getattr(store, first)("mel", recording)
+    np.testing.assert_array_equal(store.load("mel", recording), FEATURE)
+    assert store.facts("mel", recording) == {"peak": 0.5}
+    assert looked == [recording], "its content is looked at once"
+    assert len(files(store)) == 1
+
+
+def test_where_nothing_can_be_written_the_content_still_counts(store, recording, monkeypatch):
+    store.save("mel", recording, FEATURE)
+    later(recording)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only")))
+    np.testing.assert_array_equal(store.load("mel", recording), FEATURE)
+    assert len(files(store)) == 1
+
+
+def test_files_from_before_the_content_was_noted_go_on_to_work(store, recording):
+    store.save("mel", recording, FEATURE, facts={"peak": 0.5})
+    path = store.path("mel", recording)
+    header, (shape, data) = feature_store._read(path)
+    assert len(header.pop("content")) == 64
+    feature_store._write(path, header, shape, bytes(data))
+    assert store.facts("mel", recording) == {"peak": 0.5}
+    np.testing.assert_array_equal(store.load("mel", recording), FEATURE)
+    later(recording)  # nobody knows any more
+    assert store.facts("mel", recording) is None
+    with pytest.raises(DataError, match="run: aasvc prepare"):
         store.load("mel", recording)
 
 
@@ -93,6 +144,11 @@ def test_a_recording_that_changes_while_it_is_analysed_is_not_fresh(store, recor
     stamp = recording_stamp(recording)
     recording.write_bytes(b"meanwhile something else")
     store.save("mel", recording, FEATURE, stamp=stamp)
+    assert store.facts("mel", recording) is None
+    size = stamp[0]
+    recording.write_bytes(b"meanwhile"[:size].ljust(size))  # as long as what was analysed, but not that
+    store.save("mel", recording, FEATURE, stamp=stamp)
+    later(recording)
     assert store.facts("mel", recording) is None
 
 

@@ -18,7 +18,8 @@ import servers
 from servers import Server, as_it_is, change, drop, redirect, serving, stall, status
 
 from aasvc_cli.errors import AasvcError, DownloadError, StorageError
-from aasvc_cli.storage.http import Fetched, Http, HttpPolicy, RemoteFacts, distrust, file_sha256, origin
+from aasvc_cli.storage.files import file_sha256
+from aasvc_cli.storage.http import Fetched, Http, HttpPolicy, RemoteFacts, distrust, origin
 
 CONTENT = random.Random(7).randbytes(300_000)
 OTHER = random.Random(8).randbytes(280_000)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +27,33 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process
 ROOT = Path(__file__).parent.parent
 PATIENCE = 10.0
 """Seconds in which the program must have ended: far above what it takes, for machines that are busy elsewhere."""
+PROCESSOR_SECONDS = 1.0
+"""What it may compute from the signal to its end, which a busy machine does not change."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended that was interrupted."""
+
+    code: int
+    err: str
+    seconds: float
+    processor_seconds: float
+
+
+def processor_seconds(session: int) -> float:
+    """What the processes of a session have computed, with those that they have waited for; infinite if unknown."""
+    ticks = 0
+    for process in processes_of(session):
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else math.inf
+
+
+def of_children() -> float:
+    """The same for all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def processes_of(session: int) -> list[int]:
@@ -37,8 +68,8 @@ def processes_of(session: int) -> list[int]:
 
 
 @pytest.fixture
-def interrupt(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str, float]]]:
-    """Start a command, press Ctrl-C when a condition holds, and give its exit code, its words and its seconds.
+def interrupt(tmp_path: Path) -> Iterator[Callable[..., Ended]]:
+    """Start a command, press Ctrl-C when a condition holds, and tell how it ended.
 
     Other signals can be sent instead, one after the other, as batch schedulers do: to all processes of a job.
     """
@@ -46,7 +77,8 @@ def interrupt(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str, float]]]
 
     def call(
         *arguments: object, when: Callable[[int], bool], signals: Sequence[signal.Signals] = (signal.SIGINT,)
-    ) -> tuple[int, str, float]:
+    ) -> Ended:
+        before = of_children()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-m", "aasvc_cli", *map(str, arguments)], env=environment, cwd=tmp_path, text=True,
@@ -59,18 +91,18 @@ def interrupt(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str, float]]]
         if process.poll() is not None:
             out, err = process.communicate()
             pytest.skip(f"it had ended before the signal came: {err}")
-        began = time.monotonic()
+        began, used = time.monotonic(), processor_seconds(process.pid)
         for number in signals:
             os.killpg(process.pid, number)
             time.sleep(0.02)
         out, err = process.communicate(timeout=60)
-        seconds = time.monotonic() - began
+        seconds, used = time.monotonic() - began, of_children() - before - used
         assert out == ""
         deadline = time.monotonic() + 20
         while Path("/proc/self").exists() and processes_of(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not processes_of(process.pid), "no process stays behind"
-        return process.returncode, err, seconds
+        return Ended(process.returncode, err, seconds, used)
 
     yield call
     for process in started:
@@ -83,20 +115,20 @@ def half_written(*folders: Path) -> list[Path]:
     return [path for folder in folders for path in folder.rglob(".*.*") if re.search(r"\.[a-z0-9_]{8}$", path.name)]
 
 
-def assert_ended_well(result: tuple[int, str, float], *folders: Path) -> str:
-    code, err, seconds = result
-    assert code == 130, err
-    assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("aasvc: ")
+def assert_ended_well(result: Ended, *folders: Path) -> str:
+    assert result.code == 130, result.err
+    assert "Traceback" not in result.err
+    assert result.err.splitlines()[-1].startswith("aasvc: ")
     assert not half_written(*folders)
-    assert seconds < PATIENCE
-    return err
+    assert result.seconds < PATIENCE
+    assert result.processor_seconds < PROCESSOR_SECONDS
+    return result.err
 
 
 def test_at_once_when_the_program_is_still_loading(interrupt, home: Home):
     began = time.monotonic()
     result = interrupt("stats", when=lambda _: time.monotonic() > began + 0.25)
-    if result[0] != 130 and "aasvc_cli" not in result[1]:
+    if result.code != 130 and "aasvc_cli" not in result.err:
         pytest.skip("Python itself was not up yet")
     assert_ended_well(result)
     assert not home.root.exists()
@@ -116,17 +148,29 @@ def test_prepare_keeps_what_is_done_and_goes_on_from_there(interrupt, aasvc, hom
     assert features() >= int(stopped[1])
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see the workers start")
-def test_prepare_that_is_stopped_while_its_workers_start_says_one_line(interrupt, home: Home, demo_corpus: Path):
-    def workers(session: int) -> bool:
-        commands = []
-        for process in processes_of(session):
-            with contextlib.suppress(OSError):
-                commands.append(Path(f"/proc/{process}/cmdline").read_bytes())
-        return any(b"popen_loky" in command for command in commands)
+def has_workers(session: int) -> bool:
+    commands = []
+    for process in processes_of(session):
+        with contextlib.suppress(OSError):
+            commands.append(Path(f"/proc/{process}/cmdline").read_bytes())
+    return any(b"multiprocessing.spawn" in command for command in commands)
 
-    result = interrupt("--quiet", "prepare", demo_corpus, "--jobs", 2, when=workers)
-    err = assert_ended_well(result, home.root)
+
+sees_workers = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see the workers start")
+
+
+@sees_workers
+@pytest.mark.parametrize("command", ["prepare", "convert", "evaluate"])
+def test_workers_that_are_still_starting_are_not_waited_for(
+    interrupt, home: Home, demo_corpus: Path, tmp_path: Path, command: str
+):
+    male, female = (demo_corpus / speaker / "wav" / "train_parallel" for speaker in ("male", "female"))
+    arguments = {
+        "prepare": ["prepare", demo_corpus, "--jobs", 2],
+        "convert": ["convert", male, "--out-dir", tmp_path / "out", "--workers", 2],
+        "evaluate": ["evaluate", "--converted", male, "--target", female, "--jobs", 2],
+    }[command]
+    err = assert_ended_well(interrupt("--quiet", *arguments, when=has_workers), home.root, tmp_path)
     assert len(err.splitlines()) == 1
 
 
@@ -145,6 +189,20 @@ def test_train_saves_and_says_how_to_go_on(interrupt, trained: Home):
     err = assert_ended_well(result, trained.root)
     assert "stopping after this step" in err
     assert (folder / "last.safetensors").is_file()
+
+
+def test_train_that_is_asked_twice_ends_at_once(interrupt, trained: Home):
+    folder = trained.exp / "male_female_long"
+    settings = ["--max-steps", 100000, "--eval-every", 1000, "--save-every", 1000]
+    result = interrupt(
+        "train",
+        "--tag",
+        "long",
+        *settings,
+        when=lambda _: (folder / "log.jsonl").is_file(),
+        signals=[signal.SIGINT] * 2,
+    )
+    assert_ended_well(result, trained.root)
 
 
 @pytest.mark.parametrize(
@@ -174,16 +232,33 @@ def test_a_training_that_a_batch_scheduler_ends_goes_on_exactly(
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_convert_leaves_whole_recordings_only(interrupt, trained: Home, demo_corpus: Path, tmp_path: Path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_convert_leaves_whole_recordings_only(
+    interrupt, trained: Home, demo_corpus: Path, tmp_path: Path, workers: int
+):
     import soundfile
 
     out = tmp_path / "out"
     result = interrupt(
-        "--quiet", "convert", demo_corpus / "male" / "wav", "--out-dir", out, "--model", "tiny",
+        "--quiet", "convert", demo_corpus / "male" / "wav", "--out-dir", out, "--model", "tiny", "--workers", workers,
         when=lambda _: len(list(out.rglob("*.wav"))) > 1,
     )  # fmt: skip
     assert_ended_well(result, trained.root, out)
     assert all(soundfile.info(path).frames for path in out.rglob("*.wav"))
+
+
+def test_a_single_conversion_leaves_nothing(interrupt, trained: Home, data: Path, tmp_path: Path):
+    import soundfile
+
+    wave, rate = soundfile.read(data / "male.flac")
+    soundfile.write(tmp_path / "long.wav", np.tile(wave, 400), rate)
+    (tmp_path / "out").mkdir()
+    result = interrupt(
+        "--quiet", "convert", "long.wav", "-o", "out/long.flac", "--model", "tiny",
+        when=lambda _: any((tmp_path / "out").iterdir()),
+    )  # fmt: skip
+    assert_ended_well(result, trained.root, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -200,9 +275,9 @@ def test_evaluate_leaves_nothing(interrupt, home: Home, demo_corpus: Path, tmp_p
 
 PARENT = """
 import os, signal, subprocess, sys
-from aasvc_cli.signals import children_without_ctrl_c
+from aasvc_cli.workers import children_without_ctrl_c
 
-child = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+child = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('lives')"
 before = signal.getsignal(signal.SIGINT)
 try:
     with children_without_ctrl_c():
@@ -216,4 +291,49 @@ except KeyboardInterrupt:
 def test_processes_that_start_meanwhile_do_not_see_it_and_the_parent_gets_it_afterwards():
     # in a process of its own: another thread of this one could take the signal
     done = subprocess.run([sys.executable, "-c", PARENT], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n") == ["True", "interrupted True", ""]
+    assert done.stdout.split("\n") == ["lives", "interrupted True", ""]
+
+
+STUCK = """
+import hashlib, multiprocessing, sys, time
+from pathlib import Path
+from aasvc_cli.cli.interrupt import watch
+from aasvc_cli.storage.files import atomic_path
+import signal
+
+def swallows():
+    while True:
+        try:
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            print("swallowed", flush=True)
+
+def computes():
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # hours, without a step in Python
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,)).start()
+    with watch.over(signal.SIGINT, alone=True), atomic_path(Path(sys.argv[2])):
+        print("ready", flush=True)
+        globals()[sys.argv[1]]()
+"""
+
+
+@pytest.mark.parametrize("how", ["swallows", "computes"])
+def test_a_program_that_cannot_be_interrupted_is_ended(tmp_path: Path, how: str):
+    (tmp_path / "stuck.py").write_text(STUCK, encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "stuck.py", how, "out/file"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert list((tmp_path / "out").iterdir())
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)  # the pipes stay open as long as a process lives that holds them
+    assert time.monotonic() - began < PATIENCE
+    assert (process.returncode, err) == (130, "aasvc: interrupted\n")
+    assert out == ("swallowed\n" if how == "swallows" else "")
+    assert not list((tmp_path / "out").iterdir())

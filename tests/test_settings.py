@@ -16,9 +16,19 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from voices import tiny_config, write_voice
 
 from aasvc_cli import cli, config_schema
-from aasvc_cli.config import Config, dump_yaml, parse_config, preset_names, preset_tree, read_preset, to_tree
+from aasvc_cli.config import (
+    Config,
+    dump_yaml,
+    parse_config,
+    preset_names,
+    preset_tree,
+    read_config_file,
+    read_preset,
+    to_tree,
+)
 from aasvc_cli.config_layers import CONFIG_VARIABLE, Layer, Origin, combine, flatten, preset_layer, user_file
 from aasvc_cli.config_schema import config_schema as schema
 from aasvc_cli.errors import ConfigError
@@ -318,6 +328,33 @@ class TestShownConfiguration:
         kinds = {key: origin["kind"] for key, origin in found["origins"].items() if key != "name"}
         assert {key for key, kind in kinds.items() if kind == "conf"} == said - {"name"}
         assert set(kinds.values()) == {"conf", "default"}
+
+    def test_with_init_the_sizes_are_those_of_the_model_as_in_training(
+        self, aasvc: Aasvc, trained: Home, project: Path
+    ):
+        write_voice(trained.exp / "a_b_other", tiny_config(width=48, encoder_hidden=40))
+        found = shown(aasvc, "--init", "other", "--tag", "new")
+        assert found["config"]["model"]["width"] == 48
+        assert found["origins"]["model.width"] == {"kind": "init", "place": "other"}
+        assert found["origins"]["train.batch_size"]["kind"] == "prepared"
+        assert found["options"]["init"]["value"] == "other"
+        outcome = aasvc("train", "--init", "other", "--tag", "new")
+        assert outcome.code == 0, outcome.err
+        kept = read_config_file(trained.exp / "male_female_new" / "config.yaml")
+        assert kept["model"] == found["config"]["model"]
+        # --conf says the sizes, too
+        assert shown(aasvc, "--init", "other", "--conf", "small")["origins"]["model.width"]["kind"] != "init"
+        (project / "aasvc.yaml").write_text("model: {width: 32}")
+        assert shown(aasvc, "--init", "other")["origins"]["model.width"] == {"kind": "file", "place": "aasvc.yaml"}
+
+    def test_of_a_vocoder_it_shows_what_follows_from_where_it_begins(self, aasvc: Aasvc, trained: Home):
+        plain, begun = (shown(aasvc, "--model", "vocoder", *more) for more in ([], ["--init", "x", "--mels-from", "y"]))
+        assert plain["origins"]["train.max_steps"] == {"kind": "preset", "place": "vocoder"}
+        assert plain["origins"]["features.mel.sample_rate"]["kind"] == "prepared"
+        assert plain["config"]["vocoder"]["pitch_steps"] > 0
+        assert begun["config"]["vocoder"]["pitch_steps"] == 0
+        assert begun["origins"]["vocoder.pitch_steps"] == {"kind": "init", "place": "x"}
+        assert begun["config"]["vocoder"]["correct_mel"] and not plain["config"]["vocoder"]["correct_mel"]
 
     def test_it_reads_and_writes_nothing_else(self, aasvc: Aasvc, home: Home, tmp_path: Path):
         shown(aasvc)

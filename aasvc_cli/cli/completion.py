@@ -1,4 +1,4 @@
-"""Names that a shell completes: models, presets, corpora, prepared sets, vocoders.
+"""Names that a shell completes: models, presets, corpora, prepared sets, vocoders, what can be downloaded.
 
 Only names of files and folders are read, so that the answer comes at once.
 """
@@ -13,6 +13,15 @@ from typing import Any
 import typer
 
 from aasvc_cli.storage.cache import Home, find_home
+
+CATALOGUE = {
+    "male_female_aas_vc_mel_pretrained": "the published model",
+    "pwg_jp_female": "its vocoder",
+    "hificaptain-ja": "Japanese corpus, 20 GB",
+    "hificaptain-en": "English corpus",
+    "demo": "ships with the program",
+}
+"""What `download` knows, which takes longer to load than a shell should wait."""
 
 
 def make_quick() -> None:
@@ -78,8 +87,24 @@ def statistics(ctx: typer.Context) -> list[tuple[str, str]]:
 
 
 def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
-    """Vocoders: the one without weights, and downloaded or trained ones."""
-    return [("griffin-lim", "needs no weights"), *((name, "vocoder") for name in _folders(_home(ctx).vocoders))]
+    """Vocoders: the one without weights, the bundled one, and downloaded or trained ones."""
+    return [
+        ("griffin-lim", "needs no weights"),
+        ("bundled", "of the bundled voice"),
+        *((name, "vocoder") for name in _folders(_home(ctx).vocoders)),
+    ]
+
+
+def beginnings(ctx: typer.Context) -> list[tuple[str, str]]:
+    """What training can begin with: vocoders for a vocoder, else voices."""
+    if str(ctx.params.get("model")) == "vocoder":
+        return [entry for entry in vocoders(ctx) if entry[0] != "griffin-lim"]
+    return models(ctx)
+
+
+def catalogue() -> list[tuple[str, str]]:
+    """What can be downloaded."""
+    return list(CATALOGUE.items())
 
 
 def devices() -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,13 @@ from aasvc_cli.config_layers import (
     FILE,
     FLAG,
     OPTIONS,
-    PREPARED,
     Layer,
     Origin,
     Traced,
-    config_layer,
 )
 
 if TYPE_CHECKING:
     from aasvc_cli.config import Config
-    from aasvc_cli.corpus import Manifest
 
 PARAMETERS = {
     "features.source": "src_feat",
@@ -36,20 +33,22 @@ PARAMETERS = {
 """Parameters that are not named like the last part of their key."""
 
 
-def traced_config(conf: str | None, overrides: Mapping[str, Any], manifest: Manifest | None = None) -> Traced:
+def traced_config(
+    conf: str | None, overrides: Mapping[str, Any], base: Sequence[Layer] = (), *, above: Sequence[Layer] = ()
+) -> Traced:
     """The configuration and where each value comes from.
 
     Args:
         conf: value of ``--conf``
         overrides: values of options by configuration key, those that were given
-        manifest: the prepared set whose configuration holds where nothing is said; the default preset if None
+        base: what holds where nothing is said, the weakest first; the default preset if empty
+        above: what holds whatever is said
 
     Raises:
         ConfigError: lists everything that is wrong.
     """
     from aasvc_cli.pipeline.configure import trace_config
 
-    base = config_layer(Origin(PREPARED, manifest.name), manifest.config) if manifest is not None else None
     files = {file.layer.origin.place: file.layer for file in settings.files}
     by_origin: dict[Origin, dict[str, Any]] = {}
     for key, value in overrides.items():
@@ -62,15 +61,15 @@ def traced_config(conf: str | None, overrides: Mapping[str, Any], manifest: Mani
     return trace_config(
         base,
         list(files.values()),
-        strong,
+        [*above, *strong],
         conf=conf,
         conf_of=files[named_by.place] if named_by.kind == FILE else None,
     )
 
 
-def configured(conf: str | None, overrides: Mapping[str, Any], manifest: Manifest | None = None) -> Config:
+def configured(conf: str | None, overrides: Mapping[str, Any], base: Sequence[Layer] = ()) -> Config:
     """The configuration alone; see :func:`traced_config`."""
-    return traced_config(conf, overrides, manifest).config
+    return traced_config(conf, overrides, base).config
 
 
 def _origin(parameter: str) -> Origin:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aasvc_cli.cli import completion
 from aasvc_cli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -109,9 +110,9 @@ def convert(
         model_option(
             "--vocoder",
             metavar="NAME_OR_FOLDER",
-            envvar="AASVC_VOCODER",
-            help="A downloaded vocoder, a vocoder folder (ours or published), or griffin-lim.",
+            help="A downloaded or trained vocoder, bundled, a vocoder folder (ours or published), or griffin-lim.",
             show_default="the one that goes with the model",
+            autocompletion=completion.vocoders,
         ),
     ] = None,
     save_mel: Annotated[

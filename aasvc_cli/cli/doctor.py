@@ -28,7 +28,7 @@ def doctor(
     ] = True,
     clean: Annotated[
         bool,
-        clean_option("--clean", help="Free caches instead: features and left-over files. Asks before it does."),
+        clean_option("--clean", help="Free what can be made again, and left-over files, instead. Asks before it does."),
     ] = False,
     yes: Annotated[bool, clean_option("--yes", "-y", help="With --clean: do not ask.")] = False,
     json_target: JsonOption = None,

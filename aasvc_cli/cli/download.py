@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aasvc_cli.cli import completion
 from aasvc_cli.cli.options import JsonOption, OverwriteOption, data_option, machine_option, output_option
 from aasvc_cli.cli.output import home_folder, say, say_next, show_result, usage
 from aasvc_cli.cli.progress import byte_progress, byte_size
@@ -23,6 +24,7 @@ def download(
             metavar="NAME",
             help="What to fetch: see --list. Without a name, the published model and its vocoder.",
             show_default=False,
+            autocompletion=completion.catalogue,
         ),
     ] = None,
     show_list: Annotated[
@@ -41,15 +43,12 @@ def download(
         machine_option(
             "--mirror",
             metavar="URL",
-            envvar="AASVC_MIRROR",
             help="Fetch from this address in place of the original hosts; the paths are the same there.",
         ),
     ] = None,
     offline: Annotated[
         bool,
-        machine_option(
-            "--offline", envvar="AASVC_OFFLINE", help="Do not use the network; HF_HUB_OFFLINE=1 does it, too."
-        ),
+        machine_option("--offline", help="Do not use the network; HF_HUB_OFFLINE=1 does it, too."),
     ] = False,
     overwrite: OverwriteOption = False,
     json_target: JsonOption = None,

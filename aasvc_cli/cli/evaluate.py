@@ -44,6 +44,7 @@ def evaluate(
             help="Runs or model folders whose held-out set was converted; with --target: folders of recordings. Two "
             "are compared with each other.",
             show_default=False,
+            autocompletion=completion.runs,
         ),
     ] = None,
     tag: Annotated[
@@ -104,7 +105,6 @@ def evaluate(
         measure_option(
             "--asr-model",
             metavar="NAME_OR_FOLDER",
-            envvar="AASVC_ASR_MODEL",
             help="Recognise the speech for CER and WER: a Whisper model's name (base, large-v3, ...; fetched once) or "
             "its folder.",
         ),

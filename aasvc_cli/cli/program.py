@@ -19,6 +19,7 @@ import typer
 
 from aasvc_cli import __version__
 from aasvc_cli.cli.command import EVERYWHERE, AasvcGroup
+from aasvc_cli.cli.interrupt import watch
 from aasvc_cli.cli.output import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
@@ -30,7 +31,6 @@ from aasvc_cli.cli.output import (
     traceback_if_wanted,
 )
 from aasvc_cli.errors import AasvcError, Interrupted, ToldElsewhere
-from aasvc_cli.storage.cache import HOME_VARIABLE
 
 COMMANDS = {
     "download": "Fetch published models and corpora into the data folder.",
@@ -75,7 +75,6 @@ def program_options(
         typer.Option(
             "--home",
             metavar="DIR",
-            envvar=HOME_VARIABLE,
             help="Folder of corpora, features, statistics and training runs.",
             show_default="the platform's user data folder",
             rich_help_panel=EVERYWHERE,
@@ -115,11 +114,12 @@ def program_options(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit: the one place where errors become a line on standard error and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)  # half-written files are removed, as for Ctrl-C
+    numbers = [signal.SIGINT, signal.SIGTERM]  # for both, half-written files are removed
     with contextlib.suppress(AttributeError):  # Windows sends this one for Ctrl-Break and a closed window
-        signal.signal(signal.SIGBREAK, _interrupt)  # type: ignore[attr-defined,unused-ignore]
+        numbers.append(signal.SIGBREAK)  # type: ignore[attr-defined,unused-ignore]
     _speak_utf8()
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    with watch.over(*numbers, alone="RANK" not in os.environ):
+        sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _speak_utf8() -> None:
@@ -153,11 +153,13 @@ def run(arguments: Sequence[str]) -> int:
         traceback_if_wanted()
         if isinstance(error, ToldElsewhere) or (isinstance(error, Interrupted) and not is_first_process()):
             return error.exit_code
-        return fail(str(error), error.exit_code, "" if isinstance(error, Interrupted) else "error: ")
+        if isinstance(error, Interrupted):
+            return _interrupted(str(error))
+        return _interrupted() if watch.asked else fail(str(error), error.exit_code)
     except typer.TyperException as error:
         return _wrong_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        return fail("interrupted", EXIT_INTERRUPTED, "")
+        return _interrupted()
     except BrokenPipeError:
         close_standard_output()
         return EXIT_ERROR
@@ -166,15 +168,18 @@ def run(arguments: Sequence[str]) -> int:
         return fail("not enough memory", EXIT_ERROR)
     except Exception as error:
         traceback_if_wanted()
+        if watch.asked:  # what some libraries make of an interrupt
+            return _interrupted()
         advice = "" if settings.debug else " (run `aasvc --debug ...` to see where)"
         return fail(f"{type(error).__name__}: {error}{advice}", EXIT_ERROR, "unexpected error: ")
     if code == EXIT_INTERRUPTED:  # Typer's own name for Ctrl-C
-        return fail("interrupted", EXIT_INTERRUPTED, "")
+        return _interrupted()
     return int(code or 0)
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _interrupted(message: str = "interrupted") -> int:
+    watch.answered = True
+    return fail(message, EXIT_INTERRUPTED, "")
 
 
 def _wrong_usage(error: typer.TyperException) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from aasvc_cli.cli.interrupt import watch
 from aasvc_cli.cli.output import clock, is_first_process, live, say, settings
 
 OnProgress = Callable[[int, int], None]
@@ -230,7 +231,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         numbers.append(signal.SIGUSR1)
     previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
-        yield lambda: asked
+        with watch.stopping_in_order():
+            yield lambda: asked
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from aasvc_cli.cli import completion
 from aasvc_cli.cli.configuration import configured, show_schema, shown_config, traced_config
+from aasvc_cli.cli.interrupt import watch
 from aasvc_cli.cli.options import (
     THE_CONFIGURATIONS,
     ConfOption,
@@ -32,6 +33,7 @@ from aasvc_cli.cli.options import (
 )
 from aasvc_cli.cli.output import home_folder, is_first_process, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import progress, stop_on_signals, training_progress
+from aasvc_cli.config_layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -221,6 +223,7 @@ def train(
             "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
             "keeps the model's, for more recordings of the same speakers. With --model vocoder: the name of a vocoder.",
             show_default="random weights",
+            autocompletion=completion.beginnings,
         ),
     ] = None,
     mels_from: Annotated[
@@ -231,6 +234,7 @@ def train(
             help="With --model vocoder: learn from the mels of this voice, too, so that its conversions sound clearer; "
             "best with the --init of a trained vocoder.",
             show_default="recordings alone",
+            autocompletion=completion.models,
         ),
     ] = None,
     tensorboard: Annotated[
@@ -294,7 +298,12 @@ def train(
     )
     if print_config:
         prepared = data is not None or (home.prepared / "latest.json").is_file()
-        traced = traced_config(conf, overrides, read_manifest(home, data) if prepared else None)
+        known = read_manifest(home, data) if prepared else None
+        begin = Begin(init, mels_from)
+        if model is TrainedOption.VOCODER:
+            traced = traced_config(conf, overrides, _vocoder_base(known), above=_vocoder_settings(begin))
+        else:
+            traced = traced_config(conf, overrides, _voice_base(home, known, conf, init))
         shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
         show_result(shown, json_target, shown.lines())
         return
@@ -310,13 +319,7 @@ def train(
         return
     if mels_from is not None:
         usage("train", "--mels-from: only for vocoders; add --model vocoder")
-    fallback = manifest
-    if init is not None and conf is None:
-        from aasvc_cli.voice import find_voice, read_voice
-
-        sizes = read_voice(find_voice(home, init), home, weights=False).config.model
-        fallback = replace(manifest, config=replace(manifest.config, model=sizes))
-    config = configured(conf, overrides, fallback)
+    config = configured(conf, overrides, _voice_base(home, manifest, conf, init))
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
 
@@ -325,7 +328,8 @@ def train(
     from aasvc_cli.distributed import is_worker, launch
 
     if devices is not None and devices > 1 and not is_worker():
-        launch(devices, settings.arguments)
+        with watch.stopping_in_order():
+            launch(devices, settings.arguments)
         return
     from aasvc_cli.pipeline.train import train as run
 
@@ -371,6 +375,39 @@ class Begin(NamedTuple):
     mels_from: str | None
 
 
+def _voice_base(home: Home, manifest: Manifest | None, conf: str | None, init: str | None) -> list[Layer]:
+    """What a voice is trained with where nothing is said: the prepared set's, but for the sizes of what it begins with.
+
+    ``--conf`` says both.
+    """
+    base = [config_layer(Origin(PREPARED, manifest.name), manifest.config) if manifest else preset_layer()]
+    if init is not None and conf is None:
+        from aasvc_cli.voice import find_voice, read_voice
+
+        begun = read_voice(find_voice(home, init), home, weights=False).config
+        base.append(config_layer(Origin(INIT, init), begun, "model"))
+    return base
+
+
+def _vocoder_base(manifest: Manifest | None) -> list[Layer]:
+    """What a vocoder is trained with where nothing is said: features are those of the prepared set."""
+    base = [preset_layer("vocoder")]
+    if manifest is not None:
+        base.append(config_layer(Origin(PREPARED, manifest.name), manifest.config, "features"))
+    return base
+
+
+def _vocoder_settings(begin: Begin) -> list[Layer]:
+    """What `--init` and `--mels-from` say about the settings, whatever else is said."""
+    from aasvc_cli.pipeline.train_vocoder import settings_of
+
+    layers = [
+        Layer(Origin(FLAG, "--mels-from"), settings_of(None, begin.mels_from)),
+        Layer(Origin(INIT, str(begin.init)), settings_of(begin.init, None)),
+    ]
+    return [layer for layer in layers if layer.values]
+
+
 def _train_vocoder(
     home: Home,
     manifest: Manifest,
@@ -382,11 +419,9 @@ def _train_vocoder(
     overwrite: bool,
     json_target: str | None,
 ) -> None:
-    from aasvc_cli.config import read_preset
     from aasvc_cli.pipeline.train_vocoder import train_vocoder
 
-    preset = replace(read_preset("vocoder"), features=manifest.config.features)
-    config = configured(conf, overrides, replace(manifest, config=preset))
+    config = configured(conf, overrides, _vocoder_base(manifest))
     with stop_on_signals() as should_stop, training_progress() as on_report:
         result = train_vocoder(
             home,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from aasvc_cli.config import UNNAMED, Config, parse_partial, preset_names, read_config_file
+from aasvc_cli.config import UNNAMED, parse_partial, preset_names, read_config_file
 from aasvc_cli.config_layers import (
     CONF,
-    FLAG,
-    PREPARED,
     Layer,
     Origin,
     Traced,
@@ -24,25 +21,8 @@ from aasvc_cli.errors import ConfigError
 from aasvc_cli.legacy.published import config_from_published, is_published
 
 
-def resolve_config(conf: str | None, overrides: Mapping[str, Any], fallback: Config | None = None) -> Config:
-    """The configuration that a command works with.
-
-    Args:
-        conf: name of a preset, or a YAML file of ours or of the published recipe; None takes ``fallback``
-        overrides: dotted keys, e.g. ``{"train.batch_size": 4}``; entries that are None are left out
-        fallback: configuration without ``conf``; the default preset if None
-
-    Raises:
-        ConfigError: lists everything that is wrong.
-    """
-    base = config_layer(Origin(PREPARED, "configuration"), fallback) if fallback is not None else preset_layer()
-    given = {key: value for key, value in overrides.items() if value is not None}
-    flags = Layer(Origin(FLAG, "command line"), given)
-    return combine([base if conf is None else conf_layer(conf), flags]).config
-
-
 def trace_config(
-    base: Layer | None,
+    base: Sequence[Layer],
     files: Sequence[Layer],
     overrides: Sequence[Layer],
     *,
@@ -52,7 +32,8 @@ def trace_config(
     """The configuration that a command works with, and where each value comes from.
 
     Args:
-        base: what holds where nothing is said; the default preset if None. ``conf`` takes its place.
+        base: what holds where nothing is said, the weakest first; the default preset if empty. ``conf`` takes its
+            place.
         files: settings files, the strongest first
         overrides: what flags and variables say, the strongest first
         conf: name of a preset, or a YAML file of ours or of the published recipe
@@ -64,7 +45,7 @@ def trace_config(
     """
     chosen = conf_layer(conf) if conf is not None else None
     if chosen is None:
-        stack = [base if base is not None else preset_layer(), *reversed(files)]
+        stack = [*(base or [preset_layer()]), *reversed(files)]
     elif conf_of is None:
         stack = [*reversed(files), chosen]
     else:

@@ -7,29 +7,24 @@ import dataclasses
 import io
 import itertools
 import logging
-import os
-import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.converter import DEFAULT_SEED, Converted, Converter, OnMessage, OnProgress, check_options
-from aasvc_cli.errors import AasvcError, ConfigError, DataError, StorageError
+from aasvc_cli.errors import AasvcError, DataError, StorageError
 from aasvc_cli.jobs import Job, Refused, plan_files, plan_names, plan_set
 from aasvc_cli.memory import return_free_memory
 from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.files import write_bytes
+from aasvc_cli.storage.files import remove_unfinished, write_bytes
 from aasvc_cli.storage.sound import STREAM, AudioFile, RawAudio, sound_writer
 from aasvc_cli.voice import find_voice, read_voice
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+from aasvc_cli.workers import Workers
 
 __all__ = [
     "ConvertSummary",
@@ -513,21 +508,31 @@ def _convert_job(
 
 # --- several processes ----------------------------------------------------------------------------------------------
 
-_PATIENCE_SECONDS = 0.5
-"""How long a process may take to clean up when it is stopped; then it is killed, and its remains are removed here."""
-
 
 @dataclass
-class _Worker:
-    """A process with a converter of its own.
+class _Conversion:
+    """Converts what a worker process is given; the model is loaded for the first of it."""
 
-    Attributes:
-        job: what it is working on, if anything
-    """
+    loading: _Loading
+    options: _Options
+    _loaded: tuple[Converter, _Loaded] | None = None
 
-    process: SpawnProcess
-    connection: Connection
-    job: tuple[int, Job] | None = None
+    def __call__(self, numbered: tuple[int, Job]) -> tuple[int, Outcome, _Loaded | None]:
+        """The number and the outcome of a job, with what is known of the converter."""
+        self._loaded = self._loaded or _load(self.loading)
+        converter, loaded = self._loaded
+        index, job = numbered
+        return index, _convert_job(converter, job, self.options), loaded
+
+
+def _killed(numbered: tuple[int, Job]) -> tuple[int, Outcome, None]:
+    index, job = numbered
+    error = DataError(f"{job.name}: the process that converted it was killed; try fewer --workers")
+    return index, FailedFile(job.source, error), None
+
+
+def _sweep(numbered: tuple[int, Job]) -> None:
+    remove_unfinished(numbered[1].output)
 
 
 def _spread(
@@ -538,121 +543,11 @@ def _spread(
     on_loaded: Callable[[_Loaded], None],
 ) -> Generator[tuple[int, Outcome], None, None]:
     """The outcomes of all jobs in the order in which they are done, from processes that load the model once each."""
-    import multiprocessing
-    from multiprocessing.connection import wait
-
-    # spawned ones inherit no threads in an unknown state, and are what there is on every platform
-    context = multiprocessing.get_context("spawn")
-    workers: list[_Worker] = []
-
-    def start(job: tuple[int, Job]) -> None:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, loading, options, count), daemon=True)
-        process.start()
-        theirs.close()
-        ours.send(job[1])  # waits in the pipe until the model is loaded
-        workers.append(_Worker(process, ours, job))
-
-    def retire(worker: _Worker) -> None:
-        workers.remove(worker)
-        worker.process.join()
-        worker.connection.close()
-
-    try:
-        for first in itertools.islice(jobs, count):  # no more of them than there is work
-            start(first)
-        while busy := [worker for worker in workers if worker.job is not None]:
-            ready = wait([worker.connection for worker in busy])
-            for worker in [worker for worker in busy if worker.connection in ready]:
-                assert worker.job is not None
-                index, job = worker.job
-                try:
-                    answer = worker.connection.recv()
-                except (EOFError, OSError):  # killed, most likely for want of memory
-                    retire(worker)
-                    _sweep(job)
-                    error = DataError(f"{job.name}: the process that converted it was killed; try fewer --workers")
-                    yield index, FailedFile(job.source, error)
-                    if (following := next(jobs, None)) is not None:
-                        start(following)
-                    continue
-                if isinstance(answer, Exception):  # no model, or a fault of the program: the same for all
-                    raise answer
-                if isinstance(answer, _Loaded):
-                    on_loaded(answer)
-                    continue
-                worker.job = None
-                yield index, answer
-                if (following := next(jobs, None)) is not None:
-                    worker.job = following
-                    try:
-                        worker.connection.send(following[1])
-                    except OSError:  # killed while it had nothing to do
-                        retire(worker)
-                        start(following)
-    finally:
-        _stop(workers)
-
-
-def _stop(workers: Sequence[_Worker]) -> None:
-    """End all processes; what they were writing is removed."""
-    for worker in workers:
-        with contextlib.suppress(OSError):
-            worker.connection.close()  # an idle one ends by itself
-        if worker.job is not None:
-            worker.process.terminate()
-    until = time.monotonic() + _PATIENCE_SECONDS
-    for worker in workers:
-        worker.process.join(max(0.0, until - time.monotonic()))
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        if worker.job is not None:
-            _sweep(worker.job[1])
-
-
-def _sweep(job: Job) -> None:
-    """Remove what a process left that had no time to do so itself."""
-    from glob import escape
-
-    for leftover in job.output.parent.glob(f".{escape(job.output.name)}.*"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
-
-
-def _work(connection: Connection, loading: _Loading, options: _Options, count: int) -> None:
-    """The life of a worker: load, then convert what comes until nothing more does."""
-    import torch
-
-    # Ctrl-C reaches the whole group; the process that started this one decides what becomes of it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _raise_interrupt)
-    with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // count)))
-        try:
-            converter, loaded = _load(loading)
-            connection.send(loaded)
-            while True:
-                connection.send(_portable(_convert_job(converter, connection.recv(), options)))
-        except EOFError:
-            raise
-        except Exception as error:
-            connection.send(_portable(error))
-
-
-def _raise_interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _portable(answer: Any) -> Any:
-    """What can be sent to another process: errors that cannot be made again of their message become others."""
-    if isinstance(answer, FailedFile):
-        return FailedFile(answer.source, _portable(answer.error))
-    if isinstance(answer, ConfigError):
-        return DataError(str(answer))
-    if isinstance(answer, Exception) and not isinstance(answer, AasvcError):
-        return RuntimeError(f"{type(answer).__name__}: {answer}")
-    return answer
+    with Workers(count) as workers:
+        for index, outcome, loaded in workers.spread(_Conversion(loading, options), jobs, killed=_killed, sweep=_sweep):
+            if loaded is not None:
+                on_loaded(loaded)
+            yield index, outcome
 
 
 def _check_save_mel(path: Path, jobs: Iterable[Job | Refused]) -> None:

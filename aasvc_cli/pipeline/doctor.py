@@ -23,17 +23,20 @@ from typing import Any
 from aasvc_cli.errors import AasvcError, TrainingError
 from aasvc_cli.storage.cache import Home, bundled
 from aasvc_cli.storage.files import read_audio, remove_file, storage_error
+from aasvc_cli.storage.imported import made_again
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 NEEDED = {
     "torch": "torch", "numpy": "numpy", "scipy": "scipy", "soundfile": "soundfile", "soxr": "soxr",
-    "safetensors": "safetensors", "yaml": "PyYAML", "filelock": "filelock", "joblib": "joblib", "numba": "numba",
-    "pyworld": "pyworld", "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
+    "safetensors": "safetensors", "yaml": "PyYAML", "filelock": "filelock", "numba": "numba", "pyworld": "pyworld",
+    "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
     "rich": "rich", "typer": "typer", "platformdirs": "platformdirs",
 }  # fmt: skip
 """Modules that the program needs, with the names of their packages."""
-PARTS = ("corpora", "prepared", "features", "stats", "vocoders", "models", "exp")
+PARTS = ("corpora", "prepared", "features", "stats", "vocoders", "models", "imported", "cache", "exp")
 """Folders of the data folder."""
+CACHES = ("features", "cache")
+"""Those that hold nothing but what can be made again."""
 LITTLE_SPACE = 1 << 30
 """Bytes of free space below which a hint is due."""
 OLD_SECONDS = 3600.0
@@ -402,18 +405,15 @@ def _fault_of(wave: Any, sample_rate: int, source_seconds: float) -> str:
 
 
 def find_caches(home: Home) -> Cleaning:
-    """What can be freed: features, and what killed commands and broken downloads left behind."""
-    now = time.time()
-    features = tuple(_files_below(home.features))
-    left_over = tuple(
-        path
-        for part in PARTS
-        if part != "features"
-        for path in _files_below(home.root / part)
-        if _is_left_over(path) and now - path.stat().st_mtime > OLD_SECONDS
-    )
+    """What can be freed: what is made again when it is needed, and what killed commands and downloads left behind."""
+    features, scores = tuple(_files_below(home.features)), tuple(_files_below(home.cache))
+    ours = tuple(path for folder in made_again(home) for path in _files_below(folder))
+    others = (path for part in PARTS if part not in CACHES for path in _files_below(home.root / part))
+    left_over = tuple(path for path in others if _is_left_over(path) and _is_old(path))
     found = (
         Cache("features", features, _sum(features), "aasvc prepare computes them again when they are needed"),
+        Cache("cache", scores, _sum(scores), "aasvc evaluate computes it again when it is needed"),
+        Cache("imported", ours, _sum(ours), "made again from the published models, which are still there"),
         Cache("left over", left_over, _sum(left_over), "of commands that were killed and downloads that broke off"),
     )
     return Cleaning(tuple(cache for cache in found if cache.files))
@@ -430,25 +430,26 @@ def remove_caches(home: Home, caches: Cleaning) -> None:
         for cache in caches.caches:
             for path in cache.files:
                 remove_file(path)
-        for base, _, _ in os.walk(home.features, topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(base)
+        for root in (home.features, home.cache, home.imported):
+            for base, _, _ in os.walk(root, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(base)
 
 
 @contextlib.contextmanager
 def _nobody_trains(home: Home) -> Iterator[None]:
-    """Hold the lock of every run, or raise if somebody else does."""
+    """Hold the lock of every voice and vocoder, or raise if somebody else does."""
     from filelock import FileLock, Timeout
 
     with contextlib.ExitStack() as stack:
-        for path in sorted(home.exp.glob(".*.lock")):
+        for path in sorted([*home.exp.glob(".*.lock"), *home.vocoders.glob(".*.lock")]):
             lock = FileLock(path)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise TrainingError(
-                    f"{path.name.removeprefix('.').removesuffix('.lock')}: is being trained and needs its features; "
-                    "stop it first, or clean later"
+                    f"{path.name.removeprefix('.').removesuffix('.lock')}: is being trained and needs its features, or "
+                    "is being fetched; stop it first, or clean later"
                 ) from None
             except OSError as error:
                 raise storage_error("lock", path, error) from None
@@ -457,8 +458,15 @@ def _nobody_trains(home: Home) -> Iterator[None]:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Temporary files of atomic writes are called .NAME.xxxxxxxx; downloads in progress end in .part."""
-    return path.suffix == ".part" or re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) is not None
+    """Temporary files of atomic writes are called .NAME.xxxxxxxx; downloads in progress end in .part, as do folders."""
+    partial = path.suffix == ".part" or path.parent.suffix == ".part"
+    return partial or re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) is not None
+
+
+def _is_old(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return time.time() - path.stat().st_mtime > OLD_SECONDS
+    return False
 
 
 # --- small things ---------------------------------------------------------------------------------------------------

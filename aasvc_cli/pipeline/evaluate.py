@@ -13,10 +13,10 @@ import logging
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, NoReturn, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
@@ -27,11 +27,11 @@ from aasvc_cli.listeners import Recogniser
 from aasvc_cli.machine_code import has_machine_code
 from aasvc_cli.metrics import Analysis, F0Range, Mode, Wave
 from aasvc_cli.scores import MEASURES, ErrorCounts, Summary, find_measure, summarise_scores
-from aasvc_cli.signals import children_without_ctrl_c
 from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.files import list_audio, read_audio, write_json
-from aasvc_cli.storage.result_cache import ResultCache, content_key
+from aasvc_cli.storage.files import file_sha256, list_audio, read_audio, write_json
+from aasvc_cli.storage.result_cache import ResultCache
 from aasvc_cli.transcripts import Reader, Transcript, guess_language, transcript
+from aasvc_cli.workers import Workers, core_count
 
 logger = logging.getLogger(__name__)
 
@@ -328,7 +328,12 @@ def _match(converted: Mapping[str, Path], target: Mapping[str, Path]) -> _Matche
 
 
 def _evaluate(material: _Material, home: Home | None, options: Options) -> EvaluateResult:
-    matches, jobs, seed = material.matches, options.get("jobs"), options.get("seed", 0)
+    with _workers(options.get("jobs")) as workers:
+        return _evaluate_with(workers, material, home, options)
+
+
+def _evaluate_with(workers: Workers, material: _Material, home: Home | None, options: Options) -> EvaluateResult:
+    matches, seed = material.matches, options.get("seed", 0)
     groups, asked = chosen_groups(options.get("measures"))
     modes = _modes(options.get("mode", BOTH)) if "signal" in groups else ()
     cache = ResultCache(None if home is None else home.cache)
@@ -336,7 +341,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     if modes:
         targets = sorted({target for _, target in matches.pairs.values()})
         f0_range = options.get("f0_range") or _f0_range(
-            targets, material.speaker, options.get("f0_min"), options.get("f0_max"), jobs
+            targets, material.speaker, options.get("f0_min"), options.get("f0_max"), workers
         )
     skipped: list[Skipped] = []
     hearing = _hearing(groups, asked, skipped)
@@ -360,11 +365,12 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
 
     heard: dict[str, _Heard] = {}
     failures = list(material.failures)
-    for done, (found, problems) in enumerate(_each(_score, work, jobs, before=_compile), start=1):
+    for done, (found, problems) in enumerate(_each(_score, work, workers, before=_compile), start=1):
         if found is not None:
             heard[found.utterance_id] = found
         failures += problems
         report(done)
+    workers.close()  # the recogniser needs the memory
     if not heard:
         first = f"; first: {failures[0].utterance_id}: {failures[0].reason}" if failures else ""
         n_all = len(matches.pairs) + len(matches.failures)
@@ -487,7 +493,7 @@ def _recognise(
             return recogniser.recognise(*read_audio(path), language)
 
         try:
-            key = {"content": content_key(path), "language": language, "recogniser": known}
+            key = {"content": file_sha256(path), "language": language, "recogniser": known}
             text = str(job.cache.tree("transcripts", key, listen))
         except Exception as error:
             return [_failure(job, error, "recognition: ")]
@@ -546,7 +552,7 @@ def _summaries(
 
 
 def _f0_range(
-    targets: Sequence[Path], speaker: str | None, f0_min: float | None, f0_max: float | None, jobs: int | None
+    targets: Sequence[Path], speaker: str | None, f0_min: float | None, f0_max: float | None, workers: Workers
 ) -> F0Range:
     """What was given; else the recipe's range for its speakers; else an estimate from the target recordings."""
     if f0_min is not None and f0_max is not None:
@@ -557,7 +563,7 @@ def _f0_range(
             step = max(1, math.ceil(len(targets) / MAX_RECORDINGS_FOR_F0))
             sample = targets[::step]
             default = metrics.estimate_f0_range(
-                [f0 for f0 in _each(_voiced_f0, sample, jobs) if f0 is not None],
+                [f0 for f0 in _each(_voiced_f0, sample, workers) if f0 is not None],
                 f"estimated from {len(sample)} target recordings",
             )
         chosen = F0Range(
@@ -572,6 +578,13 @@ def _f0_range(
     return chosen
 
 
+def _workers(jobs: int | None) -> Workers:
+    """As many as were asked for; one for each core if nobody did."""
+    if jobs is not None and jobs < 1:
+        raise DataError(f"{jobs} worker processes: expected at least 1")
+    return Workers(jobs or core_count())
+
+
 def _compile() -> None:
     """Compile what is not on disk yet, once and not in every process."""
     for name in COMPILED:
@@ -582,34 +595,24 @@ def _compile() -> None:
 def _each(
     function: Callable[[Item], Outcome],
     items: Sequence[Item],
-    jobs: int | None,
+    workers: Workers,
     before: Callable[[], None] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Outcomes in any order, as they come, from worker processes where that pays.
 
     Args:
         before: what has to be done before other processes start.
     """
-    import joblib
-
-    if jobs is not None and jobs < 1:
-        raise DataError(f"{jobs} worker processes: expected at least 1")
-    n_jobs = min(jobs or joblib.cpu_count(), len(items))
-    if n_jobs <= 1:
+    if min(workers.count, len(items)) <= 1:
         yield from map(function, items)
         return
     if before is not None:
         before()
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
+    yield from workers.spread(function, items, killed=_killed)
 
-    try:
-        with children_without_ctrl_c():
-            outcomes = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-                joblib.delayed(function)(item) for item in items
-            )
-        yield from outcomes
-    except TerminatedWorkerError:
-        raise DataError("a worker process was killed (not enough memory?); use fewer of them (--jobs 1)") from None
+
+def _killed(_item: Any) -> NoReturn:
+    raise DataError("a worker process was killed (not enough memory?); use fewer of them (--jobs 1)")
 
 
 def _voiced_f0(path: Path) -> metrics.FloatArray | None:
@@ -626,7 +629,7 @@ class _Recording:
 
     def __init__(self, path: Path, cache: ResultCache) -> None:
         self.wave, self.sample_rate = read_audio(path)
-        self.key = content_key(path) if cache.folder is not None else ""
+        self.key = file_sha256(path) if cache.folder is not None else ""
         self.cache = cache
 
     def analysis(self, wave: Wave, sample_rate: int, job: _Job, mode: Mode) -> Analysis:

@@ -6,18 +6,17 @@ with the features, so that a second run decodes only what is missing or has chan
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
 import math
-import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -38,10 +37,10 @@ from aasvc_cli.corpus import (
 )
 from aasvc_cli.errors import AasvcError, AudioError, DataError, Interrupted
 from aasvc_cli.features import extract, feature_key, resample
-from aasvc_cli.signals import children_without_ctrl_c
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
-from aasvc_cli.storage.files import read_audio, remove_file, write_json
+from aasvc_cli.storage.files import read_audio, remove_file, remove_unfinished, write_json
+from aasvc_cli.workers import Workers, core_count
 
 MIN_TRAIN_PAIRS = 2
 MIN_SECONDS = 0.1
@@ -309,12 +308,13 @@ def _analyse_all(
     if on_progress:
         on_progress(0, len(work))
     try:
-        for recording, analysis in _run(work, store, jobs):
-            if analysis.fatal is not None:
-                raise analysis.fatal
-            analyses[recording] = analysis
-            if on_progress:
-                on_progress(len(analyses), len(work))
+        with contextlib.closing(_run(work, store, jobs)) as found:
+            for recording, analysis in found:
+                if analysis.fatal is not None:
+                    raise analysis.fatal
+                analyses[recording] = analysis
+                if on_progress:
+                    on_progress(len(analyses), len(work))
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped after {len(analyses)} of {len(work)} recordings; they are kept, and the same command goes on"
@@ -322,42 +322,18 @@ def _analyse_all(
     return analyses
 
 
-def _run(work: list[Job], store: FeatureStore, jobs: int | None) -> Iterator[tuple[Path, Analysis]]:
+def _run(work: list[Job], store: FeatureStore, jobs: int | None) -> Generator[tuple[Path, Analysis], None, None]:
     """Analyse recordings, in processes if there are enough of both; yields in any order."""
-    from joblib import cpu_count
-
-    n_jobs = min(jobs or cpu_count(), math.ceil(len(work) / _CHUNK))
+    chunks = [work[start : start + _CHUNK] for start in range(0, len(work), _CHUNK)]
+    n_jobs = min(jobs or core_count(), len(chunks))
     if n_jobs == 1:
         for recording, kinds in work:
             yield recording, analyse(recording, kinds, store)
         return
-    from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
-
-    # the pool itself, without joblib.Parallel around it, as that offers no way to end its processes at once
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    pool = ProcessPoolExecutor(max_workers=n_jobs, initializer=_ignore_ctrl_c, env=one_thread)
-    finished = False
-    try:
-        chunks = (work[start : start + _CHUNK] for start in range(0, len(work), _CHUNK))
-        waiting: set[Future[list[tuple[Path, Analysis]]]] = set()
-        while True:
-            # few at a time: loky's manager thread stumbles if it is stopped with tasks that no process has taken
-            with children_without_ctrl_c():
-                for chunk in itertools.islice(chunks, 2 * n_jobs - len(waiting)):
-                    waiting.add(pool.submit(_analyse_chunk, chunk, store))
-            if not waiting:
-                break
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield from future.result()
-        finished = True
-    except BrokenProcessPool:
-        raise DataError(
-            "a worker process was ended by the system, most likely for lack of memory; what was finished is kept - go "
-            "on with: --jobs 1"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, kill_workers=not finished)
+    analyse_chunk, sweep = partial(_analyse_chunk, store=store), partial(_sweep_chunk, store=store)
+    with Workers(n_jobs) as workers:
+        for analyses in workers.spread(analyse_chunk, chunks, killed=_killed, sweep=sweep):
+            yield from analyses
 
 
 def _analyse_chunk(chunk: Sequence[Job], store: FeatureStore) -> list[tuple[Path, Analysis]]:
@@ -369,9 +345,17 @@ def _analyse_chunk(chunk: Sequence[Job], store: FeatureStore) -> list[tuple[Path
     return results
 
 
-def _ignore_ctrl_c() -> None:
-    """The terminal sends Ctrl-C to every process; the parent alone decides what happens then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _sweep_chunk(chunk: Sequence[Job], store: FeatureStore) -> None:
+    for recording, kinds in chunk:
+        for kind in kinds:
+            remove_unfinished(store.path(kind, recording))
+
+
+def _killed(_chunk: Sequence[Job]) -> NoReturn:
+    raise DataError(
+        "a worker process was ended by the system, most likely for lack of memory; what was finished is kept - go "
+        "on with: --jobs 1"
+    )
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, FeatureConfig, MelConfig, dump_yaml, to_tree
+from aasvc_cli.config import Config, FeatureConfig, MelConfig, dump_yaml, override, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
 from aasvc_cli.dataset import PairDataset, collate
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
@@ -107,7 +107,8 @@ def train_vocoder(
     if clean_name(name) != name:
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{name}", SETTINGS)
-    run = _Run(home, folder, _adapted(config, init, mels_from).resolved(), manifest, init=init, mels_from=mels_from)
+    adapted = override(config, settings_of(init, mels_from)).resolved()
+    run = _Run(home, folder, adapted, manifest, init=init, mels_from=mels_from)
     with folder.alone():
         if overwrite:
             folder.clear()
@@ -118,14 +119,14 @@ def _ignore(_: Any) -> None:
     """Nobody listens."""
 
 
-def _adapted(config: Config, init: str | Path | None, mels_from: str | Path | None) -> Config:
-    """What follows for the settings from where a run begins and what it hears."""
-    settings = config.vocoder
+def settings_of(init: str | Path | None, mels_from: str | Path | None) -> dict[str, Any]:
+    """What follows for the settings, by dotted key, from where a run begins and what it hears."""
+    settings: dict[str, Any] = {}
     if init is not None:
-        settings = dataclasses.replace(settings, pitch_steps=0, adversarial_start_step=0)
+        settings |= {"vocoder.pitch_steps": 0, "vocoder.adversarial_start_step": 0}
     if mels_from is not None:
-        settings = dataclasses.replace(settings, correct_mel=True)
-    return dataclasses.replace(config, vocoder=settings)
+        settings |= {"vocoder.correct_mel": True}
+    return settings
 
 
 class _Run:

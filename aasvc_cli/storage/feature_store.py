@@ -1,7 +1,8 @@
 """Features on disk: one safetensors file per recording, which is never served once it is stale.
 
-The folder's name holds the key of the feature configuration, the file's header the size and the time of the recording:
-another setting leads to another folder, another recording under the same name to a new file.
+The folder's name holds the key of the feature configuration, the file's header the size, the time and the content of
+the recording: another setting leads to another folder, another recording under the same name to a new file. A recording
+that was only copied anew has another time, but the same content, which is looked at then.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aasvc_cli.config import FeatureConfig
-from aasvc_cli.errors import DataError
-from aasvc_cli.storage.files import atomic_write, storage_error
+from aasvc_cli.errors import DataError, StorageError
+from aasvc_cli.storage.files import atomic_write, file_sha256, storage_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,12 +74,14 @@ class FeatureStore:
 
     def facts(self, kind: str, recording: Path) -> dict[str, Any] | None:
         """What :meth:`save` was told about the recording; None if the feature is not fresh."""
+        path = self.path(kind, recording)
         try:
-            header, _ = self._read(self.path(kind, recording))
+            header, (shape, data) = _read(path)
         except (OSError, ValueError):
             return None
         stamp = recording_stamp(recording)
-        return header["facts"] if stamp is not None and header["stamp"] == stamp else None
+        fresh = stamp is not None and _is_fresh(path, header, shape, data, recording, stamp)
+        return header["facts"] if fresh else None
 
     def save(
         self,
@@ -105,16 +108,12 @@ class FeatureStore:
         stamp = stamp or recording_stamp(recording)
         if stamp is None:
             raise DataError(f"{recording}: the recording vanished while its features were computed")
-        told = {"stamp": stamp, "crc": zlib.crc32(data), "facts": dict(facts or {})}
-        header = {
-            "__metadata__": {"aasvc": json.dumps(told)},
-            _TENSOR: {"dtype": "F32", "shape": list(array.shape), "data_offsets": [0, len(data)]},
-        }
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        # not forced to the disk, which can cost more than the analysis; the checksum tells whether all of it got there
-        with atomic_write(self.path(kind, recording), durable=False) as stream:
-            stream.write(len(text).to_bytes(8, "little") + text + data)
+        header = {"stamp": stamp, "crc": zlib.crc32(data), "facts": dict(facts or {})}
+        with contextlib.suppress(StorageError):  # it has just been read
+            header["content"] = file_sha256(recording)
+        if recording_stamp(recording) != stamp:  # it has changed meanwhile, so its content is that of something else
+            header.pop("content", None)
+        _write(self.path(kind, recording), header, array.shape, data)
 
     def load(self, kind: str, recording: Path) -> Array:
         """The feature of a recording: (T, D) float32.
@@ -128,7 +127,7 @@ class FeatureStore:
 
         path = self.path(kind, recording)
         try:
-            header, (shape, data) = self._read(path)
+            header, (shape, data) = _read(path)
         except FileNotFoundError:
             raise DataError(f"{recording}: no {kind} features with these settings; run: aasvc prepare") from None
         except ValueError as error:
@@ -136,7 +135,7 @@ class FeatureStore:
         except OSError as error:
             raise storage_error("read", path, error) from None
         stamp = recording_stamp(recording)
-        if stamp is not None and header["stamp"] != stamp:
+        if stamp is not None and not _is_fresh(path, header, shape, data, recording, stamp):
             raise DataError(f"{recording}: changed after its features were computed; run: aasvc prepare")
         # a copy, as arrays on top of bytes are read-only
         return np.frombuffer(data, dtype="<f4").astype(np.float32).reshape(shape)
@@ -148,21 +147,53 @@ class FeatureStore:
                 if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
                     path.unlink()
 
-    @staticmethod
-    def _read(path: Path) -> tuple[dict[str, Any], tuple[tuple[int, ...], memoryview]]:
-        """Header, shape and bytes; raises ValueError if the file is not whole."""
-        content = memoryview(path.read_bytes())
-        try:
-            size = int.from_bytes(content[:8], "little")
-            tree = json.loads(bytes(content[8 : 8 + size]))
-            header = json.loads(tree["__metadata__"]["aasvc"])
-            shape, data = tuple(tree[_TENSOR]["shape"]), content[8 + size :]
-            whole = zlib.crc32(data) == header["crc"]
-        except (KeyError, TypeError, ValueError):
-            whole = False
-        if not whole:
-            raise ValueError("the feature file is damaged")
-        return header, (shape, data)
+
+def _is_fresh(
+    path: Path, header: dict[str, Any], shape: tuple[int, ...], data: memoryview, recording: Path, stamp: list[int]
+) -> bool:
+    """Whether a feature file belongs to a recording as it is now; notes the time of one that was copied anew."""
+    if header["stamp"] == stamp:
+        return True
+    if "content" not in header or header["stamp"][:1] != stamp[:1]:
+        return False
+    try:
+        same = file_sha256(recording) == header["content"] and recording_stamp(recording) == stamp
+    except StorageError:
+        return False
+    if same:
+        with contextlib.suppress(StorageError):  # only so that the next time need not look
+            _write(path, {**header, "stamp": stamp}, shape, data)
+    return same
+
+
+def _write(path: Path, header: dict[str, Any], shape: tuple[int, ...], data: bytes | memoryview) -> None:
+    """Write a file, atomically."""
+    tree = {
+        "__metadata__": {"aasvc": json.dumps(header)},
+        _TENSOR: {"dtype": "F32", "shape": list(shape), "data_offsets": [0, len(data)]},
+    }
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 8)
+    # not forced to the disk, which can cost more than the analysis; the checksum tells whether all of it got there
+    with atomic_write(path, durable=False) as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.write(data)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], tuple[tuple[int, ...], memoryview]]:
+    """Header, shape and bytes; raises ValueError if the file is not whole."""
+    content = memoryview(path.read_bytes())
+    try:
+        size = int.from_bytes(content[:8], "little")
+        tree = json.loads(bytes(content[8 : 8 + size]))
+        header = json.loads(tree["__metadata__"]["aasvc"])
+        shape, data = tuple(tree[_TENSOR]["shape"]), content[8 + size :]
+        whole = zlib.crc32(data) == header["crc"]
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError("the feature file is damaged")
+    return header, (shape, data)
 
 
 def _speaker(recording: Path) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -51,10 +52,10 @@ def make_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Write a file that appears complete or not at all.
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Write a file that appears complete or not at all: yields a temporary file, empty and closed.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and then take the final name in one step.
+    It lies in the same folder; what was written to it reaches the disk, and then takes the final name in one step.
     Whatever goes wrong, the temporary file is removed and an older file under that name is left as it was.
 
     Args:
@@ -65,51 +66,78 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         StorageError: no permission, no space.
     """
     make_folder(path.parent)
-    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = Path(stream.name)
-            yield stream
-            stream.flush()
+        with temporary_file(path.parent, f".{path.name}.") as temporary:
+            yield temporary
             if durable:
-                os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
+                with temporary.open("r+b") as stream:
+                    os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
     except OSError as error:
         raise storage_error("write", path, error) from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """:func:`atomic_write` for what writes to a path of its own: yields the temporary file, empty and closed."""
-    make_folder(path.parent)
-    temporary: Path | None = None
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """:func:`atomic_path`, opened for writing."""
+    with atomic_path(path, durable=durable) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+_unfinished: set[Path] = set()
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path | None = None, prefix: str = "aasvc-") -> Iterator[Path]:
+    """An empty file that is removed afterwards, if it still has that name; raises OSError."""
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=prefix)
+    path = Path(name)
+    _unfinished.add(path)
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
         os.close(descriptor)
-        yield temporary
-        if durable:
-            with temporary.open("r+b") as stream:
-                os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise storage_error("write", path, error) from None
+        yield path
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with contextlib.suppress(OSError):
+            path.unlink()
+        _unfinished.discard(path)
+
+
+def abandon_unfinished() -> None:
+    """Remove the temporary files of this process, before it ends without any more ado."""
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a process that was killed has left of a file that it was writing."""
+    from glob import escape
+
+    for leftover in path.parent.glob(f".{escape(path.name)}.*"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def file_sha256(path: Path, on_done: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits; raises StorageError.
+
+    Args:
+        on_done: told the bytes done
+    """
+    digest, done = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                done += len(block)
+                if on_done:
+                    on_done(done)
+    except OSError as error:
+        raise storage_error("read", path, error) from None
+    return digest.hexdigest()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import email.utils
-import hashlib
 import json
 import os
 import random
@@ -25,7 +24,7 @@ from urllib.parse import urljoin, urlsplit
 
 from aasvc_cli import __version__
 from aasvc_cli.errors import DownloadError
-from aasvc_cli.storage.files import make_folder, remove_file, storage_error, write_json
+from aasvc_cli.storage.files import file_sha256, make_folder, remove_file, storage_error, write_json
 
 if TYPE_CHECKING:
     import requests
@@ -535,21 +534,6 @@ class _Bearer:
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self.token}"
         return request
-
-
-def file_sha256(path: Path, on_done: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits; raises StorageError."""
-    digest, done = hashlib.sha256(), 0
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-                done += len(block)
-                if on_done:
-                    on_done(done)
-    except OSError as error:
-        raise storage_error("read", path, error) from None
-    return digest.hexdigest()
 
 
 def distrust(path: Path) -> None:

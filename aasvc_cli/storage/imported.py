@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.errors import StorageError
+from aasvc_cli.errors import DataError, StorageError
 from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.files import make_folder, read_json, storage_error, write_json
+from aasvc_cli.storage.files import file_sha256, make_folder, read_json, storage_error, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,14 @@ def import_once(
         StorageError: a file cannot be read.
     """
     hashes = {path.name: _sha256(home, path) for path in files}
-    key = hashlib.sha256(json.dumps([_VERSION, sorted(hashes.items())]).encode()).hexdigest()[:16]
+    key = _key(hashes)
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.absolute().name).strip('.-') or 'model'}-{key}"
     provenance = {
         "published_folder": folder.absolute().name,
         "files": {path.name: {"bytes": path.stat().st_size, "sha256": hashes[path.name]} for path in files},
     }
     place = home.imported / name
+    _note_origin(home, name, files)
     if place.is_dir():
         return place
     with contextlib.ExitStack() as stack:
@@ -79,6 +80,33 @@ def import_once(
     return place
 
 
+def made_again(home: Home) -> list[Path]:
+    """Folders that the next use of a published one would make again: its files are where they were, unchanged."""
+    found = []
+    for place in sorted(home.imported.glob("[!.]*/")):
+        with contextlib.suppress(DataError, StorageError, KeyError, TypeError):  # no note, or no such files any more
+            files = [Path(name) for name in read_json(_origin_note(home, place.name), "where it came from")["files"]]
+            if place.name.endswith(f"-{_key({path.name: _sha256(home, path) for path in files})}"):
+                found.append(place)
+    return found
+
+
+def _key(hashes: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps([_VERSION, sorted(hashes.items())]).encode()).hexdigest()[:16]
+
+
+def _origin_note(home: Home, name: str) -> Path:
+    return home.imported / ".seen" / f"{name}.json"
+
+
+def _note_origin(home: Home, name: str, files: Sequence[Path]) -> None:
+    """Remember where the files are; without it, nobody could tell whether the folder can be made again."""
+    note, tree = _origin_note(home, name), {"files": [str(path.resolve()) for path in files]}
+    with contextlib.suppress(DataError, StorageError):
+        if not note.is_file() or read_json(note, "where it came from") != tree:
+            write_json(note, tree)
+
+
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     from filelock import FileLock
@@ -104,10 +132,9 @@ def _sha256(home: Home, path: Path) -> str:
             seen = read_json(note, "a remembered checksum")
             if seen["state"] == state:
                 return str(seen["sha256"])
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise storage_error("read", path, error) from None
+    digest = file_sha256(path)
     with contextlib.suppress(StorageError):
         write_json(note, {"state": state, "sha256": digest})
     return digest

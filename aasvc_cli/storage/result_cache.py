@@ -17,21 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aasvc_cli.errors import StorageError
-from aasvc_cli.storage.files import atomic_write, storage_error
+from aasvc_cli.storage.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Arrays = dict[str, npt.NDArray[np.generic]]
-
-
-def content_key(path: Path) -> str:
-    """A name for the bytes of a file; raises StorageError."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise storage_error("read", path, error) from None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from aasvc_cli.errors import AudioError, DataError
-from aasvc_cli.storage.files import atomic_path, audio_format, audio_name, forward_reader, readable, storage_error
+from aasvc_cli.storage.files import (
+    atomic_path,
+    audio_format,
+    audio_name,
+    forward_reader,
+    readable,
+    storage_error,
+    temporary_file,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +183,7 @@ def sound_writer(path: Path, sample_rate: int, format_name: str, stdout: IO[byte
         yield lambda samples: _all(stdout, encode_raw(samples, format_name))
         stdout.flush()
         return
-    with temporary_file() as temporary:
+    with _somewhere() as temporary:
         with _writer(temporary, sample_rate, format_name) as write:
             yield write
         with temporary.open("rb") as stream:
@@ -234,20 +242,14 @@ def encode_raw(samples: Wave, encoding: str) -> bytes:
 
 
 @contextlib.contextmanager
-def temporary_file() -> Iterator[Path]:
-    """An empty file that is removed afterwards."""
-    folder = Path(tempfile.gettempdir())
-    try:
-        descriptor, name = tempfile.mkstemp(prefix="aasvc-")
-    except OSError as error:
-        raise storage_error("write", folder, error) from None
-    os.close(descriptor)
-    path = Path(name)
-    try:
+def _somewhere() -> Iterator[Path]:
+    """A temporary file where the system wants such; raises StorageError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(temporary_file())
+        except OSError as error:
+            raise storage_error("write", Path(tempfile.gettempdir()), error) from None
         yield path
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 @contextlib.contextmanager
@@ -258,7 +260,7 @@ def spooled(stream: IO[bytes]) -> Iterator[Path]:
         AudioError: nothing came.
         StorageError: no space.
     """
-    with temporary_file() as path:
+    with _somewhere() as path:
         try:
             with path.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)

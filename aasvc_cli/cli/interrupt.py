@@ -1,0 +1,126 @@
+"""Ctrl-C is answered within a second, whatever the program is at.
+
+Python raises KeyboardInterrupt between two steps of the main thread. That takes as long as whatever the main thread is
+at (a library being loaded, machine code being compiled, a process being waited for), and libraries that are interrupted
+in a bad moment swallow it or make another error of it. So a thread watches: if the program has not ended by itself soon
+after the signal, it removes half-written files, ends the processes that were started, and ends the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from aasvc_cli.cli.output import EXIT_INTERRUPTED
+
+PATIENCE_SECONDS = 0.7
+"""From the signal to the end of the program, if it does not end by itself before."""
+SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
+"""Takes away the line of a progress bar, and gives back the cursor that it hides."""
+
+
+class Watch:
+    """What is known of signals that ask the program to stop.
+
+    Attributes:
+        asked: there was one
+        answered: the user has been told
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.answered = False
+        self._in_order = False
+        self._numbers: set[int] = set()
+        self._over = threading.Event()
+
+    @contextlib.contextmanager
+    def over(self, *numbers: int, alone: bool) -> Iterator[None]:
+        """Meanwhile, these signals raise KeyboardInterrupt, and it is seen to it that the program ends.
+
+        Args:
+            alone: no launcher watches over this process
+        """
+        # a program that a script has put into the background does not hear Ctrl-C, and shall not
+        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        self.asked = self.answered = False
+        self._numbers, self._over = set(before), threading.Event()
+        for number in before:
+            signal.signal(number, self._interrupt)
+        try:
+            with self._told_at_once() if alone else contextlib.nullcontext():
+                yield
+        finally:
+            self._over.set()
+            self.asked = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def _told_at_once(self) -> Iterator[None]:
+        """Meanwhile, the system tells a thread of each signal, whatever the main thread is at."""
+        told, tell = os.pipe()
+        try:
+            os.set_blocking(tell, False)
+            signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        except (OSError, ValueError, AttributeError):  # not everywhere
+            yield
+            return
+        with contextlib.suppress(AttributeError):  # the signals of a forked process are its own
+            os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=self._watch, args=(told, self._over), name="ctrl-c", daemon=True).start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            os.close(tell)  # which ends the thread
+
+    @contextlib.contextmanager
+    def stopping_in_order(self) -> Iterator[None]:
+        """Meanwhile, a signal is answered by somebody else, and takes its time; but for a Ctrl-C after that."""
+        self._in_order = True
+        try:
+            yield
+        finally:
+            self._in_order = False
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def _watch(self, told: int, over: threading.Event) -> None:
+        begun = False
+        while number := os.read(told, 1):
+            if number[0] not in self._numbers:
+                continue
+            if self._in_order and not (begun and number[0] == signal.SIGINT):
+                begun = True
+                continue
+            self.asked = True
+            if not over.wait(PATIENCE_SECONDS):
+                self._end()
+        os.close(told)
+
+    def _end(self) -> None:
+        """End everything, with as little as possible that could go wrong."""
+        from aasvc_cli.storage.files import abandon_unfinished
+
+        multiprocessing = sys.modules.get("multiprocessing.process")
+        with contextlib.suppress(Exception):
+            for process in list(getattr(multiprocessing, "_children", ())):
+                process.kill()
+        abandon_unfinished()
+        with contextlib.suppress(OSError):
+            if os.isatty(2):
+                os.write(2, SHOW_CURSOR)
+            if not self.answered:
+                os.write(2, b"aasvc: interrupted\n")
+        os._exit(EXIT_INTERRUPTED)
+
+
+watch = Watch()
+"""Of this process."""
