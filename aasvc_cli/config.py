@@ -319,10 +319,11 @@ class TrainConfig:
     losses and weights stay in float32. ``auto`` takes bf16 where the processor multiplies it natively, else fp16 on a
     GPU."""
     compile: bool = False
-    """Compile the conformer blocks (``torch.compile``); where that fails, training goes on without it."""
+    """Compile the conformer blocks (``torch.compile``); where that fails, training goes on without it. For a GPU: on a
+    CPU it takes minutes and steps become no faster."""
     checkpointing: bool = False
-    """Keep only the input of each conformer block and compute the rest again for the gradient: the same result from
-    less memory in more time."""
+    """Keep only the input of conformer blocks and compute the rest again for the gradient: the same result from less
+    memory in more time."""
     n_workers: int = option(0, minimum=0)
     """Processes that load batches ahead; 0 loads between the steps."""
     time_limit: str | None = None

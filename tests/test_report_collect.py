@@ -298,6 +298,15 @@ def test_the_curves_of_a_log_are_its_values_and_broken_lines_are_left_out(tmp_pa
     training = collect.training_of(log, "run")
     assert training is not None
     assert [curve.name for curve in training.curves] == ["lr"]
+    log.write_text(  # a vocoder: losses here, other measures there
+        '{"kind": "train", "step": 1, "stage": "pitch", "total": 3.0}\n{"kind": "dev", "step": 1, "log_mel": 0.5}\n',
+        encoding="utf-8",
+    )
+    training = collect.training_of(log, "run")
+    assert training is not None
+    assert [(curve.name, list(curve.train), list(curve.dev)) for curve in training.curves] == [
+        ("total", [(1, 3.0)], []), ("log mel", [], [(1, 0.5)]),
+    ]  # fmt: skip
     log.write_text("", encoding="utf-8")
     assert collect.training_of(log, "run") is collect.training_of(tmp_path / "none", "run") is None
 

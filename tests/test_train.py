@@ -167,7 +167,7 @@ def test_previews_are_pictures_and_sounds(trained: Home):
 def test_the_page_of_previews_has_the_last_steps_beside_source_and_target(
     trained: Home, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("aasvc_cli.pipeline.train.PREVIEW_STEPS", 2)
+    monkeypatch.setattr("aasvc_cli.report.collect.PREVIEW_STEPS", 2)
     result = train(trained, _config(trained, max_steps=3, preview_every=1, n_previews=1), tag="seen")
     pages = result.folder / "previews"
     assert len(list(pages.glob("*.wav"))) == 3

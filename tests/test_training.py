@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aasvc_cli.config import Config, TrainConfig, override, parse_config
 from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import TrainingError
+from aasvc_cli.model.conformer import ConformerBlock
 from aasvc_cli.training import Averaged, DivergenceGuard, Trainer, learning_rate
 
 CPU = torch.device("cpu")
@@ -179,13 +180,27 @@ def test_running_statistics_of_batch_norms_are_averaged_with_the_weights():
 def test_checkpointing_changes_no_bit_of_the_result(mask_padding):
     states = []
     for checkpointing in (False, True):
-        config = override(_config(), {"model.mask_padding": mask_padding, "train.checkpointing": checkpointing})
-        trainer = Trainer(config, CPU)
+        changes = {"model.mask_padding": mask_padding, "train.checkpointing": checkpointing}
+        changes |= {"model.encoder_layers": 2, "model.decoder_layers": 3}
+        trainer = Trainer(override(_config(), changes), CPU)
         for step in range(3):
             trainer.update([_batch(seed=step)])
         states.append(trainer.state()[0])
     plain, checkpointed = states
     assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+
+
+def test_checkpointing_computes_all_blocks_but_the_last_of_a_stack_twice():
+    changes = {"train.checkpointing": True, "model.encoder_layers": 2, "model.decoder_layers": 3}
+    trainer = Trainer(override(_config(), changes), CPU)
+    calls: list[str] = []
+    for name, part in trainer.model.named_modules():
+        if isinstance(part, ConformerBlock):
+            part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    trainer.update([_batch()])
+    assert {name.rpartition(".blocks")[0] + name[-1]: calls.count(name) for name in calls} == {
+        "encoder.conformer0": 2, "encoder.conformer1": 1, "decoder0": 2, "decoder1": 2, "decoder2": 1,
+    }  # fmt: skip
 
 
 class HostReads(TorchDispatchMode):

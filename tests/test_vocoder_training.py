@@ -34,6 +34,7 @@ from aasvc_cli.vocoder.discriminators import (
 from aasvc_cli.vocoder.istft import IstftVocoder
 from aasvc_cli.vocoder.spectral_losses import SpectralLoss, magnitudes
 from aasvc_cli.vocoder_training import CropSource, Recording, VocoderTrainer
+from tests.pages import parse
 
 TINY = {
     "features": {"mel": {"sample_rate": 16000, "n_fft": 512, "hop_length": 256, "n_mels": 20}},
@@ -266,7 +267,12 @@ class TestRun:
         assert [report.step for report in reports if report.dev] == [3, 6, 9]
         assert {"log_mel", "pitch_cents", "voicing_errors", "mcd", "f0_rmse"} <= result.dev.keys()
         assert ("dnsmos" in result.dev) == (missing_for("mos") is None)
-        assert len(list((result.folder / "previews").iterdir())) == 2
+        assert len(list((result.folder / "previews").iterdir())) == 3
+        page = parse((result.folder / "previews" / "index.html").read_text(encoding="utf-8"))
+        assert [take.find("strong")[0].text for take in page.find("div", class_="take")] == ["step 9", "target"]
+        assert page.find("h1")[0].text == "female_mine, step 9"
+        captions = [caption.find("strong")[0].text for caption in page.find("figcaption")]
+        assert {"total", "adversarial", "log mel", "pitch cents"} <= set(captions)
         mel = tiny().features.mel
         vocoder = build_vocoder("female_mine", mel, home=trained)
         assert isinstance(vocoder, IstftVocoder)

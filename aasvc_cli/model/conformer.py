@@ -317,7 +317,10 @@ class Conformer(nn.Module):
         self.width = width
         self.mask_padding = mask_padding
         self.checkpointing = False
-        """In training, keep only the input of each block and compute the rest again for the gradient."""
+        """In training, keep only the input of each block but the last, and compute the rest again for the gradient.
+
+        The gradient of the last block comes first, and needs as much memory as that of any other later on.
+        """
         self.between_blocks: Callable[[], None] | None = None
         """Called between blocks, forward and backward, when most of the memory that a block needs is free again."""
         self.positions = ScaledRelativePositions(width, positional_dropout)
@@ -331,7 +334,7 @@ class Conformer(nn.Module):
         recompute = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             self._pause(x)
-            if recompute:
+            if recompute and block is not self.blocks[-1]:
                 arguments = (x, positions, padding, conv_padding)
                 x = checkpoint(block, *arguments, use_reentrant=False, context_fn=_recomputation_contexts)
             else:

@@ -48,9 +48,6 @@ from aasvc_cli.voice import find_voice, pick_device, read_voice
 if TYPE_CHECKING:
     from aasvc_cli.report.page import Alignment
 
-PREVIEW_STEPS = 4
-"""Steps, up to the last one, on the page of previews."""
-_PREVIEW_STEP = re.compile(r"step-(\d+)-")
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
 INIT_FILE = "init.json"
@@ -584,29 +581,18 @@ class _Run:
 
     def _preview_page(self, step: int, alignments: dict[str, Alignment]) -> None:
         """One page of the latest previews, to listen to in a browser."""
-        from aasvc_cli.report.collect import preview_page
+        from aasvc_cli.report.collect import latest_previews, preview_page
         from aasvc_cli.report.page import render
 
         folder = self.folder / "previews"
         pairs = self.dev_set.pairs[: self.config.train.n_previews]
-        steps = {int(found[1]) for path in folder.glob("step-*") if (found := _PREVIEW_STEP.match(path.name))}
-        latest = sorted(before for before in steps if before <= step)[-PREVIEW_STEPS:]
-        conversions = {
-            pair.utterance_id: {
-                before: path
-                for before in latest
-                if (path := folder / f"step-{before:06d}-{pair.utterance_id}.wav").is_file()
-            }
-            for pair in pairs
+        recordings: dict[str, tuple[Path | None, Path]] = {
+            pair.utterance_id: (pair.source, pair.target) for pair in pairs
         }
         page = preview_page(
-            self.folder.name,
-            {pair.utterance_id: (pair.source, pair.target) for pair in pairs},
-            conversions,
-            alignments,
-            log=self.folder / "log.jsonl",
-            best_step=self.best_step or None,
-        )
+            self.folder.name, recordings, latest_previews(folder, recordings, step), alignments,
+            log=self.folder / "log.jsonl", best_step=self.best_step or None,
+        )  # fmt: skip
         write_text(folder / "index.html", render(page))
 
 

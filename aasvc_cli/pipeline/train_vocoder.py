@@ -23,7 +23,7 @@ from aasvc_cli.metrics import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_r
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
-from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json
+from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json, write_text
 from aasvc_cli.storage.run_folder import LAST, RunFolder
 from aasvc_cli.training import FREE_TO_CHANGE, with_precision
 from aasvc_cli.training_report import Meter, TrainingReport
@@ -396,6 +396,22 @@ class _Run:
                 write_bytes(base.with_name(base.name + "-mel.png"), mel_figure(mels, self.mel.frames_per_second))
                 write_audio(base.with_name(base.name + ".wav"), np.clip(wave, -1.0, 1.0), self.mel.sample_rate)
             trainer.generator.train()
+        self._preview_page(trainer.step)
+
+    def _preview_page(self, step: int) -> None:
+        """One page of the latest previews and of the curves, to open in a browser."""
+        from aasvc_cli.report.collect import latest_previews, preview_page
+        from aasvc_cli.report.page import render
+
+        folder = self.folder.path / "previews"
+        recordings = {
+            pair.utterance_id: (None, pair.target) for pair in self.manifest.sets["dev"][: self.config.train.n_previews]
+        }
+        page = preview_page(
+            self.folder.path.name, recordings, latest_previews(folder, recordings, step), {},
+            log=self.folder.path / "log.jsonl", done="synthesised",
+        )  # fmt: skip
+        write_text(folder / "index.html", render(page))
 
 
 def _pitch_errors(found: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:

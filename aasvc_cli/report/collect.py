@@ -10,8 +10,9 @@ import importlib
 import itertools
 import json
 import math
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,9 @@ DIGITS = {
 """Digits after the point, where they are not two."""
 BASELINE, CEILING = "source", "target"
 """Keys of the references: the unconverted source recordings and the target's own."""
+PREVIEW_STEPS = 4
+"""Previews of a training that are heard side by side."""
+PREVIEW_NAME = re.compile(r"step-(\d+)-")
 NO_CURVES = frozenset({"kind", "step", "seconds", "epoch"})
 """Entries of a log that are not worth a curve."""
 
@@ -220,30 +224,45 @@ def training_of(log: Path, name: str, best_step: int | None = None) -> Training 
         for key, value in entry.items():
             if key not in NO_CURVES and isinstance(value, (int, float)) and not isinstance(value, bool):
                 points.setdefault(key, {}).setdefault(kind, []).append((step, float(value)))
-    # what is measured on held-out pairs as well tells enough
-    names = [key for key in points if "dev" in points[key]] or list(points)
+    # What is measured on held-out pairs as well tells enough; a vocoder has other measures there than losses.
+    held_out = [key for key in points if "dev" in points[key]]
+    names = held_out if any("train" in points[key] for key in held_out) else list(points)
     curves = tuple(
         Curve(key.replace("_", " "), points[key].get("train", ()), points[key].get("dev", ())) for key in names
     )
     return Training(name, curves, best_step) if curves else None
 
 
+def latest_previews(folder: Path, utterance_ids: Iterable[str], step: int) -> dict[str, dict[int, Path]]:
+    """Sounds of the last few previews up to a step: utterance -> step -> ``step-<step>-<utterance>.wav``."""
+    steps = {int(found[1]) for path in folder.glob("step-*.wav") if (found := PREVIEW_NAME.match(path.name))}
+    latest = sorted(before for before in steps if before <= step)[-PREVIEW_STEPS:]
+    return {
+        utterance_id: {
+            before: path for before in latest if (path := folder / f"step-{before:06d}-{utterance_id}.wav").is_file()
+        }
+        for utterance_id in utterance_ids
+    }
+
+
 def preview_page(
     name: str,
-    recordings: Mapping[str, tuple[Path, Path]],
+    recordings: Mapping[str, tuple[Path | None, Path]],
     conversions: Mapping[str, Mapping[int, Path]],
     alignments: Mapping[str, Alignment],
     *,
     log: Path,
     best_step: int | None = None,
+    done: str = "converted",
 ) -> Page:
     """The page of a training under way: what it made of a few held-out utterances, step by step.
 
     Args:
         name: of the run
-        recordings: utterance -> source and target recording
+        recordings: utterance -> source and target recording; a vocoder has no source
         conversions: utterance -> step -> recording
         alignments: utterance -> alignment of the last step
+        done: what is done with utterances, in a word
     """
     steps = sorted({step for by_step in conversions.values() for step in by_step})
     training = training_of(log, name, best_step)
@@ -251,7 +270,7 @@ def preview_page(
     utterances = []
     for utterance_id, (source, target) in recordings.items():
         made = conversions.get(utterance_id, {})
-        wanted: list[tuple[Role, str, str, Path]] = [("source", "source", "", source)]
+        wanted: list[tuple[Role, str, str, Path]] = [] if source is None else [("source", "source", "", source)]
         wanted += [("conversion", f"step {step:,}", f"step-{step}", made[step]) for step in steps if step in made]
         wanted.append(("target", "target", "", target))
         takes = []
@@ -264,7 +283,7 @@ def preview_page(
         utterances.append(Utterance(utterance_id, takes=tuple(takes), alignments=found))
     return Page(
         title=f"{name}, step {steps[-1]:,}" if steps else name,
-        lead="A training under way: held-out sentences as they are converted now and were converted before.",
+        lead=f"A training under way: held-out sentences as they are {done} now and were {done} before.",
         systems=tuple(System(f"step-{step}", f"step {step:,}") for step in steps),
         utterances=tuple(utterances),
         trainings=() if training is None else (training,),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from aasvc_cli.config import parse_config, read_config_file, read_preset
 from aasvc_cli.storage.cache import bundled
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
@@ -24,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--scores", type=Path, help="written by `aasvc evaluate`; by default the run's own")
+    parser.add_argument("--note", help="what else is to be known of the training")
     parser.add_argument("--out", type=Path, default=bundled("voice"))
     arguments = parser.parse_args()
 
@@ -34,6 +36,8 @@ def main() -> None:
     for name in ("config.yaml", "stats.json"):
         write_text(arguments.out / name, (arguments.run / name).read_text(encoding="utf-8"))
     data = read_json(arguments.run / "data.json", "the data of the run")
+    train = parse_config(read_config_file(arguments.run / "config.yaml"), "config.yaml").train
+    usual = read_preset("small").train.max_steps
     scores = read_json(arguments.scores or arguments.run / "scores-eval.json", "the scores of the run")
     write_json(
         arguments.out / "card.json",
@@ -43,11 +47,18 @@ def main() -> None:
             "data": f"{len(data['train'])} parallel sentences of synthetic speech by Kokoro-82M v1.0 (Apache-2.0), "
             "voices jm_kumo and jf_alpha; the sentences come from a small grammar",
             "licence": "MIT",
-            "training": "aasvc train --conf small",
+            "training": "aasvc train --conf small"
+            + (f" --max-steps {train.max_steps}" if train.max_steps != usual else "")
+            + (f" ({arguments.note})" if arguments.note else ""),
             "step": header["step"],
             "dev": header["dev"],
-            "scores": {"mode": scores["mode"], "set": "eval, 20 pairs never trained on", "mean": scores["corpus"]},
-            "limits": "made for its training speaker: other voices, noise and rooms are converted less well",
+            "scores": {
+                "set": "eval, 20 pairs never trained on, through the bundled vocoder",
+                "mean": scores["corpus"],
+                "target_recordings": scores["ceiling"],
+            },
+            "limits": "made for its training speaker; other voices, noise and rooms are converted less well, though "
+            "sources were varied in training",
             "vocoder": BUNDLED,
         },
     )
