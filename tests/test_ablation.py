@@ -1,4 +1,4 @@
-"""The benchmark that compares settings by short trainings."""
+"""The benchmarks that compare settings, and ways to predict durations, by short trainings."""
 
 from __future__ import annotations
 
@@ -18,21 +18,31 @@ import yaml
 from conftest import TINY
 
 from aasvc_cli.config import LossConfig
+from aasvc_cli.corpus import read_manifest
+from aasvc_cli.dataset import PairDataset, collate
+from aasvc_cli.features import feature_key
 from aasvc_cli.losses import total_loss
 from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.feature_store import FeatureStore
+from aasvc_cli.voice import load_voice
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "ablation.py"
 
 
-@pytest.fixture(scope="module")
-def ablation() -> ModuleType:
-    """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("ablation", SCRIPT)
+def _script(name: str) -> ModuleType:
+    """A benchmark, as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["ablation"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def ablation() -> ModuleType:
+    """The script that compares settings."""
+    return _script("ablation")
 
 
 def _tiny() -> list[str]:
@@ -106,3 +116,30 @@ def test_a_setting_that_acts_at_conversion_needs_no_training_of_its_own(ablation
     states = [(trained.root / "ablation" / name / "best.safetensors").read_bytes() for name in (
         "small", "small@model.max_duration=1")]  # fmt: skip
     assert states[0] == states[1]
+
+
+def test_predictors_of_durations_learn_on_a_voice_that_stays_as_it_is(
+    trained: Home, capsys: pytest.CaptureFixture[str]
+):
+    durations = _script("durations")
+    voice = load_voice(trained.exp / "male_female_tiny")
+    pairs = read_manifest(trained, None).sets["train"]
+    store = FeatureStore(trained.features, voice.config.features, feature_key)
+    pair_set = PairDataset(pairs, store.load, voice.stats)
+    data = [durations.known(voice, collate([pair_set[0], pair_set[1]]))]
+    assert data[0].durations.sum(1).tolist() == data[0].batch.target_lengths.tolist()
+    for changes in (durations.PREDICTORS["stochastic, tokens"], durations.PREDICTORS["poisson, trained branch"]):
+        begun, learnt = (durations.trained(voice, changes, data, steps, 1e-2) for steps in (0, 60))
+        torch.manual_seed(0)
+        before = float(durations.loss_of(begun, data[0]).detach())
+        torch.manual_seed(0)
+        assert float(durations.loss_of(learnt, data[0]).detach()) < before
+        for name, tensor in voice.model.state_dict().items():
+            if not name.startswith("duration_"):
+                assert torch.equal(learnt.state_dict()[name], tensor), name
+    command = ["--voice", str(voice.folder), "--home", str(trained.root), "--steps", "1", "--pairs", "2", "--json"]
+    durations.main([*command, "--only", "poisson, tokens"])
+    *_, as_json = capsys.readouterr().out.splitlines()
+    rows = json.loads(as_json)
+    assert [row["duration_rounding"] for row in rows] == ["nearest", "nearest", "cumulative", "cumulative"]
+    assert all(row["ratio"] > 0.0 for row in rows)
