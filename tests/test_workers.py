@@ -1,0 +1,147 @@
+"""Worker processes: what they give back, what they remember, and that they can be ended at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aasvc_cli.errors import AudioError, ConfigError
+from aasvc_cli.storage.files import atomic_write, remove_unfinished
+from aasvc_cli.workers import THREAD_VARIABLES, Workers, core_count
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+
+
+class Counting:
+    """Counts how often it was called in its process, and says in which."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, item: int) -> tuple[int, int, int]:
+        self.calls += 1
+        time.sleep(0.05)
+        return item, self.calls, os.getpid()
+
+
+def misbehave(how: str) -> str:
+    """Whatever an item can do to its process."""
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "fault":
+        raise ZeroDivisionError("by zero")
+    if how == "audio":
+        raise AudioError("a.wav: no such file", "missing")
+    if how == "config":
+        raise ConfigError("a.yaml", ["one: fault", "another: fault"])
+    if how == "threads":
+        return os.environ[THREAD_VARIABLES[0]]
+    return how
+
+
+def write_for_ever(path: Path) -> str:
+    """Never ends, unless it is only to wait until the other one has begun."""
+    begun = path.with_name("begun")
+    while path.name == "wait":
+        if begun.exists():
+            return "waited"
+        time.sleep(0.02)
+    with atomic_write(path) as stream:
+        stream.write(b"half")
+        stream.flush()
+        begun.touch()
+        while True:
+            with contextlib.suppress(KeyboardInterrupt) if path.name == "stubborn" else contextlib.nullcontext():
+                time.sleep(0.1)
+
+
+def refuse(item: Any) -> Any:
+    raise AssertionError(f"{item} was killed")
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    with Workers(2) as workers:
+        yield workers
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def test_every_item_is_done_once_by_processes_that_remember(workers: Workers):
+    done = list(workers.spread(Counting(), range(8), killed=refuse))
+    assert sorted(item for item, _, _ in done) == list(range(8))
+    pids = {pid for _, _, pid in done}
+    assert 1 <= len(pids) <= 2 and os.getpid() not in pids
+    for pid in pids:
+        assert [calls for _, calls, other in done if other == pid] == list(
+            range(1, 1 + sum(o == pid for *_, o in done))
+        )
+    again = list(workers.spread(Counting(), range(4), killed=refuse))
+    assert {pid for _, _, pid in again} <= pids, "they serve again"
+    assert min(calls for _, calls, _ in again) == 1, "another function remembers for itself"
+    workers.close()
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_items_are_taken_as_they_are_needed(workers: Workers):
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    outcomes = workers.spread(Counting(), items(), killed=refuse)
+    next(outcomes)
+    assert len(taken) == 2
+    outcomes.close()
+
+
+def test_an_item_that_kills_its_process_costs_that_item_alone(workers: Workers):
+    swept: list[str] = []
+    done = list(
+        workers.spread(misbehave, ["a", "die", "b", "die", "c"], killed=lambda item: f"{item}d", sweep=swept.append)
+    )
+    assert sorted(done) == ["a", "b", "c", "died", "died"]
+    assert swept == ["die", "die"]
+
+
+def test_errors_arrive_as_they_were_raised(workers: Workers):
+    with pytest.raises(AudioError, match=r"a\.wav") as audio:
+        list(workers.spread(misbehave, ["audio"], killed=refuse))
+    assert audio.value.code == "missing"
+    with pytest.raises(ConfigError, match="one: fault; another: fault") as config:
+        list(workers.spread(misbehave, ["config"], killed=refuse))
+    assert config.value.faults == ("one: fault", "another: fault")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: by zero") as fault:
+        list(workers.spread(misbehave, ["fault"], killed=refuse))
+    assert "in misbehave" in fault.value.__notes__[0]
+    assert list(workers.spread(misbehave, ["a"], killed=refuse)) == ["a"], "the next ones are not harmed"
+
+
+def test_threads_are_shared_out(workers: Workers, monkeypatch: pytest.MonkeyPatch):
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert list(workers.spread(misbehave, ["threads"], killed=refuse)) == [str(max(1, core_count() // 2))]
+
+
+@pytest.mark.parametrize("name", ["willing", "stubborn"])
+def test_what_was_being_written_is_removed_when_the_work_is_given_up(workers: Workers, tmp_path: Path, name: str):
+    items = [tmp_path / name, tmp_path / "wait"]
+    outcomes = workers.spread(write_for_ever, items, killed=refuse, sweep=remove_unfinished)
+    assert next(outcomes) == "waited"
+    assert len(list(tmp_path.iterdir())) == 2
+    outcomes.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
