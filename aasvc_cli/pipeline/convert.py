@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
     "ConvertedFile",
     "Converter",
     "FailedFile",
+    "Options",
     "SkippedFile",
     "convert_files",
     "convert_set",
@@ -198,7 +199,7 @@ class _Loading:
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Settings:
     """What is the same for all recordings of a run.
 
     Attributes:
@@ -234,6 +235,33 @@ class _Tally:
     n_skipped: int = 0
 
 
+class Options(TypedDict, total=False):
+    """What all ways of converting have in common.
+
+    Keys:
+        device, vocoder, source_stats, on_message: as for :meth:`Converter.load`
+        seed, noise_scale, speed: as for :meth:`Converter.convert`
+        skip_existing: leave out recordings whose results are there
+        workers: processes; the model is loaded in each
+        on_progress: told (done, all) recordings, or pieces if there is one long recording
+        on_file: told each recording as it is done
+        on_line: told the same as JSON-able facts, with the model and the vocoder
+    """
+
+    device: str
+    seed: int
+    noise_scale: float | None
+    speed: float
+    vocoder: str | None
+    source_stats: Path | None
+    skip_existing: bool
+    workers: int
+    on_progress: OnProgress | None
+    on_file: OnFile | None
+    on_line: OnLine | None
+    on_message: OnMessage | None
+
+
 def convert_files(
     home: Home,
     inputs: Sequence[Path] = (),
@@ -243,23 +271,12 @@ def convert_files(
     out_dir: Path | None = None,
     format_name: str | None = None,
     model: str | Path | None = None,
-    device: str = "auto",
-    seed: int = DEFAULT_SEED,
-    noise_scale: float | None = None,
-    speed: float = 1.0,
-    vocoder: str | None = None,
-    source_stats: Path | None = None,
     data: str | None = None,
     raw: RawAudio | None = None,
     spooled: Path | None = None,
     stdout: IO[bytes] | None = None,
     save_mel: Path | None = None,
-    skip_existing: bool = False,
-    workers: int = 1,
-    on_progress: OnProgress | None = None,
-    on_file: OnFile | None = None,
-    on_line: OnLine | None = None,
-    on_message: OnMessage | None = None,
+    **options: Unpack[Options],
 ) -> ConvertSummary:
     """Convert recordings and folders of recordings, or recordings whose names arrive one by one.
 
@@ -270,22 +287,18 @@ def convert_files(
     Args:
         names: in place of ``inputs``; read as they are needed
         format_name: of the results, one of ``storage.sound.FORMATS``
-        model, vocoder, source_stats, data, on_message: as for :meth:`Converter.load`
+        model, data: as for :meth:`Converter.load`
         raw: the recordings have no headers, and this is what their samples are
         spooled: where the content of standard input is, for the input ``STREAM``
         stdout: for the output ``STREAM``
         save_mel: also write the log-mel before the vocoder, (T, M) float32, for one recording
-        skip_existing: leave out recordings whose results are there
-        workers: processes; the model is loaded in each
-        on_progress: told (done, all) recordings, or pieces if there is one long recording
-        on_file: told each recording as it is done
-        on_line: told the same as JSON-able facts, with the model and the vocoder
+        options: :class:`Options`
 
     Raises:
         DataError: inputs and outputs do not go together, or two results would get the same name; nothing was converted.
         ModelError: the model cannot be used.
     """
-    check_options(noise_scale, speed)
+    settings = _settings(options, raw=raw, spooled=spooled, save_mel=save_mel)
     jobs: Sequence[Job] | Iterator[Job | Refused]
     if names is not None:
         if out_dir is None:
@@ -302,68 +315,53 @@ def convert_files(
                 f"--data {data}: {folder} has its own statistics of its source speaker; leave --data out, or replace "
                 "them with --source-stats"
             )
-    return _run(
-        jobs, _Loading(home, model, device, vocoder, source_stats, data),
-        _Options(seed, noise_scale, speed, raw, spooled, save_mel), folder=out_dir, stdout=stdout,
-        skip_existing=skip_existing, workers=workers, on_progress=on_progress, on_file=on_file, on_line=on_line,
-        on_message=on_message,
-    )  # fmt: skip
+    return _run(jobs, _loading(home, model, data, options), settings, options, folder=out_dir, stdout=stdout)
 
 
 def convert_set(
-    home: Home,
-    set_name: str,
-    *,
-    model: str | Path | None,
-    data: str | None = None,
-    device: str = "auto",
-    seed: int = DEFAULT_SEED,
-    noise_scale: float | None = None,
-    speed: float = 1.0,
-    vocoder: str | None = None,
-    source_stats: Path | None = None,
-    skip_existing: bool = False,
-    workers: int = 1,
-    on_progress: OnProgress | None = None,
-    on_file: OnFile | None = None,
-    on_line: OnLine | None = None,
-    on_message: OnMessage | None = None,
+    home: Home, set_name: str, *, model: str | Path | None, data: str | None = None, **options: Unpack[Options]
 ) -> ConvertSummary:
     """Convert a set of the prepared data that a run was trained on, to ``converted/<set>/<utterance_id>.wav`` in it.
 
     Args:
         data: a prepared set in place of the run's own
-        vocoder, source_stats, on_message: as for :meth:`Converter.load`
-        skip_existing, workers, on_progress, on_file, on_line: as for :func:`convert_files`
+        options: :class:`Options`
 
     Raises:
         DataError: no such prepared data, or the set is empty.
         ModelError: the model cannot be used.
     """
-    check_options(noise_scale, speed)
+    settings = _settings(options)
     voice_folder, prepared, jobs = plan_set(home, set_name, model, data)
-    return _run(
-        jobs, _Loading(home, voice_folder.absolute(), device, vocoder, source_stats, prepared),
-        _Options(seed, noise_scale, speed), folder=voice_folder / "converted" / set_name, stdout=None,
-        skip_existing=skip_existing, workers=workers, on_progress=on_progress, on_file=on_file, on_line=on_line,
-        on_message=on_message,
-    )  # fmt: skip
+    loading = _loading(home, voice_folder.absolute(), prepared, options)
+    return _run(jobs, loading, settings, options, folder=voice_folder / "converted" / set_name, stdout=None)
+
+
+def _settings(options: Options, **more: Any) -> _Settings:
+    """Raises DataError if an option is out of its range."""
+    noise_scale, speed = options.get("noise_scale"), options.get("speed", 1.0)
+    check_options(noise_scale, speed)
+    return _Settings(options.get("seed", DEFAULT_SEED), noise_scale, speed, **more)
+
+
+def _loading(home: Home, model: str | Path | None, data: str | None, options: Options) -> _Loading:
+    return _Loading(
+        home, model, options.get("device", "auto"), options.get("vocoder"), options.get("source_stats"), data
+    )
 
 
 def _run(
     jobs: Iterable[Job | Refused],
     loading: _Loading,
-    options: _Options,
+    settings: _Settings,
+    options: Options,
     *,
     folder: Path | None,
     stdout: IO[bytes] | None,
-    skip_existing: bool,
-    workers: int,
-    on_progress: OnProgress | None,
-    on_file: OnFile | None,
-    on_line: OnLine | None,
-    on_message: OnMessage | None,
 ) -> ConvertSummary:
+    skip_existing, workers = options.get("skip_existing", False), options.get("workers", 1)
+    on_progress, on_file, on_line = options.get("on_progress"), options.get("on_file"), options.get("on_line")
+    on_message = options.get("on_message")
     total = len(jobs) if isinstance(jobs, Sequence) else None
     tally = _Tally()
     loaded: list[_Loaded] = []
@@ -405,9 +403,9 @@ def _run(
 
     on_piece = on_progress if total == 1 else None
     if workers > 1 and (total is None or total > 1):
-        outcomes = _spread(to_do(), loading, options, workers if total is None else min(workers, total), on_loaded)
+        outcomes = _spread(to_do(), loading, settings, workers if total is None else min(workers, total), on_loaded)
     else:
-        outcomes = _one_by_one(to_do(), loading, options, stdout, on_loaded, on_piece)
+        outcomes = _one_by_one(to_do(), loading, settings, stdout, on_loaded, on_piece)
     with contextlib.closing(outcomes):
         for index, outcome in outcomes:
             finish(index, outcome)
@@ -444,7 +442,7 @@ def _load(loading: _Loading, on_message: OnMessage | None = None) -> tuple[Conve
 def _one_by_one(
     jobs: Iterator[tuple[int, Job]],
     loading: _Loading,
-    options: _Options,
+    settings: _Settings,
     stdout: IO[bytes] | None,
     on_loaded: Callable[[_Loaded], None],
     on_piece: OnProgress | None,
@@ -455,13 +453,13 @@ def _one_by_one(
         if converter is None:
             converter, loaded = _load(loading)
             on_loaded(loaded)
-        yield index, _convert_job(converter, job, options, stdout, on_piece)
+        yield index, _convert_job(converter, job, settings, stdout, on_piece)
 
 
 def _convert_job(
     converter: Converter,
     job: Job,
-    options: _Options,
+    settings: _Settings,
     stdout: IO[bytes] | None = None,
     on_piece: OnProgress | None = None,
 ) -> Outcome:
@@ -470,12 +468,12 @@ def _convert_job(
     n_samples, pieces, gain = 0, 0, 1.0
     mels: list[npt.NDArray[np.float32]] = []
     try:
-        if job.source == STREAM and options.spooled is None:
+        if job.source == STREAM and settings.spooled is None:
             raise DataError("standard input is not available here")
-        path = options.spooled if job.source == STREAM and options.spooled is not None else job.source
-        sound = AudioFile(path, job.name, options.raw)
+        path = settings.spooled if job.source == STREAM and settings.spooled is not None else job.source
+        sound = AudioFile(path, job.name, settings.raw)
         parts = converter.stream(
-            sound, seed=options.seed, noise_scale=options.noise_scale, speed=options.speed, on_progress=on_piece,
+            sound, seed=settings.seed, noise_scale=settings.noise_scale, speed=settings.speed, on_progress=on_piece,
             on_message=warnings.append,
         )  # fmt: skip
         # a recording that cannot be converted mostly shows it before anything is written
@@ -488,10 +486,10 @@ def _convert_job(
                 if part.pieces and pieces % _TRIM_PIECES == 0:
                     return_free_memory()
                 gain = min(gain, part.gain)
-                if options.save_mel is not None:
+                if settings.save_mel is not None:
                     mels.append(part.log_mel)
-        if options.save_mel is not None:
-            _write_array(options.save_mel, np.concatenate(mels))
+        if settings.save_mel is not None:
+            _write_array(settings.save_mel, np.concatenate(mels))
     except AasvcError as error:
         return FailedFile(job.source, error)
     return ConvertedFile(
@@ -514,7 +512,7 @@ class _Conversion:
     """Converts what a worker process is given; the model is loaded for the first of it."""
 
     loading: _Loading
-    options: _Options
+    settings: _Settings
     _loaded: tuple[Converter, _Loaded] | None = None
 
     def __call__(self, numbered: tuple[int, Job]) -> tuple[int, Outcome, _Loaded | None]:
@@ -522,7 +520,7 @@ class _Conversion:
         self._loaded = self._loaded or _load(self.loading)
         converter, loaded = self._loaded
         index, job = numbered
-        return index, _convert_job(converter, job, self.options), loaded
+        return index, _convert_job(converter, job, self.settings), loaded
 
 
 def _killed(numbered: tuple[int, Job]) -> tuple[int, Outcome, None]:
@@ -538,13 +536,15 @@ def _sweep(numbered: tuple[int, Job]) -> None:
 def _spread(
     jobs: Iterator[tuple[int, Job]],
     loading: _Loading,
-    options: _Options,
+    settings: _Settings,
     count: int,
     on_loaded: Callable[[_Loaded], None],
 ) -> Generator[tuple[int, Outcome], None, None]:
     """The outcomes of all jobs in the order in which they are done, from processes that load the model once each."""
     with Workers(count) as workers:
-        for index, outcome, loaded in workers.spread(_Conversion(loading, options), jobs, killed=_killed, sweep=_sweep):
+        for index, outcome, loaded in workers.spread(
+            _Conversion(loading, settings), jobs, killed=_killed, sweep=_sweep
+        ):
             if loaded is not None:
                 on_loaded(loaded)
             yield index, outcome
