@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ from aasvc_cli.corpus import ParallelPair
 from aasvc_cli.features import NormStats
 
 Array = npt.NDArray[np.float32]
-LENGTH_JITTER = 0.1
-"""Relative noise on lengths before bucketing, so that the same utterances do not always meet."""
+MIXING = 0.5
+"""By how many batches an utterance may move among those in order of length, so that not always the same ones meet."""
+POOL = 2
+"""Batches whose utterances, similar in their target lengths, are dealt out by their source lengths."""
 
 
 @dataclass(frozen=True)
@@ -163,15 +166,17 @@ def epoch_batches(
     seed: int,
     epoch: int,
     bucket: bool,
+    source_lengths: Sequence[int] | None = None,
     max_frames: int | None = None,
     processes: int = 1,
 ) -> list[list[int]]:
     """The batches of one epoch, a function of the arguments only.
 
     Args:
-        lengths: frames of each utterance
+        lengths: target frames of each utterance
         batch_size: utterances of each process
         bucket: put utterances of similar length together
+        source_lengths: source frames of each utterance, so that buckets can see to both sides
         max_frames: frames of each process, padding included, in place of ``batch_size``; an utterance that is longer
             is alone in its batch
         processes: among how many a batch is dealt out
@@ -182,15 +187,34 @@ def epoch_batches(
     chooser = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     chooser.shuffle(order)
+    size = batch_size * processes
+    if max_frames is not None:  # about
+        size = max(1, len(lengths) * max_frames * processes // max(1, sum(lengths)))
     if bucket:
-        order.sort(key=lambda i: lengths[i] * (1.0 + LENGTH_JITTER * chooser.random()))
+        order = _by_length(order, lengths, size, chooser)
     if max_frames is None:
-        size = batch_size * processes
+        if bucket and source_lengths is not None:
+            order = _by_source_in_pools(order, source_lengths, size, chooser)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
     else:
         batches = list(_filled(order, lengths, max_frames, processes))
     chooser.shuffle(batches)
     return batches
+
+
+def _by_length(order: Sequence[int], lengths: Sequence[int], size: int, chooser: random.Random) -> list[int]:
+    """Utterances in order of length, but for some noise."""
+    ranks = enumerate(sorted(order, key=lambda i: lengths[i]))
+    return [i for _, i in sorted((rank + MIXING * size * chooser.random(), i) for rank, i in ranks)]
+
+
+def _by_source_in_pools(
+    order: Sequence[int], source_lengths: Sequence[int], size: int, chooser: random.Random
+) -> list[int]:
+    """Utterances in order of source length within pools of some batches."""
+    first = size * (1 + chooser.randrange(POOL))
+    bounds = [0, *range(first, len(order), POOL * size), len(order)]
+    return [i for a, b in pairwise(bounds) for i in sorted(order[a:b], key=lambda i: source_lengths[i])]
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int], max_frames: int, processes: int) -> Iterator[list[int]]:
@@ -235,6 +259,7 @@ def batch_stream(
     With several processes, each gets its part of every batch; a part that would be empty is a spare one.
     """
     lengths = [pair.target_frames or 1 for pair in dataset.pairs]
+    source_lengths = [pair.source_frames or 1 for pair in dataset.pairs]
     while True:
         batches = epoch_batches(
             lengths,
@@ -242,6 +267,7 @@ def batch_stream(
             seed=seed,
             epoch=position.epoch,
             bucket=bucket,
+            source_lengths=source_lengths,
             max_frames=max_frames,
             processes=processes,
         )

@@ -192,13 +192,7 @@ class EvaluateResult:
 
     def rows(self) -> Iterator[list[str | float]]:
         """The table of utterances: a heading, then one row each; NaN where a measure is not defined."""
-        names = [measure.name for measure in self.measures]
-        yield ["system", "id", *names, "text", "recognised", "converted", "target"]
-        for each in self.utterances:
-            heard = each.transcript.text if each.transcript else ""
-            values = [each.scores.get(name, math.nan) for name in names]
-            paths = [str(each.converted), str(each.target)]
-            yield [self.name, each.utterance_id, *values, each.text or "", heard, *paths]
+        return _table([self], [measure.name for measure in self.measures])
 
 
 @dataclass(frozen=True)
@@ -234,15 +228,9 @@ class Comparison:
 
     def rows(self) -> Iterator[list[str | float]]:
         """The tables of both systems, one below the other, with the same columns."""
-        names = [m.name for m in MEASURES if m.name in self.first.corpus or m.name in self.second.corpus]
-        tail = ["text", "recognised", "converted", "target"]
-        yield ["system", "id", *names, *tail]
-        for system in self.systems:
-            for each in system.utterances:
-                values = [each.scores.get(name, math.nan) for name in names]
-                heard = each.transcript.text if each.transcript else ""
-                paths = [str(each.converted), str(each.target)]
-                yield [system.name, each.utterance_id, *values, each.text or "", heard, *paths]
+        return _table(
+            self.systems, [m.name for m in MEASURES if any(m.name in system.corpus for system in self.systems)]
+        )
 
 
 def finite(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,6 +238,17 @@ def finite(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in tree.items()
     }
+
+
+def _table(systems: Sequence[EvaluateResult], names: Sequence[str]) -> Iterator[list[str | float]]:
+    """A heading, then one row per utterance of each system."""
+    yield ["system", "id", *names, "text", "recognised", "converted", "target"]
+    for system in systems:
+        for each in system.utterances:
+            values = [each.scores.get(name, math.nan) for name in names]
+            heard = each.transcript.text if each.transcript else ""
+            paths = [str(each.converted), str(each.target)]
+            yield [system.name, each.utterance_id, *values, each.text or "", heard, *paths]
 
 
 def _summaries(summaries: Mapping[str, Summary]) -> dict[str, Any]:

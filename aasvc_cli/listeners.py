@@ -144,7 +144,9 @@ def squim_missing() -> str | None:
 
     path = Path(torch.hub.get_dir()) / SQUIM_FILE
     if not path.is_file():
-        return f'weights not found: {path}; run: python -c "{SQUIM_FETCH}"'
+        home = Path.home()  # pages that are shown to others say this, too
+        told = Path("~") / path.relative_to(home) if path.is_relative_to(home) else path
+        return f'weights not found: {told}; run: python -c "{SQUIM_FETCH}"'
     try:
         importlib.import_module("torchaudio.models")
     except (ImportError, OSError, RuntimeError) as error:

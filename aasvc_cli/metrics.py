@@ -303,9 +303,11 @@ def speaking_rate_ratio(converted: Analysis, target: Analysis) -> float:
     """Speaking rate of the conversion divided by that of the target, pauses inside the sentence included.
 
     Both say the same sentence, so this is the target's duration divided by the conversion's, without leading and
-    trailing silence. 1: as fast as the target; above 1: faster.
+    trailing silence. 1: as fast as the target; above 1: faster. NaN if either is silent.
     """
     _common_settings(converted, target)
+    if converted.silent or target.silent:
+        return math.nan
     return target.trimmed_samples / converted.trimmed_samples
 
 
@@ -466,7 +468,10 @@ def estimate_f0_range(values: Iterable[FloatArray], origin: str = "estimated") -
     """
     voiced = np.concatenate([np.zeros(0), *values])
     if not len(voiced):
-        raise DataError("no voiced frames in the target recordings to estimate the F0 range from; give it yourself")
+        raise DataError(
+            "no voiced frames in the target recordings to estimate the F0 range from; expected speech, or a range by "
+            "--f0-min and --f0-max"
+        )
     first, third = np.percentile(voiced, [25, 75])
     low = max(40.0, 10.0 * math.floor(0.5 * first / 10.0))
     return F0Range(low, min(800.0, 10.0 * math.ceil(2.0 * third / 10.0)), origin)

@@ -25,6 +25,8 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 
+SIGNIFICANCE = 0.05
+"""Below this p one of two systems is called better."""
 N_RESAMPLES = 2000
 PERCENTILES = (2.5, 97.5)
 
@@ -235,6 +237,11 @@ class Difference:
     p: float
     better: Literal[0, 1, 2]
     n: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the test finds a difference; False where it is not defined."""
+        return self.p < SIGNIFICANCE
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able (NaN where undefined)."""

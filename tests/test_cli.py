@@ -636,6 +636,7 @@ class TestEvaluate:
         assert (mcd["second"], mcd["better"], mcd["n"]) == (0.0, 2, 2)
         line = next(line for line in outcome.out.splitlines() if line.startswith("MCD [dB]") and "second" in line)
         assert f"{mcd['difference']:+.3f}" in line
+        assert line.endswith("second, not clearly"), "two utterances prove nothing"
         rows = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
         assert rows[0].startswith("system,id,MCD,F0RMSE,F0CORR,DDUR,GV,MCD_corrected")
         assert len(rows) == 5
@@ -677,7 +678,7 @@ class TestEvaluate:
         assert outcome.code == 1
         assert json.loads(outcome.out)["n_scored"] == 1
         assert bad.stem in outcome.err
-        assert outcome.err.splitlines()[-1] == "aasvc: error: 1 utterances could not be scored completely"
+        assert outcome.err.splitlines()[-1] == "aasvc: error: 1 utterance could not be scored completely"
 
     @pytest.mark.parametrize(
         "arguments",

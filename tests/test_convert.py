@@ -646,3 +646,16 @@ class TestPublished:
             assert summary.vocoder == "vocoder"
             waves.append((tmp_path / "out.wav").read_bytes())
         assert waves[0] == waves[1]
+
+
+def test_the_command_loads_nothing_heavy_but_torch(data: Path, tmp_path: Path):
+    code = (
+        "import sys\n"
+        "from aasvc_cli.cli import run\n"
+        "assert run(sys.argv[1:]) == 0\n"
+        "heavy = {'librosa', 'numba', 'matplotlib', 'scipy', 'pyworld', 'h5py', 'sympy', 'pydantic', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    command = ["convert", data / "male.flac", "-o", tmp_path / "out.wav"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

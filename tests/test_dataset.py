@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,40 @@ def test_epochs_and_seeds_differ_and_buckets_hold_similar_lengths():
     assert first != epoch_batches(lengths, 8, seed=1, epoch=1, bucket=True)
     assert first != epoch_batches(lengths, 8, seed=2, epoch=0, bucket=True)
     assert padding(True) < 0.25 * padding(False)
+
+
+@given(n_pairs=st.integers(1, 80), batch_size=st.integers(1, 9), epoch=st.integers(0, 3), seed=st.integers(0, 9))
+def test_buckets_that_see_to_both_sides_hold_every_utterance_once(n_pairs, batch_size, epoch, seed):
+    chooser = np.random.default_rng(seed)
+    target, source = (chooser.integers(1, 500, n_pairs).tolist() for _ in range(2))
+    batches = epoch_batches(target, batch_size, seed=1, epoch=epoch, bucket=True, source_lengths=source)
+    assert sorted(index for batch in batches for index in batch) == list(range(n_pairs))
+    assert len(batches) == -(-n_pairs // batch_size)
+
+
+def test_buckets_keep_padding_small_on_both_sides_and_change_with_the_epoch():
+    chooser = np.random.default_rng(0)
+    target = chooser.integers(100, 500, 640)
+    source = (target * chooser.uniform(0.8, 1.2, 640)).astype(int)
+
+    def batches(epoch: int, **settings: Any) -> list[list[int]]:
+        return epoch_batches(target.tolist(), 16, seed=1, epoch=epoch, **settings)
+
+    def padding(lengths: np.ndarray, found: list[list[int]]) -> int:
+        return sum(int(lengths[batch].max()) * len(batch) - int(lengths[batch].sum()) for batch in found)
+
+    random = batches(0, bucket=False)
+    one_side, both = (batches(0, bucket=True, source_lengths=lengths) for lengths in (None, source.tolist()))
+    assert padding(target, both) < 0.1 * padding(target, random)
+    assert padding(source, both) < 0.3 * padding(source, random)
+    assert padding(source, both) < 0.75 * padding(source, one_side)
+    met = [
+        {frozenset((a, b)) for batch in batches(epoch, bucket=True, source_lengths=source.tolist()) for a in batch
+         for b in batch if a != b}
+        for epoch in range(6)
+    ]  # fmt: skip
+    again = [len(before & after) / len(after) for before, after in pairwise(met)]
+    assert max(again) < 0.9 and np.mean(again) < 0.7, "other utterances meet in the next epoch"
 
 
 def test_items_are_normalised_and_batches_padded_with_zeros():

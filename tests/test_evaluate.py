@@ -195,6 +195,42 @@ def test_silence_is_scored_without_f0_and_does_not_spoil_the_corpus(folders):
     assert result.undefined["F0RMSE"] == ["b"]
 
 
+def test_what_is_not_defined_for_the_same_utterances_is_told_in_one_line(folders, aasvc):
+    write_audio(folders[0] / "b.wav", np.zeros(RATE // 2, dtype=np.float32), RATE)
+    converted, target = folders
+    done = aasvc("evaluate", "--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1)
+    assert done.code == 0, done.err
+    lines = [line for line in done.err.splitlines() if "not defined" in line and line.endswith(": b")]
+    assert len(lines) == 1
+    assert lines[0].startswith("not defined for 1 utterance, left out there: F0RMSE, ")
+    assert "rate ratio" in lines[0]
+
+
+def test_one_pair_has_scores_without_intervals_and_a_page(folders, aasvc, tmp_path):
+    converted, target = folders
+    for name in ("a", "b"):
+        (converted / f"{name}.wav").unlink()
+    page = tmp_path / "page.html"
+    out = tmp_path / "out.json"
+    pair = ["--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1]
+    done = aasvc("evaluate", *pair, "--report", page, "--json", out)
+    assert done.code == 0, done.err
+    summary = json.loads(out.read_text())["corpus"]["MCD"]
+    assert (summary["n"], summary["low"], summary["high"]) == (1, None, None)
+    assert page.read_text(encoding="utf-8").count("<article") == 1
+
+
+def test_recordings_without_any_voice_ask_for_the_range(folders, aasvc):
+    converted, target = folders
+    for path in target.iterdir():
+        write_audio(path, np.zeros(RATE // 2, dtype=np.float32), RATE)
+    pairs = ["--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1]
+    done = aasvc("evaluate", *pairs)
+    assert done.code == 1
+    assert "--f0-min and --f0-max" in done.err.splitlines()[-1]
+    assert aasvc("evaluate", *pairs, "--f0-min", 90, "--f0-max", 440).code == 0
+
+
 # -- baseline
 
 
@@ -578,7 +614,7 @@ def test_two_runs_are_compared_by_their_tags_with_the_test_that_scipy_makes_of_t
             "evaluate", *systems, "--measures", "signal", "--jobs", 1, "--json", out, "--csv", tmp_path / "csv"
         )
         assert done.code == 0, done.err
-        assert "1 utterances that the other does not have: u3" in done.err
+        assert "1 utterance that the other does not have: u3" in done.err
         return json.loads(out.read_text())
 
     tree = compared("first", "second")

@@ -163,7 +163,7 @@ def test_squim_hears_16_khz_with_the_weights_on_disk_and_each_score_keeps_its_na
 
 
 def test_weights_that_are_no_weights_cost_the_score_and_nothing_is_unpickled(squim_stand_in):
-    squim_stand_in.write_bytes(pickle.dumps(Path("anything")))
+    squim_stand_in.write_bytes(pickle.dumps(Path("anything"), protocol=2))
     with pytest.raises(pickle.UnpicklingError):
         listeners.squim(np.ones(1600), 16000)
 

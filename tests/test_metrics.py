@@ -209,13 +209,13 @@ def test_a_stretched_conversion_speaks_slower_by_its_factor(factor):
     assert scores.speaking_rate * back.speaking_rate == pytest.approx(1.0)
 
 
-def test_silence_has_no_global_variance_and_spoils_nothing_else(speech):
+def test_silence_has_no_global_variance_and_no_rate_and_spoils_nothing_else(speech):
     silence = np.zeros(RATE, dtype=np.float32)
     for mode in metrics.MODES:
         scores = metrics.score_pair(silence, RATE, speech, RATE, mode=mode, **FEMALE)
         assert math.isnan(scores.variance) and math.isnan(scores.variance_ratio) and math.isnan(scores.log_f0_rmse)
         assert 0.0 <= scores.voicing_error <= 1.0
-        assert math.isfinite(scores.speaking_rate)
+        assert math.isnan(scores.speaking_rate) and math.isfinite(scores.ddur)
 
 
 def test_the_names_of_both_modes_are_the_signal_measures_and_never_the_same(analyses):
@@ -339,6 +339,7 @@ def test_without_voiced_frames_f0_measures_are_undefined_and_the_others_are_not(
         assert math.isnan(scores.f0_corr)
         assert math.isfinite(scores.mcd)
         assert math.isfinite(scores.ddur)
+        assert math.isnan(scores.speaking_rate), "who is silent speaks at no rate"
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 300])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import json
 import shutil
@@ -167,6 +168,8 @@ def test_every_recording_can_be_decoded_by_the_browser(window: Window):
 
 
 def test_letters_and_arrows_switch_at_the_same_relative_position(window: Window):
+    # slowly, so that a busy machine sees a recording play before it ends
+    window.js("document.querySelectorAll('audio').forEach(a => { a.playbackRate = a.defaultPlaybackRate = 0.2 })")
     window.click("article[data-name=second] .take.source .play")
     window.until(lambda: window.share("second", "A") > 0.4, "it gets on")
     for key, letter in (("b", "B"), ("\ue014", "C"), ("\ue012", "B"), ("a", "A")):  # an arrow to the right, to the left
@@ -412,3 +415,16 @@ def test_names_and_sentences_are_shown_as_they_were_written(browser: Any, tmp_pa
     window.press("j", " ")
     window.until(lambda: window.playing() == [(text, "B")], "it plays")
     assert window.complaints() == []
+
+
+def test_letters_of_the_f0_chart_stay_small_where_no_alignment_stands_beside_it(browser: Any, tmp_path: Path):
+    made = page()
+    alone = tuple(dataclasses.replace(utterance, alignments=()) for utterance in made.utterances)
+    path = tmp_path / "page.html"
+    path.write_text(render(dataclasses.replace(made, utterances=alone)), encoding="utf-8")
+    window = Window(browser, path)
+    heights = window.js(
+        "[...document.querySelectorAll('.figures svg text')].map(t => t.getBoundingClientRect().height)"
+    )
+    assert heights
+    assert max(heights) < 20

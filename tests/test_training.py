@@ -190,7 +190,7 @@ def test_checkpointing_changes_no_bit_of_the_result(mask_padding):
     assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
 
 
-def test_checkpointing_computes_all_blocks_but_the_last_of_a_stack_twice():
+def test_checkpointing_computes_all_blocks_but_the_last_twice():
     changes = {"train.checkpointing": True, "model.encoder_layers": 2, "model.decoder_layers": 3}
     trainer = Trainer(override(_config(), changes), CPU)
     calls: list[str] = []
@@ -199,7 +199,7 @@ def test_checkpointing_computes_all_blocks_but_the_last_of_a_stack_twice():
             part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
     trainer.update([_batch()])
     assert {name.rpartition(".blocks")[0] + name[-1]: calls.count(name) for name in calls} == {
-        "encoder.conformer0": 2, "encoder.conformer1": 1, "decoder0": 2, "decoder1": 2, "decoder2": 1,
+        "encoder.conformer0": 2, "encoder.conformer1": 2, "decoder0": 2, "decoder1": 2, "decoder2": 1,
     }  # fmt: skip
 
 

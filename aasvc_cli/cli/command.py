@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -190,6 +190,11 @@ class _Checker:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         kind = param.type_descriptor.annotation
+        if type(value) is kind:  # a default
+            return value
+        if kind in (list[str], list[Path]) and all(isinstance(each, str) for each in value):
+            (single,) = get_args(kind)
+            return [single(each) for each in value]
         if ctx.resilient_parsing or (kind in (str, Path) and isinstance(value, str)):
             return kind(value) if kind in (str, Path) else value
         return type(param).get_runtime_param(param).coerce(value, param=param, ctx=ctx)

@@ -246,7 +246,7 @@ def _show(
         alone = (comparison.only_first, comparison.only_second)
         for system, ids in zip(comparison.systems, alone, strict=True):
             if ids:
-                say(f"{system.name}: {len(ids)} utterances that the other does not have: {_listed(ids)}")
+                say(f"{system.name}: {_number(ids)} that the other does not have: {_listed(ids)}")
     for result in results:
         _remark(result, f"{result.name}: " if len(results) > 1 else "")
     return shown
@@ -267,8 +267,11 @@ def _remark(result: EvaluateResult, prefix: str) -> None:
 
     for skipped in result.skipped:
         say(f"{prefix}left out: {skipped.what}: {skipped.reason}")
+    alike: dict[tuple[str, ...], list[str]] = {}
     for name, ids in result.undefined.items():
-        say(f"{prefix}{BY_NAME[name].title}: not defined for {len(ids)} utterances, left out: {_listed(ids)}")
+        alike.setdefault(tuple(ids), []).append(BY_NAME[name].title)
+    for those, titles in alike.items():
+        say(f"{prefix}not defined for {_number(those)}, left out there: {', '.join(titles)}: {_listed(those)}")
     for name in result.without_target:
         say(f"{prefix}{name}: no target recording")
     for name in result.without_conversion:
@@ -284,7 +287,7 @@ def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold]) -> 
     reasons = [f"fails {line}" for line in crossed(results[-1], thresholds)]
     n_failures = sum(len(result.failures) for result in results)
     if n_failures:
-        reasons.append(f"{n_failures} utterances could not be scored completely")
+        reasons.append(f"{n_failures} utterance{'s' * (n_failures > 1)} could not be scored completely")
     if reasons:
         raise AasvcError("; ".join(reasons))
 
@@ -307,6 +310,10 @@ def _csv(shown: EvaluateResult | Comparison) -> str:
     for row in shown.rows():
         writer.writerow(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row])
     return stream.getvalue()
+
+
+def _number(ids: Sequence[str]) -> str:
+    return f"{len(ids)} utterance{'s' * (len(ids) > 1)}"
 
 
 def _listed(ids: Sequence[str]) -> str:

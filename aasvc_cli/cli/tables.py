@@ -59,7 +59,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         [
             each.measure.heading, _number(each.first), _number(each.second), _signed(each.difference),
             _interval(each.low, each.high), "" if math.isnan(each.p) else f"{each.p:.3g}", str(each.n),
-            ("neither", "first", "second")[each.better],
+            ("neither", "first", "second")[each.better] + ("" if each.clear or not each.better else ", not clearly"),
         ]
         for each in comparison.differences
     ]  # fmt: skip

@@ -89,6 +89,7 @@ def _stack(config: ModelConfig, side: Literal["encoder", "decoder"], width: int)
         conv_module=config.conv_module,
         norm_first=getattr(config, f"{side}_norm_first"),
         mask_padding=config.mask_padding,
+        gradient_comes_first=side == "decoder",
     )
 
 

@@ -301,7 +301,12 @@ def _recomputation_contexts() -> tuple[AbstractContextManager[None], AbstractCon
 
 
 class Conformer(nn.Module):
-    """A stack of blocks behind the positional module, with a final norm in the pre-norm form."""
+    """A stack of blocks behind the positional module, with a final norm in the pre-norm form.
+
+    Args:
+        gradient_comes_first: whether nothing large follows this stack. Checkpointing then spares its last block, whose
+            gradient needs as much memory at once as that of any other block later on
+    """
 
     def __init__(
         self,
@@ -311,16 +316,15 @@ class Conformer(nn.Module):
         positional_dropout: float,
         norm_first: bool,
         mask_padding: bool,
+        gradient_comes_first: bool = False,
         **block: Any,
     ):
         super().__init__()
         self.width = width
         self.mask_padding = mask_padding
         self.checkpointing = False
-        """In training, keep only the input of each block but the last, and compute the rest again for the gradient.
-
-        The gradient of the last block comes first, and needs as much memory as that of any other later on.
-        """
+        """In training, keep only the input of each block and compute the rest again for the gradient."""
+        self.gradient_comes_first = gradient_comes_first
         self.between_blocks: Callable[[], None] | None = None
         """Called between blocks, forward and backward, when most of the memory that a block needs is free again."""
         self.positions = ScaledRelativePositions(width, positional_dropout)
@@ -334,7 +338,7 @@ class Conformer(nn.Module):
         recompute = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             self._pause(x)
-            if recompute and block is not self.blocks[-1]:
+            if recompute and not (self.gradient_comes_first and block is self.blocks[-1]):
                 arguments = (x, positions, padding, conv_padding)
                 x = checkpoint(block, *arguments, use_reentrant=False, context_fn=_recomputation_contexts)
             else:

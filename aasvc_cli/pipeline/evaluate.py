@@ -365,7 +365,7 @@ def _evaluate_with(workers: Workers, material: _Material, home: Home | None, opt
 
     heard: dict[str, _Heard] = {}
     failures = list(material.failures)
-    for done, (found, problems) in enumerate(_each(_score, work, workers), start=1):
+    for done, (found, problems) in enumerate(_each(_score, work, workers, before=_compile), start=1):
         if found is not None:
             heard[found.utterance_id] = found
         failures += problems
@@ -585,17 +585,29 @@ def _workers(jobs: int | None) -> Workers:
     return Workers(jobs or core_count())
 
 
+def _compile() -> None:
+    """Compile what is not on disk yet, once and not in every process."""
+    for name in COMPILED:
+        if not has_machine_code(name):
+            importlib.import_module(name).warm_up()
+
+
 def _each(
-    function: Callable[[Item], Outcome], items: Sequence[Item], workers: Workers
+    function: Callable[[Item], Outcome],
+    items: Sequence[Item],
+    workers: Workers,
+    before: Callable[[], None] | None = None,
 ) -> Generator[Outcome, None, None]:
-    """Outcomes in any order, as they come, from worker processes where that pays."""
+    """Outcomes in any order, as they come, from worker processes where that pays.
+
+    Args:
+        before: what has to be done before other processes start.
+    """
     if min(workers.count, len(items)) <= 1:
         yield from map(function, items)
         return
-    if function is _score:
-        for name in COMPILED:
-            if not has_machine_code(name):  # once, and not in every process
-                importlib.import_module(name).warm_up()
+    if before is not None:
+        before()
     yield from workers.spread(function, items, killed=_killed)
 
 

@@ -26,6 +26,7 @@ from markupsafe import Markup
 
 from aasvc_cli import __version__
 from aasvc_cli.report import drawing
+from aasvc_cli.scores import SIGNIFICANCE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,8 +35,6 @@ Array = npt.NDArray[np.floating[Any]]
 
 SHOWN_EXTREMES = 3
 """Utterances named as best, and as many as worst."""
-SIGNIFICANCE = 0.05
-"""Below this p one of two systems is called better."""
 SHOWN_COLUMNS = 6
 """Measures that the table of utterances shows at first; the others can be switched on."""
 Role = Literal["source", "conversion", "target"]

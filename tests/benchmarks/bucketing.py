@@ -81,7 +81,14 @@ def main() -> None:
         lengths = [pair.target_frames or 1 for pair in dataset.pairs]
         sources = [pair.source_frames or 1 for pair in dataset.pairs]
         orders = {
-            kind: epoch_batches(lengths, arguments.batch_size, seed=1, epoch=0, bucket=kind == "bucketed")
+            kind: epoch_batches(
+                lengths,
+                arguments.batch_size,
+                seed=1,
+                epoch=0,
+                bucket=kind == "bucketed",
+                source_lengths=sources,
+            )
             for kind in KINDS
         }
         trainer = Trainer(config, device)

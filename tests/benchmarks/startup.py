@@ -1,19 +1,36 @@
-"""Start-up of help and completion, as a ratio to Python loading what any such program loads.
+"""Start-up of help and completion, as a ratio to Python loading what any such program loads; and of a conversion.
 
     python tests/benchmarks/startup.py [--rounds 20]
+    python tests/benchmarks/startup.py --convert [--rounds 3]
 
 Each round runs every command line once, in turn, so that a machine that is busy for a while slows all of them. The
 figures are medians: of wall-clock seconds, of processor seconds, and of the ratio within a round.
+
+With ``--convert``: `aasvc convert` of a recording of 5 s beside `import torch`, and what Python spends on importing
+which packages on the way (its own clock, so of a quiet machine only the shares mean something).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from aasvc_cli.storage.cache import bundled
+from aasvc_cli.storage.files import read_audio
+
+UNWANTED = ("librosa", "numba", "scipy", "matplotlib", "pydantic", "joblib", "h5py", "pyworld", "pysptk", "sympy")
+"""What a conversion must not load."""
 
 LINES = {
     'python -c "import typer, rich.console"': (["-c", "import typer, rich.console"], {}),
@@ -52,10 +69,53 @@ def measure(arguments: list[str], variables: dict[str, str]) -> tuple[float, flo
     return seconds, processor
 
 
+def write_recording(path: Path) -> None:
+    """Sentences of the demo corpus, one after the other, 5 s in all."""
+    waves = [read_audio(path) for path in sorted((bundled("demo") / "ja-JP/male/wav/eval").iterdir())]
+    rate = waves[0][1]
+    soundfile.write(path, np.concatenate([wave for wave, _ in waves])[: 5 * rate], rate)
+
+
+def import_seconds(arguments: list[str]) -> Counter[str]:
+    """What importing took by package, as Python tells it, without what its modules import in turn."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found: Counter[str] = Counter()
+    for own, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)$", told, re.MULTILINE):
+        found[name.split(".")[0]] += int(own)
+    return Counter({name: own / 1e6 for name, own in found.items()})
+
+
+def show_conversion(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "in.wav"
+        write_recording(source)
+        convert = ["-m", "aasvc_cli", "--quiet", "convert", str(source), "-o", str(Path(folder) / "out.wav")]
+        lines = {"python -c 'import torch'": ["-c", "import torch"], "aasvc convert": convert}
+        for arguments in lines.values():
+            measure(arguments, {})
+        runs = [{name: measure(arguments, {}) for name, arguments in lines.items()} for _ in range(rounds)]
+        print(f"{'':42}{'seconds':>9}{'processor':>11}")
+        for name in lines:
+            wall, processor = (statistics.median(run[name][kind] for run in runs) for kind in (0, 1))
+            print(f"{name:42}{wall:9.3f}{processor:11.3f}")
+        imports = import_seconds(convert)
+    everything = sum(imports.values())
+    print(f"\n{'importing':42}{'seconds':>9}{'share':>8}")
+    for package, own in imports.most_common(12):
+        print(f"{package:42}{own:9.3f}{own / everything:8.1%}")
+    print("not loaded:", ", ".join(name for name in UNWANTED if name not in imports))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--convert", action="store_true")
+    options = parser.parse_args()
+    rounds = options.rounds
+    if options.convert:
+        show_conversion(rounds)
+        return
     for arguments, variables in LINES.values():  # compiles what is not compiled yet
         measure(arguments, variables)
     runs = [{name: measure(*line) for name, line in LINES.items()} for _ in range(rounds)]
