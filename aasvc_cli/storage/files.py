@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import os
 import tempfile
@@ -127,6 +126,8 @@ def file_sha256(path: Path, on_done: Callable[[int], None] | None = None) -> str
     Args:
         on_done: told the bytes done
     """
+    import hashlib  # takes longer to load than help and completion should wait
+
     digest, done = hashlib.sha256(), 0
     try:
         with path.open("rb") as stream:
