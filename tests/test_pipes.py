@@ -166,7 +166,7 @@ class TestInterrupts:
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         out = tmp_path / "out"
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240  # two processes load the model first
         while not (out.is_dir() and (out / "0.wav").exists() and list(out.glob(".*"))):
             assert time.monotonic() < until, "no second recording was begun"
             assert process.poll() is None
