@@ -256,7 +256,7 @@ class LossConfig:
 class AugmentConfig:
     """Other voices made of the source recordings during training, anew in every epoch (published: none).
 
-    The target stays as it is. Everything happens on the log-mel of the source.
+    The target stays as it is. Everything happens on the log-mel of the source; other features are left as they are.
     """
 
     share: float = option(0.0, minimum=0.0, maximum=1.0)
@@ -424,8 +424,6 @@ class Config:
                     f"model.{key}_dim: {dim}, but features.{kind} is {getattr(self.features, kind)} with {expected} "
                     "channels; leave it out or make them agree"
                 )
-        if self.augment.share > 0 and (self.features.source, self.features.duration) != ("mel", "mel"):
-            found.append("augment.share: only mels can be changed; use features.source and features.duration mel, or 0")
         return found
 
     def resolved(self) -> Config:

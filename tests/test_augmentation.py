@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.augmentation import Augmenter, Change, changed, draw, stretched, warped, with_noise
-from aasvc_cli.config import AugmentConfig, Config, MelConfig, parse_config
+from aasvc_cli.config import AugmentConfig, MelConfig
 from aasvc_cli.corpus import ParallelPair
 from aasvc_cli.dataset import PairDataset, Position, batch_stream
-from aasvc_cli.errors import ConfigError
 from aasvc_cli.features import FeatureStats, NormStats, log_mel, mel_basis, mel_centres, resample
 from aasvc_cli.storage.files import read_audio
 
@@ -189,9 +188,3 @@ def test_epochs_differ_and_a_resumed_stream_goes_on_with_the_same_changes():
     assert len(versions) == sum(len(batch.utterance_ids) for batch in whole)
     plain = _dataset(None)
     np.testing.assert_array_equal(whole[0].target[0], plain[0].target)
-
-
-def test_features_that_cannot_be_changed_are_refused():
-    with pytest.raises(ConfigError, match="only mels can be changed"):
-        parse_config({"augment": {"share": 0.5}, "features": {"source": "mcep"}}, "here")
-    assert Config().augment.share == 0.0

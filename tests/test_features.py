@@ -106,7 +106,12 @@ class TestLogMel:
         ours = log_mel(wave, config)
         assert ours.dtype == np.float32
         assert ours.shape == (1 + length // config.hop_length, n_mels)
-        np.testing.assert_allclose(ours, librosa_log_mel(wave, config), atol=2e-5)
+        expected = librosa_log_mel(wave, config)
+        if (
+            n_fft - config.hop_length <= half_fft
+        ):  # what librosa cuts out for its last frame is too short to be reflected
+            ours, expected = ours[:-1], expected[:-1]
+        np.testing.assert_allclose(ours, expected, atol=2e-5)
 
     @pytest.mark.parametrize("config", [MEL_24K, MEL_48K, MelConfig(n_fft=512, fmin=80.0, fmax=7600.0)])
     def test_filters_equal_those_of_librosa(self, config):

@@ -330,6 +330,7 @@ def test_a_program_that_cannot_be_interrupted_is_ended(tmp_path: Path, how: str)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     assert list((tmp_path / "out").iterdir())
+    time.sleep(0.5)  # until it is where it cannot be interrupted
     began = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)  # the pipes stay open as long as a process lives that holds them

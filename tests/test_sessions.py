@@ -36,7 +36,9 @@ def without_figures(lines: list[str]) -> list[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the text names the places of Linux")
 def test_the_sessions_in_the_text_show_what_a_terminal_shows(tmp_path: Path):
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("AASVC_", "XDG_", "NO_COLOR"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AASVC_", "XDG_", "NO_COLOR", "COLUMNS", "LINES"))  # the size is the terminal's
     }
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
     work = tmp_path / "work"

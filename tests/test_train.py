@@ -15,6 +15,8 @@ from aasvc_cli.corpus import read_manifest
 from aasvc_cli.dataset import Batch
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.fitting import Fit
+from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.pipeline.train import TrainResult, train
 from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
@@ -303,6 +305,19 @@ def test_training_on_changed_sources_resumes_as_if_never_stopped_and_measures_un
     one, other = (next(e["l1"] for e in _log(run.folder) if e["kind"] == "dev") for run in (plain, whole))
     # nothing but running statistics was learnt, so the dev set, which is not changed, says about the same
     assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_sources_that_cannot_be_varied_are_taken_as_they_are_and_that_is_said(
+    small_corpus: Path, tiny_conf: Path, home: Home
+):
+    conf = parse_config(read_config_file(tiny_conf), "tiny")
+    conf = override(conf, {"augment.share": 1.0, "features.source": "mcep", "features.duration": "mcep"})
+    conf = override(conf, {"train.max_steps": 1})
+    prepare(home, conf, corpus=small_corpus, jobs=1)
+    compute_stats(home)
+    said: list[str] = []
+    assert train(home, conf, tag="mcep", on_message=said.append).step == 1
+    assert [message for message in said if "not varied" in message]
 
 
 def test_training_by_frames_resumes_as_if_never_stopped(trained: Home):

@@ -154,6 +154,18 @@ def _with_data_features(config: Config, manifest: Manifest) -> Config:
     return config
 
 
+def _varies(config: Config) -> bool:
+    """Whether the sources of this configuration are features that can be varied."""
+    return (config.features.source, config.features.duration) == ("mel", "mel")
+
+
+def _augmenter(config: Config) -> Augmenter | None:
+    if config.augment.share == 0 or not _varies(config):
+        return None
+    ratio = config.model.source_frames_per_token / config.model.target_stack
+    return Augmenter(config.augment, config.features.mel, frames_per_step=ratio)
+
+
 def _read_stats(home: Home, manifest: Manifest, config: Config, norm_name: str) -> NormStats:
     path = home.stats / manifest.name / f"{norm_name}.json"
     if not path.is_file():
@@ -208,11 +220,7 @@ class _Run:
                         "which leaves such pairs out"
                     )
                 _check_there(store, pair, config)
-        augmenter = None
-        if config.augment.share > 0:
-            ratio = config.model.source_frames_per_token / config.model.target_stack
-            augmenter = Augmenter(config.augment, config.features.mel, frames_per_step=ratio)
-        self.train_set = PairDataset(manifest.sets["train"], store.load, stats, augmenter)
+        self.train_set = PairDataset(manifest.sets["train"], store.load, stats, _augmenter(config))
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
             if not len(pairs):
@@ -424,6 +432,8 @@ class _Run:
         trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
         self._trainer = trainer
         self._open(trainer)
+        if self.config.augment.share > 0 and not _varies(self.config) and self.world.is_first:
+            self.say("sources are not varied (augment): that takes mels as features.source and features.duration")
         stream = batch_stream(
             self.train_set,
             self.position,
