@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import random
@@ -282,7 +283,9 @@ def batch_stream(
             # of its own, because each new loader draws a seed: a resumed run would draw once more than the other
             generator=torch.Generator(),
         )
-        for whole, batch in zip(rest, loader, strict=True):
+        with _signals_held_back():
+            loaded = iter(loader)
+        for whole, batch in zip(rest, loaded, strict=True):
             position.batch += 1
             if position.batch == len(batches):
                 position.epoch, position.batch = position.epoch + 1, 0
@@ -291,8 +294,27 @@ def batch_stream(
             position.epoch, position.batch = position.epoch + 1, 0
 
 
+_ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Workers that are started meanwhile hear no signal before they are able to ignore it, nor afterwards.
+
+    Here, signals arrive when the block is left.
+    """
+    mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+    if mask is None:
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals_to_the_parent(_worker: int) -> None:
     """Outlive what asks a whole job to end: training takes one more step, and tells its workers when it is done."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

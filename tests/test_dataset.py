@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.corpus import ParallelPair
-from aasvc_cli.dataset import PairDataset, Position, batch_stream, collate, epoch_batches
+from aasvc_cli.dataset import PairDataset, Position, _signals_held_back, batch_stream, collate, epoch_batches
 from aasvc_cli.features import FeatureStats, NormStats
 
 
@@ -178,3 +181,16 @@ def test_rows_of_a_batch_lose_the_padding_that_nobody_in_them_needs():
         torch.equal(getattr(part, name), getattr(alone, name)) for name in ("source", "target", "duration_feature")
     )
     assert batch.rows(2, 3, trim=False).source.shape[1] == batch.source.shape[1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
+def test_signals_wait_until_workers_are_started():
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+    try:
+        with _signals_held_back():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert heard == []
+        assert heard == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
