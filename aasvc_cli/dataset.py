@@ -26,6 +26,8 @@ MIXING = 0.5
 """By how many batches an utterance may move among those in order of length, so that not always the same ones meet."""
 POOL = 2
 """Batches whose utterances, similar in their target lengths, are dealt out by their source lengths."""
+_ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""What a terminal or a batch scheduler sends to all processes of a job."""
 
 
 @dataclass(frozen=True)
@@ -292,9 +294,6 @@ def batch_stream(
             yield batch if rank < len(whole) else dataclasses.replace(batch, spare=True)
         if position.batch:  # the stream was entered behind the last batch
             position.epoch, position.batch = position.epoch + 1, 0
-
-
-_ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 @contextlib.contextmanager

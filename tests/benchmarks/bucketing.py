@@ -10,7 +10,6 @@ takes so many batches of each kind, evenly from the shortest to the longest, and
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from results import show
 
 from aasvc_cli.config import override, read_preset
 from aasvc_cli.corpus import read_manifest
@@ -115,10 +115,7 @@ def main() -> None:
         **{f"source_padding_{kind}": round(padding(orders[kind], sources), 3) for kind in KINDS},
         "ratio": round(taken["bucketed"].processor_seconds / taken["random"].processor_seconds, 3),
     }
-    for key, value in result.items():
-        print(f"{key:28s} {value}")
-    if arguments.json:
-        print(json.dumps(result))
+    show(result, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ itself took is told apart.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 
 import torch
+from results import show
 from train_step import random_batch
 
 from aasvc_cli.config import override, read_preset
@@ -65,10 +65,7 @@ def main() -> None:
         "ratio": round(median["compiled"] / median["plain"], 3),
         "messages": messages,
     }
-    for key, value in result.items():
-        print(f"{key:28s} {value}")
-    if arguments.json:
-        print(json.dumps(result))
+    show(result, as_json=arguments.json)
 
 
 if __name__ == "__main__":

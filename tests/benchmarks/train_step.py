@@ -10,13 +10,13 @@ of a large matrix product on the same threads.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from results import show
 from torch.utils.flop_counter import FlopCounterMode
 
 from aasvc_cli.config import override, read_preset
@@ -106,10 +106,7 @@ def main() -> None:
         "matmul_gflops": round(rate),
         "efficiency": round(flop / 1e9 / median / rate, 3),
     }
-    for key, value in result.items():
-        print(f"{key:28s} {value}")
-    if arguments.json:
-        print(json.dumps(result))
+    show(result, as_json=arguments.json)
 
 
 if __name__ == "__main__":
