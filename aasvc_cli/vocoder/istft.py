@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,11 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        mixed = self.depthwise(x.transpose(1, 2)).transpose(1, 2)  # (B, D, T) inside
+        # as an image of height 1, whose channels may lie next to each other in memory, as they do here: no copies
+        image = x.transpose(1, 2).unsqueeze(2)  # (B, D, 1, T)
+        weight, padding = self.depthwise.weight.unsqueeze(2), (0, KERNEL // 2)
+        mixed = functional.conv2d(image, weight, self.depthwise.bias, padding=padding, groups=len(weight))
+        mixed = mixed.squeeze(2).transpose(1, 2)
         return x + self.scale * self.contract(functional.gelu(self.expand(self.norm(mixed))))
 
 
@@ -416,10 +421,14 @@ def _spread(basis: Tensor) -> Tensor:
 
 def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """(B, T, n_fft) -> (B, (T - 1) * hop_length + n_fft)."""
-    n_frames, n_fft = frames.shape[1], frames.shape[2]
-    n_samples = (n_frames - 1) * hop_length + n_fft
-    columns = frames.transpose(1, 2)  # (B, n_fft, T)
-    return functional.fold(columns, (1, n_samples), (1, n_fft), stride=(1, hop_length)).flatten(1)
+    n_batch, n_frames, n_fft = frames.shape
+    n_parts = -(-n_fft // hop_length)
+    if n_fft % hop_length:
+        frames = functional.pad(frames, (0, n_parts * hop_length - n_fft))
+    parts = frames.view(n_batch, n_frames, n_parts, hop_length)
+    # part k of each frame falls on part 0 of the k-th frame after it; a sum of few shifted signals is faster than fold
+    wave = sum(functional.pad(parts[:, :, k], (0, 0, k, n_parts - 1 - k)) for k in range(n_parts))
+    return cast(Tensor, wave).flatten(1)[:, : (n_frames - 1) * hop_length + n_fft]
 
 
 def held_pitch(f0: Tensor, voiced: Tensor) -> Tensor:
