@@ -261,6 +261,8 @@ class AugmentConfig:
 
     share: float = option(0.0, minimum=0.0, maximum=1.0)
     """Share of the recordings that are changed; 0 switches all of it off."""
+    start_step: int = option(0, minimum=0)
+    """Recordings stay as they are until the first epoch that begins at this step or later."""
     pitch: float = option(4.0, minimum=0.0, maximum=24.0)
     """Largest shift of the pitch, in semitones up or down."""
     formant: float = option(0.12, minimum=0.0, maximum=1.0)

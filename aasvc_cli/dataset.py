@@ -120,10 +120,12 @@ class PairDataset(Dataset[Item]):
         there._augmenter = self._augmenter.slowest()
         return there
 
-    def in_epoch(self, seed: int, epoch: int) -> PairDataset:
-        """The same pairs with the sources as they are in one epoch."""
+    def in_epoch(self, seed: int, epoch: int, *, varied: bool = True) -> PairDataset:
+        """The same pairs with the sources as they are in one epoch, or as they were recorded."""
         there = copy.copy(self)
         there._seed = (seed, epoch)
+        if not varied:
+            there._augmenter = None
         return there
 
     def __getitem__(self, index: int) -> Item:
@@ -256,10 +258,14 @@ def batch_stream(
     max_frames: int | None = None,
     rank: int = 0,
     processes: int = 1,
+    varied_from: int = 0,
 ) -> Iterator[Batch]:
     """Batches without end, from a position on; ``position`` is moved on as batches are handed out.
 
     With several processes, each gets its part of every batch; a part that would be empty is a spare one.
+
+    Args:
+        varied_from: number of the batch from which on sources are augmented, or rather of the first epoch after it
     """
     lengths = [pair.target_frames or 1 for pair in dataset.pairs]
     source_lengths = [pair.source_frames or 1 for pair in dataset.pairs]
@@ -276,7 +282,7 @@ def batch_stream(
         )
         rest = batches[position.batch :]
         loader: DataLoader[Item] = DataLoader(
-            dataset.in_epoch(seed, position.epoch),
+            dataset.in_epoch(seed, position.epoch, varied=position.epoch * len(batches) >= varied_from),
             batch_sampler=[batch[rank::processes] or batch[:1] for batch in rest],
             collate_fn=collate,
             num_workers=n_workers,

@@ -188,3 +188,13 @@ def test_epochs_differ_and_a_resumed_stream_goes_on_with_the_same_changes():
     assert len(versions) == sum(len(batch.utterance_ids) for batch in whole)
     plain = _dataset(None)
     np.testing.assert_array_equal(whole[0].target[0], plain[0].target)
+
+
+@pytest.mark.parametrize(("varied_from", "first_varied_epoch"), [(0, 0), (1, 1), (3, 1), (4, 2), (7, 3)])
+def test_epochs_before_the_start_are_as_recorded(varied_from: int, first_varied_epoch: int):
+    dataset, plain = _dataset(Augmenter(ALL, MEL, frames_per_step=4.0)), _dataset(None)
+    settings = {"batch_size": 2, "seed": 3, "bucket": False, "n_workers": 0, "pin_memory": False}
+    batches = list(islice(batch_stream(dataset, Position(), **settings, varied_from=varied_from), 12))  # 3 in an epoch
+    recorded = list(islice(batch_stream(plain, Position(), **settings), 12))
+    same = [batch.source.equal(other.source) for batch, other in zip(batches, recorded, strict=True)]
+    assert same == [i < 3 * first_varied_epoch for i in range(12)]

@@ -445,6 +445,7 @@ class _Run:
             pin_memory=self.device.type == "cuda",
             rank=self.world.rank,
             processes=self.world.size,
+            varied_from=self.config.augment.start_step * config.accum,
         )
         limit = parse_time(config.time_limit) if config.time_limit else float("inf")
         meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)

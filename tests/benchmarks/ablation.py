@@ -223,6 +223,7 @@ class Ablation:
             bucket=train.bucket,
             n_workers=0,
             pin_memory=False,
+            varied_from=self.config.augment.start_step * train.accum,
         )
         while trainer.step < self.steps:
             began = time.process_time()
