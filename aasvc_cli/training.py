@@ -52,8 +52,6 @@ _HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WIDTH_TO_TIDY = 1024
 """From this width on, blocks take so much time and memory that giving free memory back after each of them pays: at the
 published size it halves what activations take, for a twentieth of the time."""
-STEPS_TO_TIDY = 20
-"""After so many steps on a CPU, free memory is given back in any case: batches of many lengths leave ever more holes."""
 COMPILER = "inductor"
 """Backend of ``torch.compile``."""
 
@@ -337,8 +335,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.average.update(self.step)
-        if self.device.type == "cpu" and self.step % STEPS_TO_TIDY == 0:
-            return_free_memory()
         try:
             self.guard.check(values[LOSS_NAMES.index("total")], self.step)
         except TrainingError as error:

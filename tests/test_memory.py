@@ -297,13 +297,3 @@ def test_free_memory_goes_back_between_wide_blocks_forward_and_backward(width, e
     calls.clear()
     trainer.evaluate([batch()])
     assert not calls
-
-
-def test_free_memory_goes_back_now_and_then_at_any_width(monkeypatch):
-    calls: list[int] = []
-    monkeypatch.setattr("aasvc_cli.training.STEPS_TO_TIDY", 2)
-    trainer = Trainer(config(), CPU)
-    monkeypatch.setattr("aasvc_cli.training.return_free_memory", lambda: calls.append(trainer.step))
-    for _ in range(5):
-        trainer.update([batch()])
-    assert calls == [2, 4]
