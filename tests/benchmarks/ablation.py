@@ -1,10 +1,10 @@
 """What each setting is worth: short trainings that differ in one of them.
 
-    python tests/benchmarks/ablation.py faithful small small+train.lr=2e-3 --steps 300 [--convert] [--json]
+    python tests/benchmarks/ablation.py faithful small small+train.lr=8e-4 --steps 300 [--convert] [--json]
 
 Trains on the first pairs of a prepared set, one variant after the other, each in a process of its own. A variant is
 a base and changes to it: ``small`` is the preset, ``faithful`` the published behaviour at the same size, and
-``small+train.warmup_steps=50+train.lr=2e-3`` the preset with two settings replaced. ``+dropout=0`` sets all dropouts
+``small+train.warmup_steps=200+train.lr=8e-4`` the preset with two settings replaced. ``+dropout=0`` sets all dropouts
 but those of the durations, ``+optimizer=muon`` takes torch's Muon for the matrices inside the blocks.
 ``faithful@model.max_duration=null`` is no training of its own: the weights of ``faithful`` convert with another
 setting. What is finished is kept in ``--out`` and not trained again; a training that was interrupted goes on.
