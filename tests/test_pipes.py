@@ -124,7 +124,7 @@ class TestPipes:
         assert {path.relative_to(out).as_posix() for path in out.rglob("*.wav")} == {
             "rec/a.wav", "rec/sub dir/ü\nb.wav"
         }  # fmt: skip
-        assert b"1 recordings were not converted, 2 were" in done.stderr
+        assert b"1 recording was not converted; converted: 2" in done.stderr
 
     def test_a_reader_that_goes_away_ends_it_quietly(self, shell: Shell, tmp_path: Path):
         (tmp_path / "rec").mkdir()

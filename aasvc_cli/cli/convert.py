@@ -227,7 +227,9 @@ def convert(
     else:
         show_result(summary, json_target, summary.lines())
     if summary.failures:
-        raise AasvcError(f"{len(summary.failures)} recordings were not converted, {len(summary.files)} were")
+        failed = len(summary.failures)
+        told = "1 recording was" if failed == 1 else f"{failed} recordings were"
+        raise AasvcError(f"{told} not converted; converted: {len(summary.files)}")
     if set_name is not None:
         say_next(f"aasvc evaluate --tag {shlex.quote(str(model))} --set {set_name.value}")
 

@@ -37,7 +37,22 @@ def main() -> None:
         write_text(arguments.out / name, (arguments.run / name).read_text(encoding="utf-8"))
     data = read_json(arguments.run / "data.json", "the data of the run")
     train = parse_config(read_config_file(arguments.run / "config.yaml"), "config.yaml").train
-    usual = read_preset("small").train.max_steps
+    usual = read_preset("small").train
+    begun = arguments.run / "init.json"
+    before = read_json(begun, "what the run began with") if begun.exists() else None
+    how = " --init VOICE" if before else ""
+    for option, key in (
+        ("batch-size", "batch_size"),
+        ("lr", "lr"),
+        ("warmup-steps", "warmup_steps"),
+        ("max-steps", "max_steps"),
+    ):
+        if getattr(train, key) != getattr(usual, key):
+            how += f" --{option} {getattr(train, key):g}"
+    training = [f"aasvc train --conf small{how}" + (f" ({arguments.note})" if arguments.note else "")]
+    if before:
+        earlier = before["card"]["training"]
+        training = [*(earlier if isinstance(earlier, list) else [earlier]), *training]
     scores = read_json(arguments.scores or arguments.run / "scores-eval.json", "the scores of the run")
     write_json(
         arguments.out / "card.json",
@@ -47,9 +62,7 @@ def main() -> None:
             "data": f"{len(data['train'])} parallel sentences of synthetic speech by Kokoro-82M v1.0 (Apache-2.0), "
             "voices jm_kumo and jf_alpha; the sentences come from a small grammar",
             "licence": "MIT",
-            "training": "aasvc train --conf small"
-            + (f" --max-steps {train.max_steps}" if train.max_steps != usual else "")
-            + (f" ({arguments.note})" if arguments.note else ""),
+            "training": training,
             "step": header["step"],
             "dev": header["dev"],
             "scores": {
