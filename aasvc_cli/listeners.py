@@ -96,8 +96,8 @@ class Whisper:
                 f"{model}: the recogniser does not load ({reason}); give the folder of a downloaded model"
             ) from None
         self.description: Mapping[str, Any] = {
-            "engine": "faster-whisper", "model": model, "identity": identity, "compute_type": COMPUTE_TYPE, "beam_size": 1,
-            "temperature": 0.0,
+            "engine": "faster-whisper", "model": model, "identity": identity, "compute_type": COMPUTE_TYPE,
+            "beam_size": 1, "temperature": 0.0,
         }  # fmt: skip
 
     def recognise(self, wave: Wave, sample_rate: int, language: str) -> str:
