@@ -306,7 +306,7 @@ def batch_stream(
 def _signals_held_back() -> Iterator[None]:
     """Workers that are started meanwhile hear no signal before they are able to ignore it, nor afterwards.
 
-    Here, signals arrive when the block is left.
+    Signals to this thread arrive when the block is left.
     """
     mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
     if mask is None:

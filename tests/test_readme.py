@@ -200,7 +200,7 @@ def test_every_option_in_the_text_exists():
 
 def test_the_configuration_in_the_text_is_a_configuration():
     text, *_ = code_blocks("yaml")
-    assert parse_config(read_yaml(text, "README"), "README").train.lr == 8e-4
+    assert parse_config(read_yaml(text, "README"), "README").train.lr == 2e-3
 
 
 def test_the_settings_file_in_the_text_works(
