@@ -41,14 +41,9 @@ def main() -> None:
     begun = arguments.run / "init.json"
     before = read_json(begun, "what the run began with") if begun.exists() else None
     how = " --init VOICE" if before else ""
-    for option, key in (
-        ("batch-size", "batch_size"),
-        ("lr", "lr"),
-        ("warmup-steps", "warmup_steps"),
-        ("max-steps", "max_steps"),
-    ):
+    for key in ("batch_size", "lr", "warmup_steps", "max_steps"):
         if getattr(train, key) != getattr(usual, key):
-            how += f" --{option} {getattr(train, key):g}"
+            how += f" --{key.replace('_', '-')} {getattr(train, key):g}"
     training = [f"aasvc train --conf small{how}" + (f" ({arguments.note})" if arguments.note else "")]
     if before:
         earlier = before["card"]["training"]
