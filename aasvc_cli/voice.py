@@ -19,7 +19,7 @@ from aasvc_cli.config import Config, dump_yaml, parse_config, read_config_file
 from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features import SIDES, FeatureStats, NormStats, feature_keys
 from aasvc_cli.source_stats import SOURCE_SIDES, find_prepared_source, prepared_source_stats
-from aasvc_cli.storage.cache import Home, bundled
+from aasvc_cli.storage.cache import BUNDLED, Home, bundled
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
 from aasvc_cli.storage.imported import Provenance, import_once
@@ -85,17 +85,14 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
     """The folder of a voice.
 
     Args:
-        name: a full name or a tag under ``exp`` in the data folder, else a downloaded model, else a folder; None for
-            the bundled voice.
+        name: a full name or a tag under ``exp`` in the data folder, else a downloaded model, else ``bundled``, else a
+            folder; None for the bundled voice.
 
     Raises:
         ModelError: nothing of that name (the nearest names are given), or several.
     """
     if name is None:
-        folder = bundled("voice")
-        if not folder.is_dir():
-            raise ModelError(f"{folder}: this installation has no bundled voice; choose a model with --model")
-        return folder
+        return _bundled_voice()
     text = os.fspath(name)
     given = Path(text).expanduser()
     runs = _runs(home)
@@ -110,6 +107,8 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
             return home.exp / tagged[0]
         if (home.models / text).is_dir():
             return home.models / text
+        if text == BUNDLED:
+            return _bundled_voice()
     if text and given.is_dir():
         return given
     if text and given.exists():
@@ -227,6 +226,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def _bundled_voice() -> Path:
+    folder = bundled("voice")
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: this installation has no bundled voice; choose a model with --model")
+    return folder
+
+
 def _runs(home: Home) -> list[str]:
     return _folders(home.exp)
 
@@ -240,13 +246,13 @@ def _folders(root: Path) -> list[str]:
 def _suggest(home: Home, text: str, runs: list[str]) -> str:
     # a tag is what follows the two speakers, which may hold underscores themselves
     names = {part: run for run in runs for part in (run, run.rsplit("_", 1)[-1])}
-    models = _folders(home.models)
-    names |= {model: model for model in models}
-    runs = runs + models
+    others = [*_folders(home.models), BUNDLED]
+    names |= {model: model for model in others}
+    runs = runs + others
     near = difflib.get_close_matches(Path(text).name, names, n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; there is: {', '.join(runs)}" if runs else "; train one: aasvc train --tag NAME"
+    return f"; there is: {', '.join(runs)}"
 
 
 def _read_ours(folder: Path, with_weights: bool, origin: str | None) -> VoiceFiles:

@@ -227,7 +227,7 @@ def _send(worker: _Worker, function: object, item: object) -> None:
 def _serve(connection: Connection, threads: dict[str, str]) -> None:
     """The life of a worker: do what comes until nothing more does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _raise_interrupt)
+    signal.signal(signal.SIGTERM, _leave)
     for name, value in threads.items():
         os.environ.setdefault(name, value)
     function: Any = None
@@ -236,16 +236,24 @@ def _serve(connection: Connection, threads: dict[str, str]) -> None:
         while True:
             received = connection.recv_bytes()
             try:
+                signal.signal(signal.SIGTERM, _interrupt_once)  # what is half written is removed on the way out
                 told, item = pickle.loads(received)  # imports what the function needs
                 function = function if told is None else told
                 answer = function(item)
             except Exception as error:
                 answer = _Raised(_portable(error))
+            signal.signal(signal.SIGTERM, _leave)
             connection.send(answer)
+    _leave()
+
+
+def _leave(*_: object) -> NoReturn:
     os._exit(0)  # nothing is left to do that would be worth the time
 
 
-def _raise_interrupt(_number: int, _frame: object) -> NoReturn:
+def _interrupt_once(_number: int, _frame: object) -> NoReturn:
+    """Not again while the work is given up: a second one would come out where nobody expects it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -21,7 +21,7 @@ def about(home: Home) -> dict[str, tuple[str, str]]:
 
 def test_an_empty_data_folder_has_the_bundled_voice(home: Home):
     card = read_json(bundled("voice") / "card.json", "a model card")
-    assert about(home) == {"(bundled)": ("bundled", card["converts"])}
+    assert about(home) == {"bundled": ("bundled", card["converts"])}
 
 
 def test_each_folder_says_what_it_is_as_well_as_it_can(home: Home, data: Path):
@@ -39,7 +39,7 @@ def test_each_folder_says_what_it_is_as_well_as_it_can(home: Home, data: Path):
     (home.exp / ".hidden").mkdir()
     shutil.copytree(data / "aasvc-stochastic", home.models / "published")
     found = about(home)
-    assert next(iter(found)) == "(bundled)"
+    assert next(iter(found)) == "bundled"
     assert found["m_f_card"] == ("run", "Mr A to Ms B")
     assert found["m_f_readme"] == ("run", "A voice of a friend.")
     assert found["m_f_plain"] == ("run", "trained on mine, 16 kHz")
@@ -48,7 +48,7 @@ def test_each_folder_says_what_it_is_as_well_as_it_can(home: Home, data: Path):
     assert found["m_f_damaged"][1].startswith("damaged: ")
     assert found["published"] == ("downloaded", "published model")
     assert ".hidden" not in found
-    for name in found.keys() - {"(bundled)"}:
+    for name in found.keys() - {"bundled"}:
         assert find_voice(home, name).name == name
 
 
@@ -56,7 +56,7 @@ def test_the_command_shows_it_for_people_and_programs(aasvc: Callable[..., Any],
     write_voice(home.exp / "m_f_x", tiny_config())
     outcome = aasvc("convert", "--list-models")
     assert outcome.code == 0
-    assert [line.split()[0] for line in outcome.out.splitlines()] == ["(bundled)", "m_f_x"]
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["bundled", "m_f_x"]
     models = json.loads(aasvc("convert", "--list-models", "--json", "-").out)["models"]
-    assert [model["name"] for model in models] == ["(bundled)", "m_f_x"]
+    assert [model["name"] for model in models] == ["bundled", "m_f_x"]
     assert {"data", "licence", "training", "scores", "limits"} <= models[0]["card"].keys()

@@ -121,7 +121,9 @@ class Window:
     def requests(self) -> list[str]:
         """Every address that the page asked for since it was opened."""
         events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
-        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        # the browser's own first page may still have been loading
+        return [each["request"]["url"] for each in asked if not each["documentURL"].startswith("chrome://")]
 
 
 @pytest.fixture(scope="module")

@@ -398,9 +398,10 @@ class TestInit:
         config = override(_config(trained), {"model.width": 20})
         with pytest.raises(ModelError, match=r"--init tiny: only \d+ of \d+ tensors fit"):
             train(trained, config, tag="other", init="tiny")
-        assert not (trained.exp / "male_female_other" / "config.yaml").exists()
+        assert not (trained.exp / "male_female_other").exists()
         with pytest.raises(ModelError, match="no such model"):
             train(trained, _config(trained), tag="other", init="nobody")
+        assert not (trained.exp / "male_female_other").exists()
         assert train(trained, _config(trained, max_steps=1), tag="other", init="tiny").step == 1
 
     def test_another_beginning_than_that_of_the_run_is_refused(self, trained: Home):

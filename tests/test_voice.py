@@ -68,11 +68,11 @@ class TestFind:
             find_voice(home, name)
 
     def test_a_strange_name_lists_what_there_is(self, home: Home):
-        with pytest.raises(ModelError, match="there is: anna_bert_second, male_female_first"):
+        with pytest.raises(ModelError, match=r"there is: anna_bert_second, male_female_first, .*bundled$"):
             find_voice(home, "xyz")
 
-    def test_without_runs_it_says_how_to_make_one(self, tmp_path: Path):
-        with pytest.raises(ModelError, match="aasvc train"):
+    def test_without_runs_there_is_the_bundled_voice(self, tmp_path: Path):
+        with pytest.raises(ModelError, match="there is: bundled$"):
             find_voice(Home(tmp_path / "empty"), "xyz")
 
     @pytest.mark.parametrize("name", ["", "missing/voice"])
@@ -89,7 +89,12 @@ class TestFind:
         with pytest.raises(ModelError, match="--model"):
             find_voice(home)
         (tmp_path / "voice").mkdir()
-        assert find_voice(home) == tmp_path / "voice"
+        assert find_voice(home) == find_voice(home, "bundled") == tmp_path / "voice"
+
+    def test_a_run_of_that_name_comes_before_the_bundled_voice(self, tmp_path: Path):
+        home = Home(tmp_path)
+        (home.exp / "anna_bert_bundled").mkdir(parents=True)
+        assert find_voice(home, "bundled") == home.exp / "anna_bert_bundled"
 
 
 class TestLoad:

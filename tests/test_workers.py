@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +147,48 @@ def test_what_was_being_written_is_removed_when_the_work_is_given_up(workers: Wo
     assert len(list(tmp_path.iterdir())) == 2
     outcomes.close()
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+
+
+SIGNALLED_EVERYWHERE = """
+import os, pickle, signal, sys
+from aasvc_cli.workers import _serve
+
+class Pipe:
+    def __init__(self):
+        self.items = [pickle.dumps((int, "5"))]
+    def recv_bytes(self):
+        if not self.items:
+            raise EOFError
+        return self.items.pop()
+    def send(self, answer):
+        assert answer == 5
+
+def after(steps):
+    left = steps
+    def trace(frame, event, _):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.write(1, b"s")
+            os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+    return trace
+
+for steps in range(1, 500):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # before it serves, nothing is of interest
+        sys.settrace(after(steps))
+        _serve(Pipe(), {})
+    os.write(1, b"%d " % os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_worker_leaves_without_a_word_wherever_the_signal_meets_it():
+    ran = subprocess.run([sys.executable, "-c", SIGNALLED_EVERYWHERE], capture_output=True, text=True, timeout=60)
+    assert ran.stderr == ""
+    told = ran.stdout.split()
+    assert {each.lstrip("s") for each in told} == {"0"}, told
+    signalled = [each.startswith("s") for each in told]
+    assert 20 < sum(signalled) < len(told)  # the last ones were done before

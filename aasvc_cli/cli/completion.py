@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from aasvc_cli.storage.cache import Home, find_home
+from aasvc_cli.storage.cache import BUNDLED, Home, find_home
 
 CATALOGUE = {
     "male_female_aas_vc_mel_pretrained": "the published model",
@@ -40,6 +40,7 @@ def models(ctx: typer.Context) -> list[tuple[str, str]]:
     tags = [run.rsplit("_", 1)[-1] for run in runs]
     found = [(tag, f"training run {run}") for tag, run in zip(tags, runs, strict=True) if tags.count(tag) == 1]
     found += [(run, "training run") for run in runs]
+    found.append((BUNDLED, "the bundled voice"))
     return found + [(name, "downloaded voice") for name in _folders(home.root / "models")]
 
 
@@ -90,7 +91,7 @@ def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
     """Vocoders: the one without weights, the bundled one, and downloaded or trained ones."""
     return [
         ("griffin-lim", "needs no weights"),
-        ("bundled", "of the bundled voice"),
+        (BUNDLED, "of the bundled voice"),
         *((name, "vocoder") for name in _folders(_home(ctx).vocoders)),
     ]
 

@@ -28,11 +28,9 @@ from typing import Any
 from aasvc_cli.config import parse_config, read_config_file
 from aasvc_cli.errors import AasvcError
 from aasvc_cli.legacy.published import is_published_folder
-from aasvc_cli.storage.cache import Home, bundled
+from aasvc_cli.storage.cache import BUNDLED, Home, bundled
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.voice import CARD_FILE, CONFIG_FILE, WEIGHT_FILES
-
-BUNDLED_NAME = "(bundled)"
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class KnownModel:
     """A voice that ``--model`` finds by name.
 
     Attributes:
-        name: what ``--model`` takes; the bundled voice is used without it
+        name: what ``--model`` takes
         kind: ``bundled``, ``run`` or ``downloaded``
         about: one line
         card: the model card, empty if there is none
@@ -79,7 +77,7 @@ class KnownModels:
 
 def known_models(home: Home) -> KnownModels:
     """Every voice that is here; a damaged folder is listed, and its line says so."""
-    found = [(BUNDLED_NAME, "bundled", bundled("voice"))]
+    found = [(BUNDLED, "bundled", bundled("voice"))]
     for root, kind in ((home.exp, "run"), (home.models, "downloaded")):
         if root.is_dir():
             found += [

@@ -87,6 +87,10 @@ def find_home(root: Path | None = None) -> Home:
     return Home(root.expanduser().absolute())
 
 
+BUNDLED = "bundled"
+"""Name of the voice, and of the vocoder, that ship with the package."""
+
+
 def bundled(name: str) -> Path:
     """A file or folder inside the package's ``assets``."""
     from importlib import resources

@@ -50,6 +50,8 @@ class RunFolder:
         try:
             yield
         finally:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # only if it is empty: what could not begin leaves no run behind
             lock.release()
 
     def clear(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aasvc_cli.config import MelConfig, parse_section, read_config_file, to_tree
 from aasvc_cli.errors import ConfigError, ModelError
-from aasvc_cli.storage.cache import Home, bundled
+from aasvc_cli.storage.cache import BUNDLED, Home, bundled
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import write_text
 from aasvc_cli.vocoder.gan_generators import (
@@ -33,8 +33,6 @@ from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes, IstftVocoder
 
 GRIFFIN_LIM = "griffin-lim"
-BUNDLED = "bundled"
-"""Name of the vocoder that ships with the package."""
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "generator.safetensors"
 _SIZES = TypeVar("_SIZES", HiFiGanSizes, ParallelWaveGanSizes)
