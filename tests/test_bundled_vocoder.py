@@ -12,9 +12,9 @@ from aasvc_cli.config import MelConfig
 from aasvc_cli.errors import ModelError
 from aasvc_cli.features import log_mel, resample
 from aasvc_cli.metrics import score_pair
-from aasvc_cli.storage.cache import bundled
+from aasvc_cli.storage.cache import BUNDLED, bundled
 from aasvc_cli.storage.files import read_audio, read_json
-from aasvc_cli.vocoder.build import BUNDLED, build_vocoder
+from aasvc_cli.vocoder.build import build_vocoder
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from aasvc_cli.vocoder.istft import IstftVocoder
 
