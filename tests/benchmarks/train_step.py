@@ -4,7 +4,8 @@
 
 One micro-batch of random utterances per step, lengths from 0.6 to 1.0 of ``--frames``, faithful mode, dropout on,
 float32. Efficiency is three times the floating-point operations of a forward pass per second, over the measured rate
-of a large matrix product on the same threads.
+of a large matrix product on the same threads. That rate is measured before and after every step, as a shared machine
+is not equally fast all the time.
 """
 
 from __future__ import annotations
@@ -72,19 +73,23 @@ def main() -> None:
     batch = random_batch(arguments.batch_size, arguments.frames, config.features.mel.n_mels)
     before = resident_mb()
     trainer.update([batch])
-    seconds, processor = [], []
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds, processor, kernel, faults = [], [], [], []
+    rates = [matmul_gflops()]
     for _ in range(arguments.steps):
+        before_step = resource.getrusage(resource.RUSAGE_SELF)
         started, began = time.perf_counter(), time.process_time()
         trainer.update([batch])
         seconds.append(time.perf_counter() - started)
         processor.append(time.process_time() - began)
-    since = resource.getrusage(resource.RUSAGE_SELF)
+        after_step = resource.getrusage(resource.RUSAGE_SELF)
+        kernel.append(after_step.ru_stime - before_step.ru_stime)
+        faults.append(after_step.ru_minflt - before_step.ru_minflt)
+        rates.append(matmul_gflops())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         trainer.losses(batch)
     flop = 3 * counter.get_total_flops()
-    rate = matmul_gflops()
+    rate = statistics.median(rates)
     trained = sum(p.numel() for p in trainer.model.parameters() if p in trainer.optimizer.state)
     held = 3 * 4 * trained / 1e6  # gradient and two moments in float32
     median = statistics.median(seconds)
@@ -96,14 +101,15 @@ def main() -> None:
         "checkpointing": arguments.checkpointing,
         "seconds_per_step": round(median, 3),
         "processor_seconds_per_step": round(statistics.median(processor), 3),
-        "kernel_seconds_per_step": round((since.ru_stime - used.ru_stime) / arguments.steps, 3),
-        "page_faults_per_step": (since.ru_minflt - used.ru_minflt) // arguments.steps,
+        "kernel_seconds_per_step": round(statistics.median(kernel), 3),
+        "page_faults_per_step": round(statistics.median(faults)),
         "peak_rss_mb": round(peak),
         "rss_before_mb": round(before),
         "gradient_and_optimizer_mb": round(held),
         "activations_mb": round(peak - before - held),
         "model_gflop_per_step": round(flop / 1e9),
         "matmul_gflops": round(rate),
+        "matmul_gflops_range": [round(min(rates)), round(max(rates))],
         "efficiency": round(flop / 1e9 / median / rate, 3),
     }
     show(result, as_json=arguments.json)
