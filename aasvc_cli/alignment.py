@@ -104,27 +104,28 @@ def _search(scores: Array, target_lengths: Array, token_lengths: Array) -> Array
     """Paths (B, T) through scores (B, T, K); written for the compiler."""
     batch, n_frames, n_tokens = scores.shape
     path = np.zeros((batch, n_frames), dtype=np.int64)
-    step_down = np.empty((n_frames, n_tokens), dtype=np.uint8)
-    best = np.empty(n_tokens, dtype=np.float64)
+    best = np.empty((n_frames, n_tokens), dtype=np.float64)
     for b in range(batch):
         frames, tokens = target_lengths[b], token_lengths[b]
         if frames == 0 or tokens == 0:
             continue
         first = np.float32(0.0)
-        best[:] = -np.inf
         for j in range(frames):
-            row = scores[b, j]
-            for i in range(min(j, tokens - 1), 0, -1):
-                stay, move = best[i], best[i - 1]
-                best[i] = (move if move >= stay else stay) + row[i]
-            first = np.float32(first + row[0])
-            best[0] = first
-            for i in range(1, tokens):
-                step_down[j, i] = best[i - 1] >= best[i]
+            # the tokens that can be reached from the first, and from which the last one can
+            begin, end = max(1, tokens - frames + j), min(j + 1, tokens)
+            if begin < end:
+                stay, move = best[j - 1, begin:end], best[j - 1, begin - 1 : end - 1]
+                row, found = scores[b, j, begin:end], best[j, begin:end]
+                for i in range(end - begin):  # of views the compiler takes several elements at once
+                    found[i] = (move[i] if move[i] >= stay[i] else stay[i]) + row[i]
+            if j + 1 < tokens:
+                best[j, j + 1] = -np.inf
+            first = np.float32(first + scores[b, j, 0])
+            best[j, 0] = first
         token = tokens - 1
         path[b, frames - 1] = token
         for j in range(frames - 2, -1, -1):
-            if token > 0 and step_down[j, token]:
+            if token > j + 1 or (token > 0 and best[j, token - 1] >= best[j, token]):
                 token -= 1
             path[b, j] = token
     return path
