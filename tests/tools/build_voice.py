@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--scores", type=Path, help="written by `aasvc evaluate`; by default the run's own")
     parser.add_argument("--note", help="what else is to be known of the training")
+    parser.add_argument("--before", type=Path, help="card of the voice that the run began with, where it has none")
     parser.add_argument("--out", type=Path, default=bundled("voice"))
     arguments = parser.parse_args()
 
@@ -45,7 +46,8 @@ def main() -> None:
             how += f" --{key.replace('_', '-')} {getattr(train, key):g}"
     training = [f"aasvc train --conf small{how}" + (f" ({arguments.note})" if arguments.note else "")]
     if before:
-        earlier = before["card"]["training"]
+        card = read_json(arguments.before, "the card of the voice before") if arguments.before else before["card"]
+        earlier = card["training"]
         training = [*(earlier if isinstance(earlier, list) else [earlier]), *training]
     scores = read_json(arguments.scores or arguments.run / "scores-eval.json", "the scores of the run")
     write_json(
@@ -58,7 +60,7 @@ def main() -> None:
             "licence": "MIT",
             "training": training,
             "step": header["step"],
-            "dev": header["dev"],
+            **({"dev": header["dev"]} if "dev" in header else {}),
             "scores": {
                 "set": "eval, 20 pairs never trained on, through the bundled vocoder",
                 "mean": scores["corpus"],
