@@ -326,6 +326,12 @@ class TestRun:
         with pytest.raises(ConfigError, match="a run with other settings lives here"):
             train_vocoder(trained, tiny(train__max_steps=4), **{**options, "mels_from": None})
 
+    @pytest.mark.parametrize("corrects", [False, True])
+    def test_whether_a_vocoder_has_heard_a_voice_or_not_it_can_be_the_beginning(self, trained: Home, corrects: bool):
+        train_vocoder(trained, tiny(train__max_steps=1, vocoder__correct_mel=corrects), tag="base")
+        further = train_vocoder(trained, tiny(train__max_steps=1), tag="further", init="female_base")
+        assert further.step == 1
+
     def test_a_vocoder_of_other_sizes_cannot_be_the_beginning(self, trained: Home):
         train_vocoder(trained, tiny(train__max_steps=1), tag="base")
         with pytest.raises(ModelError, match="--init female_base: the sizes of its network are others"):

@@ -124,7 +124,7 @@ def settings_of(init: str | Path | None, mels_from: str | Path | None) -> dict[s
     settings: dict[str, Any] = {}
     if init is not None:
         settings |= {"vocoder.pitch_steps": 0, "vocoder.adversarial_start_step": 0}
-    if mels_from is not None:
+    if init is not None or mels_from is not None:  # the vocoder to begin with may have heard a voice itself
         settings |= {"vocoder.correct_mel": True}
     return settings
 
