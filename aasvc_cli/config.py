@@ -372,7 +372,7 @@ class VocoderConfig:
     refinements: int = option(1, minimum=0)
     """How often the mel of the waveform itself is brought nearer to the one asked for."""
     correct_mel: bool = False
-    """Let the vocoder ask for another mel than it is given; ``--mels-from`` switches it on."""
+    """Let the vocoder ask for another mel than it is given; ``--mels-from`` and ``--init`` switch it on."""
     pitch_steps: int = option(1500, minimum=0)
     """The first steps train the pitch network alone; afterwards it stays as it is."""
     pitch_lr: float = option(1e-3, minimum=0.0)
