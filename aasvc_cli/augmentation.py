@@ -126,8 +126,13 @@ def changed(
 
 def warped(log_mel: Array, mel: MelConfig, *, pitch: float, formant: float) -> Array:
     """Harmonics and envelope moved to other frequencies, each by a factor: (S, M) -> (S, M)."""
-    envelope = log_mel @ _smoother(mel)
+    envelope = envelopes(log_mel, mel)
     return _moved(envelope, mel, formant) + _moved(log_mel - envelope, mel, pitch)
+
+
+def envelopes(log_mel: Array, mel: MelConfig) -> Array:
+    """The part of log-mels that varies slowly from band to band, which is the vocal tract's: (S, M) -> (S, M)."""
+    return log_mel @ _smoother(mel)
 
 
 def stretched(log_mel: Array, n_frames: int) -> Array:

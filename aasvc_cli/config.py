@@ -254,13 +254,14 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Other voices made of the source recordings during training, anew in every epoch (published: none).
+    """Other recordings made of those there are during training, anew in every epoch (published: none).
 
-    The target stays as it is. Everything happens on the log-mel of the source; other features are left as they are.
+    Sources get other voices, and pairs are joined with each other. Everything happens on log-mels; other features are
+    left as they are.
     """
 
     share: float = option(0.0, minimum=0.0, maximum=1.0)
-    """Share of the recordings that are changed; 0 switches all of it off."""
+    """Share of the source recordings that are changed in pitch, envelope, tempo, level and noise."""
     start_step: int = option(0, minimum=0)
     """Recordings stay as they are until the first epoch that begins at this step or later."""
     pitch: float = option(4.0, minimum=0.0, maximum=24.0)
@@ -277,6 +278,8 @@ class AugmentConfig:
     """Lowest ratio of speech to that noise, in dB."""
     noise_range_db: float = option(30.0, minimum=0.0, maximum=80.0)
     """How much higher the ratio may be."""
+    splice_share: float = option(0.0, minimum=0.0, maximum=1.0)
+    """Share of the pairs that begin as they are and end as another pair does, joined where both are quiet."""
 
 
 @dataclass(frozen=True, kw_only=True)

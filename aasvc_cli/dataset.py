@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aasvc_cli.augmentation import Augmenter
+from aasvc_cli.config import Config
 from aasvc_cli.corpus import ParallelPair
 from aasvc_cli.features import NormStats
+from aasvc_cli.splicing import Splicer
 
 Array = npt.NDArray[np.float32]
 MIXING = 0.5
@@ -94,6 +96,7 @@ class PairDataset(Dataset[Item]):
         load: gives the stored feature ``(T, D)`` of ``(kind, recording)``; ``FeatureStore.load``
         stats: mean and scale of each side, and the kinds of feature
         augmenter: changes the sources, differently in every epoch
+        splicer: joins pairs with others, differently in every epoch
     """
 
     def __init__(
@@ -102,11 +105,13 @@ class PairDataset(Dataset[Item]):
         load: Callable[..., Array],
         stats: NormStats,
         augmenter: Augmenter | None = None,
+        splicer: Splicer | None = None,
     ):
         self.pairs = tuple(pairs)
         self._load = load
         self._stats = stats
         self._augmenter = augmenter
+        self._splicer = splicer
         self._seed = (0, 0)
 
     def __len__(self) -> int:
@@ -114,24 +119,25 @@ class PairDataset(Dataset[Item]):
 
     def at_longest(self) -> PairDataset:
         """The same pairs with the sources as long as they can become."""
-        if self._augmenter is None:
-            return self
         there = copy.copy(self)
-        there._augmenter = self._augmenter.slowest()
+        there._augmenter = self._augmenter.slowest() if self._augmenter is not None else None
+        there._splicer = None  # joined pairs are never longer
         return there
 
     def in_epoch(self, seed: int, epoch: int, *, varied: bool = True) -> PairDataset:
-        """The same pairs with the sources as they are in one epoch, or as they were recorded."""
+        """The pairs as they are in one epoch, or as they were recorded."""
         there = copy.copy(self)
         there._seed = (seed, epoch)
         if not varied:
-            there._augmenter = None
+            there._augmenter = there._splicer = None
         return there
 
     def __getitem__(self, index: int) -> Item:
         pair, stats = self.pairs[index], self._stats
-        source = self._load(stats.kinds["source"], pair.source)
-        target = self._load(stats.kinds["target"], pair.target)
+        if self._splicer is None:
+            source, target = self._sides(index)
+        else:
+            source, target = self._splicer(index, len(self.pairs), self._sides, seed=(*self._seed, index))
         if self._augmenter is not None:
             source = self._augmenter(source, target_frames=len(target), seed=(*self._seed, index))
         same = stats.kinds["duration"] == stats.kinds["source"]
@@ -142,6 +148,28 @@ class PairDataset(Dataset[Item]):
             target=stats.target.normalise(target),
             duration_feature=stats.duration.normalise(duration),
         )
+
+    def _sides(self, index: int) -> tuple[Array, Array]:
+        """Source (S, D) and target (T, M) of a pair as stored."""
+        pair, kinds = self.pairs[index], self._stats.kinds
+        return self._load(kinds["source"], pair.source), self._load(kinds["target"], pair.target)
+
+
+def can_vary(config: Config) -> bool:
+    """Whether the recordings of this configuration are features that can be varied."""
+    return (config.features.source, config.features.duration) == ("mel", "mel")
+
+
+def varied_pairs(
+    pairs: Sequence[ParallelPair], load: Callable[..., Array], stats: NormStats, config: Config
+) -> PairDataset:
+    """Pairs to train on, varied as far as ``config.augment`` asks for it and the features allow."""
+    settings, mel = config.augment, config.features.mel
+    ratio = config.model.source_frames_per_token / config.model.target_stack
+    possible = can_vary(config)
+    augmenter = Augmenter(settings, mel, frames_per_step=ratio) if possible and settings.share else None
+    splicer = Splicer(settings.splice_share, mel, frames_per_step=ratio) if possible and settings.splice_share else None
+    return PairDataset(pairs, load, stats, augmenter, splicer)
 
 
 def collate(items: Sequence[Item]) -> Batch:

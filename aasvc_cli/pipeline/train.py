@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from aasvc_cli.augmentation import Augmenter
 from aasvc_cli.config import Config, dump_yaml, parse_config, parse_memory, parse_time, read_config_file, to_tree
 from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
-from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate
+from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, can_vary, collate, varied_pairs
 from aasvc_cli.distributed import World, is_restart, joined
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
 from aasvc_cli.features import NormStats, feature_key, feature_keys
@@ -154,18 +153,6 @@ def _with_data_features(config: Config, manifest: Manifest) -> Config:
     return config
 
 
-def _varies(config: Config) -> bool:
-    """Whether the sources of this configuration are features that can be varied."""
-    return (config.features.source, config.features.duration) == ("mel", "mel")
-
-
-def _augmenter(config: Config) -> Augmenter | None:
-    if config.augment.share == 0 or not _varies(config):
-        return None
-    ratio = config.model.source_frames_per_token / config.model.target_stack
-    return Augmenter(config.augment, config.features.mel, frames_per_step=ratio)
-
-
 def _read_stats(home: Home, manifest: Manifest, config: Config, norm_name: str) -> NormStats:
     path = home.stats / manifest.name / f"{norm_name}.json"
     if not path.is_file():
@@ -220,7 +207,7 @@ class _Run:
                         "which leaves such pairs out"
                     )
                 _check_there(store, pair, config)
-        self.train_set = PairDataset(manifest.sets["train"], store.load, stats, _augmenter(config))
+        self.train_set = varied_pairs(manifest.sets["train"], store.load, stats, config)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
             if not len(pairs):
@@ -432,8 +419,9 @@ class _Run:
         trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
         self._trainer = trainer
         self._open(trainer)
-        if self.config.augment.share > 0 and not _varies(self.config) and self.world.is_first:
-            self.say("sources are not varied (augment): that takes mels as features.source and features.duration")
+        augment = self.config.augment
+        if max(augment.share, augment.splice_share) > 0 and not can_vary(self.config) and self.world.is_first:
+            self.say("recordings are not varied (augment): that takes mels as features.source and features.duration")
         stream = batch_stream(
             self.train_set,
             self.position,

@@ -33,7 +33,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from aasvc_cli.augmentation import Augmenter
 from aasvc_cli.config import (
     AugmentConfig,
     Config,
@@ -47,7 +46,7 @@ from aasvc_cli.config import (
     read_preset,
 )
 from aasvc_cli.corpus import Manifest, read_manifest
-from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate
+from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate, varied_pairs
 from aasvc_cli.dtw import exact_path
 from aasvc_cli.features import NormStats, feature_key
 from aasvc_cli.losses import WHOLE, Losses, Share, total_loss
@@ -196,11 +195,7 @@ class Ablation:
         self.home = home
         self.stats = NormStats.from_tree(read_json(home.stats / self.manifest.name / "self.json", "statistics"), "self")
         store = FeatureStore(home.features, self.config.features, feature_key)
-        augmenter = None
-        if self.config.augment.share > 0:
-            ratio = self.config.model.source_frames_per_token / self.config.model.target_stack
-            augmenter = Augmenter(self.config.augment, self.config.features.mel, frames_per_step=ratio)
-        self.train_set = PairDataset(self.manifest.sets["train"][:n_pairs], store.load, self.stats, augmenter)
+        self.train_set = varied_pairs(self.manifest.sets["train"][:n_pairs], store.load, self.stats, self.config)
         self.dev_set = PairDataset(self.manifest.sets["dev"], store.load, self.stats)
         self.folder = out / variant.name
         self.epoch = max(1, len(self.train_set) // self.config.train.batch_size)
