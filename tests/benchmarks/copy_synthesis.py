@@ -1,29 +1,26 @@
 """What is lost when a vocoder speaks recordings anew, and what the measures make of the recordings themselves.
 
-    python tests/benchmarks/copy_synthesis.py FOLDER [--vocoder bundled --vocoder ...] [--limit N] [--json]
+    python tests/benchmarks/copy_synthesis.py FOLDER [--vocoder bundled --vocoder ...] [--limit N] [--dnsmos] [--json]
 
-Measures as published (MCD with c0, F0 by Harvest, FastDTW), and DNSMOS if it is installed, as means over the recordings
-of a folder. They react to what nobody hears, so next to the vocoders stand the recordings themselves: with white noise
-60 and 40 dB below them, and begun 2.5 ms later, which is about what a vocoder cannot know, as a mel does not tell when
-within a frame the vocal folds close. A vocoder that follows the pitch of the recording, instead of reading it off the
-mel, shows what pitch errors cost.
+Measures as published (MCD with c0, F0 by Harvest, FastDTW), as means over the recordings of a folder. They react to
+what nobody hears, so next to the vocoders stand the recordings themselves: with white noise 60 and 40 dB below them,
+and begun 2.5 ms later, which is about what a vocoder cannot know, as a mel does not tell when within a frame the vocal
+folds close. A vocoder that follows the pitch of the recording, instead of reading it off the mel, shows what pitch
+errors cost.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # also where this file is loaded from elsewhere
-
-from results import show
 
 from aasvc_cli import listeners, metrics
 from aasvc_cli.features import log_mel, resample
@@ -106,7 +103,9 @@ def systems(names: list[str], home: Home) -> Iterator[tuple[str, Change, int]]:
     yield "2.5 ms later", delayed, rate
 
 
-def measured(change: Change, rate: int, recordings: list[Path], f0_min: float, f0_max: float) -> dict[str, float]:
+def measured(
+    change: Change, rate: int, recordings: list[Path], *, f0_min: float, f0_max: float, opinions: bool
+) -> dict[str, float]:
     """Means over recordings."""
     found: dict[str, list[float]] = {}
     for path in recordings:
@@ -114,7 +113,7 @@ def measured(change: Change, rate: int, recordings: list[Path], f0_min: float, f
         result = change(wave, rate)
         scores = metrics.score_pair(result, rate, wave, rate, f0_min=f0_min, f0_max=f0_max)
         told = {"MCD": scores.mcd, "F0CORR": scores.f0_corr, "F0RMSE": scores.f0_rmse}
-        if listeners.missing_for("mos") is None:
+        if opinions:
             told["DNSMOS"] = listeners.opinions(np.clip(result, -1.0, 1.0), rate)["DNSMOS"]
         for key, value in told.items():
             found.setdefault(key, []).append(value)
@@ -130,6 +129,7 @@ def main() -> None:
     parser.add_argument("--f0-min", type=float, default=90.0)
     parser.add_argument("--f0-max", type=float, default=440.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dnsmos", action="store_true", help="also DNSMOS, which takes longer than all else")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -138,10 +138,13 @@ def main() -> None:
     if not recordings:
         raise SystemExit(f"{arguments.folder}: no recordings ({', '.join(SUFFIXES)})")
     home = find_home(arguments.home)
-    result = {}
+    options = {"f0_min": arguments.f0_min, "f0_max": arguments.f0_max, "opinions": arguments.dnsmos}
+    result: dict[str, Any] = {"recordings": len(recordings)}
     for name, change, rate in systems(arguments.vocoder or ["bundled"], home):
-        result[name] = measured(change, rate, recordings, arguments.f0_min, arguments.f0_max)
-    show({"recordings": len(recordings), **result}, as_json=arguments.json)
+        result[name] = measured(change, rate, recordings, **options)
+        print(f"{name}: {result[name]}", flush=True)
+    if arguments.json:
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":
