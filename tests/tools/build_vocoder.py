@@ -1,8 +1,9 @@
 """Make the bundled vocoder from a training run: half-precision weights, configuration, model card.
 
-python tests/tools/build_vocoder.py VOCODER_FOLDER... [--before CARD] [--noise-gain G] [--scores FILE] [--out FOLDER]
+python tests/tools/build_vocoder.py VOCODER_FOLDER... [--mean N] [--before CARD] [--noise-gain G] [--scores FILE]
 
-Of several runs, each of which began with the one before, the last is taken. Adversarial training leaves more noise in
+Of several runs, each of which began with the one before, the last is taken, or the mean of the weights of the last N:
+one that spoke recordings and one that spoke what a voice wrote. Adversarial training leaves more noise in
 voiced sounds than recordings have: ``--noise-gain`` makes it softer, by as much as measures best on the dev set.
 """
 
@@ -15,12 +16,26 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aasvc_cli.config import parse_config, read_config_file
 from aasvc_cli.storage.cache import bundled
 from aasvc_cli.storage.files import read_json, write_json
 from aasvc_cli.vocoder.build import StoredVocoder, read_vocoder, write_vocoder
 
 LIMIT_MB = 12.0
+
+
+def mean_of(runs: list[Path]) -> StoredVocoder:
+    """The last of some vocoders of one network, with the mean of the weights of all."""
+    stored = [read_vocoder(run) for run in runs]
+    mean = {
+        name: torch.stack([each.tensors[name].double() for each in stored]).mean(dim=0).to(last.dtype)
+        if last.is_floating_point()
+        else last
+        for name, last in stored[-1].tensors.items()
+    }
+    return dataclasses.replace(stored[-1], tensors=mean)
 
 
 def with_noise_gain(stored: StoredVocoder, gain: float) -> StoredVocoder:
@@ -48,12 +63,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--before", type=Path, help="card of the vocoder that the first run began with")
+    parser.add_argument("--mean", type=int, default=1, help="of how many runs, the last ones, to take the mean")
     parser.add_argument("--noise-gain", type=float, default=1.0)
-    parser.add_argument("--scores", type=Path, help="JSON with what copy synthesis and conversions were measured at")
+    parser.add_argument("--scores", type=Path, help="JSON with what was measured; its `dev` replaces that of the run")
     parser.add_argument("--out", type=Path, default=bundled("vocoder"))
     arguments = parser.parse_args()
 
-    stored = with_noise_gain(read_vocoder(arguments.runs[-1]), arguments.noise_gain)
+    stored = with_noise_gain(mean_of(arguments.runs[-arguments.mean :]), arguments.noise_gain)
     half = {name: t.half() if t.is_floating_point() else t for name, t in stored.tensors.items()}
     # the statistics are few numbers, and all of the input goes through them
     half |= {name: stored.tensors[name] for name in ("mean", "scale")}
@@ -62,6 +78,8 @@ def main() -> None:
     data = read_json(arguments.runs[-1] / "data.json", "the data of the run")
     training = read_json(arguments.before, "a card")["training"] if arguments.before else []
     training += [command(run) for run in arguments.runs]
+    if arguments.mean > 1:
+        training.append(f"mean of the weights of the last {arguments.mean}")
     if arguments.noise_gain != 1.0:
         training.append(f"noise times {arguments.noise_gain:g}")
     scores: dict[str, Any] = {} if arguments.scores is None else read_json(arguments.scores, "scores")
@@ -75,7 +93,7 @@ def main() -> None:
             "training": training,
             "step": stored.origin["step"],
             "seconds": round(float(stored.origin["seconds"])),
-            "dev": stored.origin["dev"],
+            "dev": scores.pop("dev", stored.origin["dev"]),
             "scores": scores,
             "limits": "made for this one voice: mels of other voices, of lower pitch above all, sound rougher",
         },
