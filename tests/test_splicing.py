@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aasvc_cli.augmentation import Augmenter, Change, changed, stretched
-from aasvc_cli.config import AugmentConfig, MelConfig
+from aasvc_cli.config import AugmentConfig, Config, FeatureConfig, MelConfig
 from aasvc_cli.corpus import ParallelPair
-from aasvc_cli.dataset import PairDataset, Position, batch_stream
+from aasvc_cli.dataset import PairDataset, Position, batch_stream, varied_pairs
 from aasvc_cli.features import FeatureStats, NormStats, log_mel, resample
 from aasvc_cli.splicing import EDGE_FRAMES, SHORTEST, Splicer, cuts
 from aasvc_cli.storage.files import read_audio
@@ -134,6 +135,10 @@ def test_as_many_are_joined_as_asked_for():
 
 
 def _dataset(splicer: Splicer | None, augmenter: Augmenter | None = None) -> PairDataset:
+    return PairDataset(*_data(), augmenter, splicer)
+
+
+def _data() -> tuple[list[ParallelPair], Callable[..., np.ndarray], NormStats]:
     recordings = {f"{side}{i}": syllables(i)[which] for i in range(5) for which, side in enumerate("st")}
     pairs = [
         ParallelPair(f"u{i}", Path(f"s{i}"), Path(f"t{i}"), len(recordings[f"s{i}"]), len(recordings[f"t{i}"]))
@@ -142,7 +147,18 @@ def _dataset(splicer: Splicer | None, augmenter: Augmenter | None = None) -> Pai
     one = FeatureStats(np.zeros(MEL.n_mels, np.float32), np.ones(MEL.n_mels, np.float32), 1)
     kinds = dict.fromkeys(("source", "target", "duration"), "mel")
     stats = NormStats(one, one, one, kinds, dict.fromkeys(kinds, "k"), "t")
-    return PairDataset(pairs, lambda kind, path: recordings[path.name], stats, augmenter, splicer)
+    return pairs, lambda kind, path: recordings[path.name], stats
+
+
+@pytest.mark.parametrize(
+    ("share", "duration", "joins"), [(1.0, "mel", True), (0.0, "mel", False), (1.0, "mcep", False)]
+)
+def test_a_configuration_joins_pairs_if_it_asks_for_it_and_its_features_are_mels(share, duration, joins):
+    config = Config(augment=AugmentConfig(splice_share=share), features=FeatureConfig(duration=duration))
+    pairs, load, stats = _data()
+    varied = varied_pairs(pairs, load, stats, config).in_epoch(1, 0)
+    recorded = [len(load("mel", pair.target)) for pair in pairs]
+    assert ([len(item.target) for item in varied] != recorded) == joins
 
 
 @pytest.mark.parametrize("augmented", [False, True])
