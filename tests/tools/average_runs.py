@@ -9,12 +9,24 @@ better than each (Wortsman et al., Model soups, 2022). Configuration, statistics
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import write_text
+
+
+def mean_weights(networks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each floating-point tensor; of the others, those of the last network."""
+    return {
+        name: torch.stack([tensors[name].double() for tensors in networks]).mean(dim=0).to(last.dtype)
+        if last.is_floating_point()
+        else last
+        for name, last in networks[-1].items()
+    }
 
 
 def main() -> None:
@@ -28,12 +40,7 @@ def main() -> None:
         raise SystemExit("the runs have different statistics, so their weights do not mean the same")
 
     loaded = [load_checkpoint(run / "best.safetensors") for run in arguments.runs]
-    mean = {
-        name: torch.stack([tensors[name].double() for tensors, _ in loaded]).mean(dim=0).to(last.dtype)
-        if last.is_floating_point()
-        else last
-        for name, last in loaded[-1][0].items()
-    }
+    mean = mean_weights([tensors for tensors, _ in loaded])
     header = {"step": loaded[-1][1]["step"], "mean_of": [run.name for run in arguments.runs]}
     save_checkpoint(arguments.out / "best.safetensors", mean, header)
     for name in ("config.yaml", "stats.json", "data.json", "init.json"):

@@ -4,7 +4,7 @@ python tests/tools/build_vocoder.py VOCODER_FOLDER... [--mean N] [--before CARD]
 
 Of several runs, each of which began with the one before, the last is taken, or the mean of the weights of the last N:
 one that spoke recordings and one that spoke what a voice wrote. Adversarial training leaves more noise in
-voiced sounds than recordings have: ``--noise-gain`` makes it softer, by as much as measures best on the dev set.
+voiced sounds than recordings have: ``--noise-gain`` makes it softer, by as much as the measures call for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
+from average_runs import mean_weights
 
 from aasvc_cli.config import parse_config, read_config_file
 from aasvc_cli.storage.cache import bundled
@@ -29,13 +29,7 @@ LIMIT_MB = 12.0
 def mean_of(runs: list[Path]) -> StoredVocoder:
     """The last of some vocoders of one network, with the mean of the weights of all."""
     stored = [read_vocoder(run) for run in runs]
-    mean = {
-        name: torch.stack([each.tensors[name].double() for each in stored]).mean(dim=0).to(last.dtype)
-        if last.is_floating_point()
-        else last
-        for name, last in stored[-1].tensors.items()
-    }
-    return dataclasses.replace(stored[-1], tensors=mean)
+    return dataclasses.replace(stored[-1], tensors=mean_weights([each.tensors for each in stored]))
 
 
 def with_noise_gain(stored: StoredVocoder, gain: float) -> StoredVocoder:
