@@ -1,11 +1,11 @@
 """Time and memory of one optimiser step at the published size, against the machine's own matrix products.
 
-    python tests/benchmarks/train_step.py --batch-size 2 --frames 940 --steps 3 [--checkpointing] [--json]
+    python tests/benchmarks/train_step.py --batch-size 2 --frames 940 --steps 3 [--checkpointing] [--profile] [--json]
 
 One micro-batch of random utterances per step, lengths from 0.6 to 1.0 of ``--frames``, faithful mode, dropout on,
 float32. Efficiency is three times the floating-point operations of a forward pass per second, over the measured rate
 of a large matrix product on the same threads. That rate is measured before and after every step, as a shared machine
-is not equally fast all the time.
+is not equally fast all the time. ``--profile`` adds one more step and what it spends its time in, operator by operator.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from results import show
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from aasvc_cli.config import override, read_preset
@@ -51,6 +52,17 @@ def matmul_gflops(size: int = 2048, repeats: int = 10) -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e9
 
 
+def profiled(trainer: Trainer, batch: Batch, *, rows: int = 12) -> None:
+    """Take a step and print the operators that it spends most in; of nested ones each counts its own time alone."""
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        trainer.update([batch])
+    operators = sorted(recorded.key_averages(), key=lambda operator: operator.self_cpu_time_total, reverse=True)
+    total = sum(operator.self_cpu_time_total for operator in operators)
+    for operator in operators[:rows]:
+        share = operator.self_cpu_time_total / total
+        print(f"{operator.key:44s} {operator.self_cpu_time_total / 1e6:7.2f} s {share:6.1%} {operator.count:6d} calls")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,6 +73,7 @@ def main() -> None:
     parser.add_argument("--preset", default="hificaptain")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -86,6 +99,8 @@ def main() -> None:
         faults.append(after_step.ru_minflt - before_step.ru_minflt)
         rates.append(matmul_gflops())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    if arguments.profile:
+        profiled(trainer, batch)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         trainer.losses(batch)
     flop = 3 * counter.get_total_flops()
