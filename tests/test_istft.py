@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -105,13 +106,14 @@ class TestShapes:
 
 class TestInverse:
     @pytest.mark.parametrize("mel", MELS.values(), ids=MELS.keys())
-    def test_it_equals_torch_istft(self, mel: MelConfig):
+    @pytest.mark.parametrize("n_frames", [7, 8, 9, 10, 30])
+    def test_it_equals_torch_istft(self, mel: MelConfig, n_frames: int):
         net = generator(mel)
-        spectrum = torch.randn(2, 30, net.n_fft // 2 + 1, dtype=torch.complex64)
+        spectrum = torch.randn(2, n_frames, net.n_fft // 2 + 1, dtype=torch.complex64)
         # torch leaves no choice about the imaginary parts at the ends, which a real signal doesn't have
         spectrum.imag[..., 0] = spectrum.imag[..., -1] = 0
         # without the last frames, behind which torch would want more of them
-        length = 29 * mel.hop_length
+        length = (n_frames - 1) * mel.hop_length
         expected = torch.istft(
             spectrum.transpose(1, 2), net.n_fft, mel.hop_length, window=net.window, center=True, length=length
         )
@@ -122,6 +124,17 @@ class TestInverse:
         net = generator(mel)
         wave = torch.randn(1, 25 * mel.hop_length)
         torch.testing.assert_close(net.inverse(net._analyse(wave)), wave, atol=1e-4, rtol=1e-4)
+
+
+class TestNoise:
+    @pytest.mark.parametrize("seed", [0, 3])
+    def test_a_stretch_over_the_end_of_the_table_is_what_its_parts_are(self, seed: int):
+        vocoder = IstftVocoder(generator(MelConfig()))
+        size = len(vocoder.generator.noise)
+        cuts = [size - 700, size - 5, size + 9, 2 * size + 3, 2 * size + 300]
+        parts = [vocoder._noise(start, end, seed) for start, end in pairwise(cuts)]
+        assert torch.equal(vocoder._noise(cuts[0], cuts[-1], seed), torch.cat(parts))
+        assert torch.equal(vocoder._noise(0, 50, seed), vocoder._noise(size, size + 50, seed))
 
 
 class TestSource:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -296,7 +295,7 @@ class IstftGenerator(nn.Module):
         n_frames, hop = spectrum.shape[1], self.hop_length
         frames = torch.fft.irfft(spectrum, self.n_fft) * self.window  # (B, T, n_fft)
         wave = _overlap_add(frames, hop)
-        envelope = _overlap_add(self.window.square().expand(1, n_frames, -1), hop)
+        envelope = _envelope(self.window, n_frames, hop)
         start = self.n_fft // 2
         return wave[:, start : start + n_frames * hop] / envelope[:, start : start + n_frames * hop].clamp_min(1e-3)
 
@@ -401,8 +400,9 @@ class IstftVocoder:
     def _noise(self, start: int, end: int, seed: int) -> Tensor:
         """The noise of a stretch of samples; it begins anew where the table ends."""
         table = self.generator.noise
-        offset = seed * _NOISE_STRIDE
-        return table[torch.arange(start + offset, end + offset, device=table.device) % len(table)]
+        first = (start + seed * _NOISE_STRIDE) % len(table)
+        last = first + end - start
+        return table.repeat(-(-last // len(table)))[first:last]
 
 
 def head_size(mel: MelConfig) -> int:
@@ -432,9 +432,26 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     if n_fft % hop_length:
         frames = functional.pad(frames, (0, n_parts * hop_length - n_fft))
     parts = frames.view(n_batch, n_frames, n_parts, hop_length)
-    # part k of each frame falls on part 0 of the k-th frame after it; a sum of few shifted signals is faster than fold
-    wave = sum(functional.pad(parts[:, :, k], (0, 0, k, n_parts - 1 - k)) for k in range(n_parts))
-    return cast(Tensor, wave).flatten(1)[:, : (n_frames - 1) * hop_length + n_fft]
+    # part k of each frame falls on part 0 of the k-th frame after it; few shifted sums are faster than fold
+    wave = frames.new_zeros(n_batch, n_frames + n_parts - 1, hop_length)
+    for k in range(n_parts):
+        wave[:, k : k + n_frames] += parts[:, :, k]
+    return wave.flatten(1)[:, : (n_frames - 1) * hop_length + n_fft]
+
+
+def _envelope(window: Tensor, n_frames: int, hop_length: int) -> Tensor:
+    """What the squares of overlapping windows add up to, (1, (T - 1) * hop_length + n_fft).
+
+    Between the ends, where fewer frames overlap, it repeats itself with every hop and is not computed again.
+    """
+    n_parts = -(-len(window) // hop_length)
+    computed = min(n_frames, 2 * n_parts)
+    few = _overlap_add(window.square().expand(1, computed, -1), hop_length)
+    if computed == n_frames:
+        return few
+    middle = n_parts * hop_length
+    repeated = few[:, middle : middle + hop_length].repeat(1, n_frames - computed)
+    return torch.cat([few[:, :middle], repeated, few[:, middle:]], dim=1)
 
 
 def held_pitch(f0: Tensor, voiced: Tensor) -> Tensor:
