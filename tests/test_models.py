@@ -60,3 +60,27 @@ def test_the_command_shows_it_for_people_and_programs(aasvc: Callable[..., Any],
     models = json.loads(aasvc("convert", "--list-models", "--json", "-").out)["models"]
     assert [model["name"] for model in models] == ["bundled", "m_f_x"]
     assert {"data", "licence", "training", "scores", "limits"} <= models[0]["card"].keys()
+
+
+def test_the_cards_are_told_in_words(aasvc: Callable[..., Any], home: Home):
+    write_voice(home.exp / "m_f_x", tiny_config())
+    card = {
+        "data": "two\n friends", "training": ["aasvc train", 5, "and again"], "licence": 3,
+        "scores": {"set": "eval", "mean": {"MCD": {"mean": 4.256, "n": 2}, "CER": 0.5, "DDUR": None, "GV": "no"}},
+    }  # fmt: skip
+    write_json(home.exp / "m_f_x" / "card.json", card)
+    lines = aasvc("convert", "--list-models", "-v").out.splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith("m_f_x"))
+    assert lines[begin + 1 :] == [
+        "  data: two friends",
+        "  training: aasvc train",
+        "  training: and again",
+        "  scores (eval): MCD 4.26, CER 0.5",
+    ]
+    bundled = "\n".join(lines[1:begin])
+    assert all(
+        f"  {key}" in bundled for key in ("data: ", "licence: ", "training: aasvc train", "limits: ", "scores (")
+    )
+    assert "MCD 3." in bundled
+    write_json(home.exp / "m_f_x" / "card.json", {"scores": ["of no kind"], "limits": {"none": 1}})
+    assert aasvc("convert", "--list-models", "-v").out.splitlines()[begin:] == [lines[begin]]

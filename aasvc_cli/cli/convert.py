@@ -24,7 +24,7 @@ from aasvc_cli.cli.options import (
     output_option,
     raw_option,
 )
-from aasvc_cli.cli.output import EXIT_ERROR, fail, home_folder, say, say_next, show_result, usage
+from aasvc_cli.cli.output import EXIT_ERROR, fail, home_folder, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import progress
 from aasvc_cli.errors import AasvcError
 from aasvc_cli.storage.sound import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names, spooled
@@ -119,7 +119,10 @@ def convert(
         Path | None,
         output_option("--save-mel", metavar="FILE.npy", help="Also write the converted log-mel, (frames, bands)."),
     ] = None,
-    list_models: Annotated[bool, model_option("--list-models", help="Show the voices that are here, and end.")] = False,
+    list_models: Annotated[
+        bool,
+        model_option("--list-models", help="Show the voices that are here, with -v also their model cards, and end."),
+    ] = False,
     raw_format: Annotated[
         str | None,
         raw_option(
@@ -156,7 +159,7 @@ def convert(
         from aasvc_cli.pipeline.models import known_models
 
         known = known_models(home_folder())
-        show_result(known, json_target, known.lines())
+        show_result(known, json_target, known.lines(cards=settings.verbose))
         return
     if set_name is None and not inputs and from0 is None:
         usage("convert", "name a recording, or a set with --set")

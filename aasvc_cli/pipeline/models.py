@@ -21,6 +21,7 @@ Without a card, the first sentence of a ``README.md`` serves as the line.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,15 @@ class KnownModels:
 
     models: tuple[KnownModel, ...]
 
-    def lines(self) -> list[str]:
-        """The result for people."""
+    def lines(self, *, cards: bool = False) -> list[str]:
+        """The result for people: a line for each voice, and below it what its card says."""
         widths = [max(len(getattr(model, part)) for model in self.models) for part in ("name", "kind")]
-        return [
-            f"{model.name:<{widths[0]}}  {model.kind:<{widths[1]}}  {model.about}".rstrip() for model in self.models
-        ]
+        lines: list[str] = []
+        for model in self.models:
+            lines.append(f"{model.name:<{widths[0]}}  {model.kind:<{widths[1]}}  {model.about}".rstrip())
+            if cards:
+                lines += [f"  {line}" for line in _card_lines(model.card)]
+        return lines
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
@@ -98,6 +102,29 @@ def _known(name: str, kind: str, folder: Path) -> KnownModel:
     except AasvcError as error:
         return KnownModel(name, kind, folder, f"damaged: {error}", card)
     return KnownModel(name, kind, folder, about, card)
+
+
+def _card_lines(card: Mapping[str, Any]) -> Iterator[str]:
+    """What a card tells people, line by line; entries of another kind than expected are left out."""
+    for key in ("data", "licence", "training", "limits"):
+        value = card.get(key)
+        for entry in value if isinstance(value, list) else [value]:
+            if text := _one_line(entry):
+                yield f"{key}: {text}"
+    scores = card.get("scores")
+    if isinstance(scores, dict):
+        means = scores.get("mean")
+        figures = {name: _mean(value) for name, value in means.items()} if isinstance(means, dict) else {}
+        told = ", ".join(f"{name} {figure:.3g}" for name, figure in figures.items() if figure is not None)
+        if told:
+            measured_on = _one_line(scores.get("set"))
+            yield f"scores ({measured_on}): {told}" if measured_on else f"scores: {told}"
+
+
+def _mean(value: Any) -> float | None:
+    """A figure, or that of a summary with its interval."""
+    figure = value.get("mean") if isinstance(value, dict) else value
+    return float(figure) if isinstance(figure, int | float) else None
 
 
 def _one_line(value: Any) -> str:
