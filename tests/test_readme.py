@@ -59,7 +59,7 @@ def test_the_first_two_commands_set_everything_up_themselves():
     assert convert[1] == [".venv/bin/pip", "install", "."]
     assert test[1] == [".venv/bin/pip", "install", "-e", ".[test]"]
     assert convert[2][:2] == [".venv/bin/aasvc", "convert"]
-    assert test[2] == [".venv/bin/python", "-m", "pytest"]
+    assert test[2] == [".venv/bin/python", "-m", "pytest", "-n", "2"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"]["aasvc"] == "aasvc_cli.cli:main"
     assert any(line.startswith("pytest") for line in project["project"]["optional-dependencies"]["test"])
