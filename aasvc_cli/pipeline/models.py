@@ -7,9 +7,9 @@ A model folder may hold a model card, ``card.json``, a mapping of which every en
 ``data``, ``licence``
     what it was trained on, and what may be done with it
 ``training``
-    the command that trains it
+    the command that trains it, or a list of them
 ``scores``
-    measures and the set they were taken on
+    a mapping: ``set``, what they were taken on, and ``mean``, the measures by name
 ``limits``
     what it is not good at
 ``vocoder``
