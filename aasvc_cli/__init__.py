@@ -7,7 +7,7 @@ Importing this package loads nothing else; PyTorch comes with the first use of t
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aasvc_cli.converter import Converted, Converter
+    from aasvc_cli.conversion.converter import Converted, Converter
 
 __version__ = "0.1.0"
 __all__ = ["Converted", "Converter", "__version__"]
@@ -18,5 +18,5 @@ def __getattr__(name: str) -> Any:
     if name in ("Converted", "Converter"):
         from importlib import import_module
 
-        return getattr(import_module("aasvc_cli.converter"), name)
+        return getattr(import_module("aasvc_cli.conversion.converter"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from aasvc_cli.cli import run
-from aasvc_cli.config_layers import CONFIG_VARIABLE
-from aasvc_cli.storage.cache import HOME_VARIABLE, Home, bundled, find_home
+from aasvc_cli.config.layers import CONFIG_VARIABLE
+from aasvc_cli.storage.home import HOME_VARIABLE, Home, bundled, find_home
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # so it is in jobs that a script started in the background; programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "assets"
 
 
 @pytest.fixture(autouse=True)

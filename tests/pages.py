@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from aasvc_cli.report.collect import f0_contour, sound
-from aasvc_cli.report.page import (
+from aasvc_cli.report.content import (
     Alignment,
     Curve,
     Difference,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from aasvc_cli.storage.files import encode_audio, read_audio
+from aasvc_cli.audio.files import encode_audio, read_audio
 
 LONG_AGO = 1_700_000_000
 

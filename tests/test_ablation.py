@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY
 
-from aasvc_cli.config import LossConfig
-from aasvc_cli.corpus import read_manifest
-from aasvc_cli.dataset import PairDataset, collate
-from aasvc_cli.features import feature_key
-from aasvc_cli.losses import total_loss
-from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.feature_store import FeatureStore
-from aasvc_cli.voice import load_voice
+from aasvc_cli.config.settings import LossConfig
+from aasvc_cli.conversion.voice import load_voice
+from aasvc_cli.data.dataset import PairDataset, collate
+from aasvc_cli.data.manifest import read_manifest
+from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.store import FeatureStore
+from aasvc_cli.storage.home import Home
+from aasvc_cli.training.losses import total_loss
+from tests.conftest import TINY
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "ablation.py"
 

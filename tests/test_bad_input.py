@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.home import Home
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "assets"
 RATE = 16000
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from aasvc_cli.config import MelConfig
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ModelError
-from aasvc_cli.features import log_mel, resample
-from aasvc_cli.metrics import score_pair
-from aasvc_cli.storage.cache import BUNDLED, bundled
-from aasvc_cli.storage.files import read_audio, read_json
+from aasvc_cli.measures.signal import score_pair
+from aasvc_cli.storage.files import read_json
+from aasvc_cli.storage.home import BUNDLED, bundled
 from aasvc_cli.vocoder.build import build_vocoder
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from aasvc_cli.vocoder.istft import IstftVocoder

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aasvc_cli.dtw import exact_path
-from aasvc_cli.features import log_mel
-from aasvc_cli.metrics import score_pair, voiced_f0
+from aasvc_cli.audio.dtw import exact_path
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.measures.signal import score_pair, voiced_f0
 from aasvc_cli.pipeline.convert import Converted, Converter
-from aasvc_cli.storage.cache import bundled
-from aasvc_cli.storage.files import read_audio, read_json
+from aasvc_cli.storage.files import read_json
+from aasvc_cli.storage.home import bundled
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "assets"
 FEMALE_HZ = {"f0_min": 90.0, "f0_max": 440.0}
 
 

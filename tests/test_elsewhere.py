@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from aasvc_cli.storage.cache import Home
+from aasvc_cli.storage.home import Home
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aasvc_cli"

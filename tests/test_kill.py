@@ -12,8 +12,8 @@ import processes
 import pytest
 import torch
 
-from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.checkpoint import load_checkpoint
+from aasvc_cli.storage.home import Home
 
 SETTINGS = ["--max-steps", "160", "--eval-every", "30", "--save-every", "3", "--keep", "2"]
 KILLS = 20

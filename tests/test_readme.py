@@ -21,8 +21,8 @@ import soundfile
 from typer.main import get_command
 
 from aasvc_cli import cli
-from aasvc_cli.config import parse_config, read_yaml
-from aasvc_cli.storage.cache import Home
+from aasvc_cli.config.reading import parse_config, read_yaml
+from aasvc_cli.storage.home import Home
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def test_the_installed_package_converts_the_recording_of_the_first_command(tmp_p
     assert (site / "aasvc_cli" / "py.typed").is_file()
 
     words = split_on(INSTALL_AND_CONVERT, "&&")[2]
-    data = tmp_path / "tests" / "data"
+    data = tmp_path / "tests" / "assets"
     data.mkdir(parents=True)
     shutil.copy(ROOT / words[2], data)
     done = subprocess.run(
@@ -119,7 +119,7 @@ def test_every_other_command_works_in_the_order_of_the_readme(
     shutil.copytree(male / "eval", tmp_path / "recordings")
     for path in sorted((tmp_path / "recordings").iterdir())[2:]:
         path.unlink()
-    wave, rate = soundfile.read(ROOT / "tests" / "data" / "male.flac")
+    wave, rate = soundfile.read(ROOT / "tests" / "assets" / "male.flac")
     soundfile.write(tmp_path / "in.wav", wave, rate)
 
     for program, *words in COMMANDS:
@@ -148,7 +148,7 @@ def folder(tmp_path: Path, demo_corpus: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "recordings").mkdir()
     for path in sorted((demo_corpus / "male" / "wav" / "eval").iterdir())[:2]:
         shutil.copy(path, tmp_path / "recordings")
-    wave, rate = soundfile.read(ROOT / "tests" / "data" / "male.flac")
+    wave, rate = soundfile.read(ROOT / "tests" / "assets" / "male.flac")
     soundfile.write(tmp_path / "in.wav", wave, rate)
     program = tmp_path / "bin" / "aasvc"
     program.parent.mkdir()

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, dump_yaml, parse_config
-from aasvc_cli.features import SIDES, FeatureStats, NormStats, feature_keys
+from aasvc_cli.config.reading import dump_yaml, parse_config
+from aasvc_cli.config.settings import Config
+from aasvc_cli.features.kinds import SIDES, feature_keys
+from aasvc_cli.features.stats import FeatureStats, NormStats
 from aasvc_cli.model.aasvc import AASVC
 from aasvc_cli.storage.checkpoint import save_checkpoint
 from aasvc_cli.storage.files import write_json, write_text

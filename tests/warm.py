@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from voices import tiny_config
 
 import aasvc_cli.cli.train
 import aasvc_cli.pipeline.train  # noqa: F401
-from aasvc_cli.config import override
-from aasvc_cli.dataset import Batch
-from aasvc_cli.training import Trainer
+from aasvc_cli.config.reading import override
+from aasvc_cli.data.dataset import Batch
+from aasvc_cli.training.voice_trainer import Trainer
+from tests.voices import tiny_config
 
 torch.set_num_threads(1)
 _mel, _lengths = torch.randn(1, 40, 20), torch.tensor([40])

@@ -22,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from aasvc_cli.cli.help import command_help, group_help
 from aasvc_cli.cli.options import ITS_OWN, NEEDS, YIELDS
 from aasvc_cli.cli.output import check_json_target, settings
-from aasvc_cli.config_layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Origin
+from aasvc_cli.config.layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Origin
 from aasvc_cli.errors import ConfigError
 
 PREFIX = "AASVC_"
@@ -324,7 +324,7 @@ def _option_fault(name: str, value: Any, known: set[str], several: set[str], als
 
 def unknown_variables(group: AasvcGroup) -> dict[str, str]:
     """Variables that look like ours but set nothing, with the nearest that does (or nothing)."""
-    from aasvc_cli.config_layers import CONFIG_VARIABLE
+    from aasvc_cli.config.layers import CONFIG_VARIABLE
 
     known = {CONFIG_VARIABLE}
     for command in (group, *group.commands.values()):

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from aasvc_cli.storage.cache import BUNDLED, Home, find_home
+from aasvc_cli.storage.home import BUNDLED, Home, find_home
 
 CATALOGUE = {
     "male_female_aas_vc_mel_pretrained": "the published model",

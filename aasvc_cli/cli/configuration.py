@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from aasvc_cli.cli.output import settings
-from aasvc_cli.config_layers import (
-    DEFAULT,
-    ENVIRONMENT,
-    FILE,
-    FLAG,
-    OPTIONS,
-    Layer,
-    Origin,
-    Traced,
-)
+from aasvc_cli.config.layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Layer, Origin, Traced
 
 if TYPE_CHECKING:
-    from aasvc_cli.config import Config
+    from aasvc_cli.config.settings import Config
 
 PARAMETERS = {
     "features.source": "src_feat",
@@ -89,7 +80,7 @@ class ShownConfig:
 
     def lines(self) -> list[str]:
         """A configuration file with the origin of each value beside it, which can be used as one."""
-        from aasvc_cli.config import to_tree
+        from aasvc_cli.config.reading import to_tree
 
         tree = to_tree(self.traced.config)
         lines = list(_yaml(tree, self.traced.origins, ""))
@@ -100,7 +91,7 @@ class ShownConfig:
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
-        from aasvc_cli.config import to_tree
+        from aasvc_cli.config.reading import to_tree
 
         return {
             "config": to_tree(self.traced.config),
@@ -149,6 +140,6 @@ def show_schema() -> None:
     """The JSON schema of configuration files, on standard output."""
     import json
 
-    from aasvc_cli.config_schema import config_schema
+    from aasvc_cli.config.schema import config_schema
 
     typer.echo(json.dumps(config_schema(), ensure_ascii=False, indent=1))

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aasvc_cli.audio.streams import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names, spooled
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.options import (
     DeviceOption,
@@ -27,10 +28,9 @@ from aasvc_cli.cli.options import (
 from aasvc_cli.cli.output import EXIT_ERROR, fail, home_folder, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import progress
 from aasvc_cli.errors import AasvcError
-from aasvc_cli.storage.sound import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names, spooled
 
 if TYPE_CHECKING:
-    from aasvc_cli.jobs import Job, Refused
+    from aasvc_cli.conversion.plan import Job, Refused
     from aasvc_cli.pipeline.convert import Outcome
 
 
@@ -326,8 +326,8 @@ def _planned(
     data: str | None,
 ) -> Iterable[Job | Refused]:
     """What would be done, with everything refused that would be."""
-    from aasvc_cli.jobs import plan_files, plan_names, plan_set
-    from aasvc_cli.voice import find_voice
+    from aasvc_cli.conversion.plan import plan_files, plan_names, plan_set
+    from aasvc_cli.conversion.voice import find_voice
 
     find_voice(home, model)
     if set_name is not None:
@@ -339,7 +339,7 @@ def _planned(
 
 def _show_plan(jobs: Iterable[Job | Refused], skip_existing: bool, json_target: str | None) -> None:
     """One line for each recording; with ``--json`` one tree."""
-    from aasvc_cli.jobs import Plan
+    from aasvc_cli.conversion.plan import Plan
 
     plan = Plan.of(jobs, skip_existing)
     show_result(plan, json_target, plan.lines())
@@ -361,7 +361,7 @@ def _show_aside(summary: Any, json_target: str | None, to_stream: bool) -> None:
 
 def _reporter() -> Callable[[Outcome], None]:
     """One bad recording does not keep the others from being converted, but is reported at once."""
-    from aasvc_cli.converter import UNLIKE
+    from aasvc_cli.conversion.converter import UNLIKE
 
     said = False
 

@@ -79,7 +79,7 @@ def _bundled_voice() -> SelfTest:
 def _configuration(group: Any) -> list[Check]:
     """The settings files and variables that are in force."""
     from aasvc_cli.cli.command import check_option_names
-    from aasvc_cli.config_layers import PROJECT_FILE, user_file_place
+    from aasvc_cli.config.layers import PROJECT_FILE, user_file_place
     from aasvc_cli.errors import ConfigError
     from aasvc_cli.pipeline.doctor import BROKEN, MISSING, OK, Check
 

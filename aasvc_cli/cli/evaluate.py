@@ -28,9 +28,9 @@ from aasvc_cli.cli.progress import progress
 from aasvc_cli.errors import AasvcError
 
 if TYPE_CHECKING:
-    from aasvc_cli.evaluation import Comparison, EvaluateResult
+    from aasvc_cli.measures.catalogue import Threshold
+    from aasvc_cli.measures.results import Comparison, EvaluateResult
     from aasvc_cli.pipeline.evaluate import Options
-    from aasvc_cli.scores import Threshold
 
 NAMED = 5
 """Ids listed in one line."""
@@ -189,7 +189,7 @@ def evaluate(
         mode=mode.value, measures=chosen, f0_min=f0_min, f0_max=f0_max, language=language, seed=seed, jobs=jobs
     )
     if asr_model is not None and "text" in groups:
-        from aasvc_cli.listeners import Whisper
+        from aasvc_cli.measures.judges import Whisper
 
         options["recogniser"] = Whisper(asr_model, threads=jobs or os.cpu_count() or 1)
     results = []
@@ -228,7 +228,7 @@ def _show(
     results: Sequence[EvaluateResult], json_target: str | None, csv_file: Path | None, seed: int
 ) -> EvaluateResult | Comparison:
     from aasvc_cli.cli.tables import comparison_lines, score_lines, summary_lines
-    from aasvc_cli.evaluation import compare_results
+    from aasvc_cli.measures.results import compare_results
 
     shown: EvaluateResult | Comparison = results[0]
     comparison = compare_results(results[0], results[1], seed=seed) if len(results) == 2 else None
@@ -263,7 +263,7 @@ def _report(shown: EvaluateResult | Comparison, path: Path, n_utterances: int) -
 
 def _remark(result: EvaluateResult, prefix: str) -> None:
     """What a reader of the numbers should know, on standard error."""
-    from aasvc_cli.scores import BY_NAME
+    from aasvc_cli.measures.catalogue import BY_NAME
 
     for skipped in result.skipped:
         say(f"{prefix}left out: {skipped.what}: {skipped.reason}")
@@ -282,7 +282,7 @@ def _remark(result: EvaluateResult, prefix: str) -> None:
 
 def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold]) -> None:
     """Exit code 1 if something could not be scored or a threshold is crossed."""
-    from aasvc_cli.evaluation import crossed
+    from aasvc_cli.measures.results import crossed
 
     reasons = [f"fails {line}" for line in crossed(results[-1], thresholds)]
     n_failures = sum(len(result.failures) for result in results)
@@ -293,7 +293,7 @@ def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold]) -> 
 
 
 def _thresholds(conditions: Sequence[str]) -> list[Threshold]:
-    from aasvc_cli.scores import parse_threshold
+    from aasvc_cli.measures.catalogue import parse_threshold
 
     found = []
     for condition in conditions:

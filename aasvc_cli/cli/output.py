@@ -13,9 +13,9 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from aasvc_cli.config_layers import Origin, SettingsFile, settings_files
+from aasvc_cli.config.layers import Origin, SettingsFile, settings_files
 from aasvc_cli.errors import AasvcError, ConfigError, StorageError
-from aasvc_cli.storage.cache import Home, find_home
+from aasvc_cli.storage.home import Home, find_home
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130

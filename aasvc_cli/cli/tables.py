@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aasvc_cli.evaluation import Comparison, EvaluateResult, UtteranceScores
-    from aasvc_cli.scores import Measure, Summary
-    from aasvc_cli.transcripts import Edit
+    from aasvc_cli.measures.catalogue import Measure
+    from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores
+    from aasvc_cli.measures.statistics import Summary
+    from aasvc_cli.measures.transcripts import Edit
 
 WORST = 3
 """Utterances whose texts are shown, worst first."""

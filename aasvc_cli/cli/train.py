@@ -33,12 +33,12 @@ from aasvc_cli.cli.options import (
 )
 from aasvc_cli.cli.output import home_folder, is_first_process, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import progress, stop_on_signals, training_progress
-from aasvc_cli.config_layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
+from aasvc_cli.config.layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.errors import Interrupted
 
 if TYPE_CHECKING:
-    from aasvc_cli.corpus import Manifest
-    from aasvc_cli.storage.cache import Home
+    from aasvc_cli.data.manifest import Manifest
+    from aasvc_cli.storage.home import Home
 
 
 FOR_VOICES = {
@@ -263,7 +263,7 @@ def train(
     Ctrl-C saves and stops, as do SIGTERM and SIGUSR1; the same command goes on from there. Options left out come from
     --conf, else aasvc.yaml, else your own file, else the configuration that `aasvc prepare` was given.
     """
-    from aasvc_cli.corpus import read_manifest
+    from aasvc_cli.data.manifest import read_manifest
 
     if print_schema:
         show_schema()
@@ -325,7 +325,7 @@ def train(
 
         with progress("stats") as on_progress:
             compute_stats(home, data=manifest.name, norm_name=norm_name, on_progress=on_progress)
-    from aasvc_cli.distributed import is_worker, launch
+    from aasvc_cli.training.distributed import is_worker, launch
 
     if devices is not None and devices > 1 and not is_worker():
         with watch.stopping_in_order():
@@ -382,7 +382,7 @@ def _voice_base(home: Home, manifest: Manifest | None, conf: str | None, init: s
     """
     base = [config_layer(Origin(PREPARED, manifest.name), manifest.config) if manifest else preset_layer()]
     if init is not None and conf is None:
-        from aasvc_cli.voice import find_voice, read_voice
+        from aasvc_cli.conversion.voice import find_voice, read_voice
 
         begun = read_voice(find_voice(home, init), home, weights=False).config
         base.append(config_layer(Origin(INIT, init), begun, "model"))

@@ -9,14 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aasvc_cli.alignment import (
-    Aligner,
-    gaussian_upsampling,
-    monotonic_search,
-    path_durations,
-    round_durations,
-)
-from aasvc_cli.config import ModelConfig
+from aasvc_cli.config.settings import ModelConfig
+from aasvc_cli.model.alignment import Aligner, gaussian_upsampling, monotonic_search, path_durations, round_durations
 from aasvc_cli.model.conformer import Conformer
 from aasvc_cli.model.duration import (
     MIN_DURATION_FRAMES,

@@ -6,19 +6,11 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from aasvc_cli.config import UNNAMED, parse_partial, preset_names, read_config_file
-from aasvc_cli.config_layers import (
-    CONF,
-    Layer,
-    Origin,
-    Traced,
-    combine,
-    config_layer,
-    flatten,
-    preset_layer,
-)
+from aasvc_cli.config.layers import CONF, Layer, Origin, Traced, combine, config_layer, flatten, preset_layer
+from aasvc_cli.config.reading import parse_partial, preset_names, read_config_file
+from aasvc_cli.config.settings import UNNAMED
 from aasvc_cli.errors import ConfigError
-from aasvc_cli.legacy.published import config_from_published, is_published
+from aasvc_cli.published.voices import config_from_published, is_published
 
 
 def trace_config(

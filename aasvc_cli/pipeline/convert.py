@@ -16,14 +16,14 @@ from typing import IO, Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.converter import DEFAULT_SEED, Converted, Converter, OnMessage, OnProgress, check_options
+from aasvc_cli.audio.streams import STREAM, AudioFile, RawAudio, sound_writer
+from aasvc_cli.conversion.converter import DEFAULT_SEED, Converted, Converter, OnMessage, OnProgress, check_options
+from aasvc_cli.conversion.plan import Job, Refused, plan_files, plan_names, plan_set
+from aasvc_cli.conversion.voice import find_voice, read_voice
 from aasvc_cli.errors import AasvcError, DataError, StorageError
-from aasvc_cli.jobs import Job, Refused, plan_files, plan_names, plan_set
-from aasvc_cli.memory import return_free_memory
-from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import remove_unfinished, write_bytes
-from aasvc_cli.storage.sound import STREAM, AudioFile, RawAudio, sound_writer
-from aasvc_cli.voice import find_voice, read_voice
+from aasvc_cli.storage.home import Home
+from aasvc_cli.training.memory import return_free_memory
 from aasvc_cli.workers import Workers
 
 __all__ = [
@@ -280,9 +280,8 @@ def convert_files(
 ) -> ConvertSummary:
     """Convert recordings and folders of recordings, or recordings whose names arrive one by one.
 
-    Where results go is decided by :func:`aasvc_cli.jobs.plan_files` and :func:`aasvc_cli.jobs.plan_names`. A recording
-    that cannot be converted doesn't keep the others from it: look at :attr:`ConvertSummary.error` afterwards. Each file
-    appears complete or not at all.
+    :mod:`aasvc_cli.conversion.plan` decides where results go. A recording that cannot be converted doesn't keep the
+    others from it: look at :attr:`ConvertSummary.error` afterwards. Each file appears complete or not at all.
 
     Args:
         names: in place of ``inputs``; read as they are needed

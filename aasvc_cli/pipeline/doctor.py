@@ -20,9 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from aasvc_cli.audio.files import read_audio
 from aasvc_cli.errors import AasvcError, TrainingError
-from aasvc_cli.storage.cache import Home, bundled
-from aasvc_cli.storage.files import read_audio, remove_file, storage_error
+from aasvc_cli.storage.files import remove_file, storage_error
+from aasvc_cli.storage.home import Home, bundled
 from aasvc_cli.storage.imported import made_again
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"

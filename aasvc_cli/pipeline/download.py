@@ -19,11 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from aasvc_cli.audio.files import AUDIO_SUFFIXES
 from aasvc_cli.errors import AasvcError, DataError, DownloadError, Interrupted, StorageError
 from aasvc_cli.storage.archive import BadArchive, DamagedArchive, ZipLimits, read_members, unpack
-from aasvc_cli.storage.cache import Home, bundled
 from aasvc_cli.storage.files import (
-    AUDIO_SUFFIXES,
     atomic_write,
     make_folder,
     read_json,
@@ -32,6 +31,7 @@ from aasvc_cli.storage.files import (
     write_json,
     write_text,
 )
+from aasvc_cli.storage.home import Home, bundled
 from aasvc_cli.storage.http import (
     STATE_SUFFIX,
     Fetched,

@@ -20,17 +20,20 @@ from typing import Any, Literal, NoReturn, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
-from aasvc_cli import listeners, metrics
+from aasvc_cli.audio.files import list_audio, read_audio
+from aasvc_cli.compiled import has_machine_code
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.evaluation import EvaluateResult, Failure, Skipped, UtteranceScores
-from aasvc_cli.listeners import Recogniser
-from aasvc_cli.machine_code import has_machine_code
-from aasvc_cli.metrics import Analysis, F0Range, Mode, Wave
-from aasvc_cli.scores import MEASURES, ErrorCounts, Summary, find_measure, summarise_scores
-from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.files import file_sha256, list_audio, read_audio, write_json
+from aasvc_cli.measures import judges as listeners
+from aasvc_cli.measures import signal as metrics
+from aasvc_cli.measures.catalogue import MEASURES, find_measure
+from aasvc_cli.measures.judges import Recogniser
+from aasvc_cli.measures.results import EvaluateResult, Failure, Skipped, UtteranceScores
+from aasvc_cli.measures.signal import Analysis, F0Range, Mode, Wave
+from aasvc_cli.measures.statistics import ErrorCounts, Summary, summarise_scores
+from aasvc_cli.measures.transcripts import Reader, Transcript, guess_language, transcript
+from aasvc_cli.storage.files import file_sha256, write_json
+from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
-from aasvc_cli.transcripts import Reader, Transcript, guess_language, transcript
 from aasvc_cli.workers import Workers, core_count
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ CEILING_GROUPS = ("text", "mos", "speaker")
 """Groups whose measures need one recording only, so that the target's own recordings can be measured, too."""
 
 
-COMPILED = ("aasvc_cli.cheaptrick", "aasvc_cli.dtw", "aasvc_cli.harvest")
+COMPILED = ("aasvc_cli.measures.cheaptrick", "aasvc_cli.audio.dtw", "aasvc_cli.audio.harvest")
 """Modules of the signal measures whose loops are compiled on first use."""
 
 
@@ -187,8 +190,8 @@ def evaluate_run(
     Raises:
         DataError: nothing converted yet, or nothing could be scored.
     """
-    from aasvc_cli.corpus import read_manifest
-    from aasvc_cli.voice import find_voice, prepared_name
+    from aasvc_cli.conversion.voice import find_voice, prepared_name
+    from aasvc_cli.data.manifest import read_manifest
 
     folder = find_voice(home, model)
     manifest = read_manifest(home, data or prepared_name(folder))

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.config import parse_config, read_config_file
+from aasvc_cli.config.reading import parse_config, read_config_file
+from aasvc_cli.conversion.voice import CARD_FILE, CONFIG_FILE, WEIGHT_FILES
 from aasvc_cli.errors import AasvcError
-from aasvc_cli.legacy.published import is_published_folder
-from aasvc_cli.storage.cache import BUNDLED, Home, bundled
+from aasvc_cli.published.voices import is_published_folder
 from aasvc_cli.storage.files import read_json
-from aasvc_cli.voice import CARD_FILE, CONFIG_FILE, WEIGHT_FILES
+from aasvc_cli.storage.home import BUNDLED, Home, bundled
 
 
 @dataclass(frozen=True)

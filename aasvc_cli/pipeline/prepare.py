@@ -20,26 +20,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from aasvc_cli.config import Config
-from aasvc_cli.corpus import (
-    SETS,
-    UNASSIGNED,
-    Finding,
-    Manifest,
-    ParallelPair,
-    Recordings,
-    clean_name,
-    locate,
-    match,
-    read_manifest,
-    split,
-    write_manifest,
-)
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.mel import resample
+from aasvc_cli.config.settings import Config
+from aasvc_cli.data.corpus import Recordings, clean_name, locate, match, split
+from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, Manifest, ParallelPair, read_manifest, write_manifest
 from aasvc_cli.errors import AasvcError, AudioError, DataError, Interrupted
-from aasvc_cli.features import extract, feature_key, resample
-from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
-from aasvc_cli.storage.files import read_audio, remove_file, remove_unfinished, write_json
+from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.features.store import FeatureStore, recording_stamp
+from aasvc_cli.storage.files import remove_file, remove_unfinished, write_json
+from aasvc_cli.storage.home import Home
 from aasvc_cli.workers import Workers, core_count
 
 MIN_TRAIN_PAIRS = 2
@@ -131,7 +121,7 @@ def prepare(
     """Match, check and split the recordings of two speakers, compute what features are missing, and write a manifest.
 
     Args:
-        corpus, source, target: see :func:`aasvc_cli.corpus.locate`
+        corpus, source, target: see :func:`aasvc_cli.data.corpus.locate`
         name: of the prepared set; by default ``<source speaker>_<target speaker>``
         dev, evaluation: a count, a fraction or a file of utterance ids. A corpus that has these sets keeps them unless
             they are given; then their pairs return to the training data and new ones are drawn from all of it.

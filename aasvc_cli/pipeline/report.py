@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aasvc_cli.evaluation import Comparison, EvaluateResult
+from aasvc_cli.measures.results import Comparison, EvaluateResult
 from aasvc_cli.report.collect import DEFAULT_UTTERANCES, evaluation_page
 from aasvc_cli.report.page import render
 from aasvc_cli.storage.files import write_text

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.config import FeatureConfig
-from aasvc_cli.corpus import Manifest, clean_name, read_manifest
+from aasvc_cli.config.settings import FeatureConfig
+from aasvc_cli.data.corpus import clean_name
+from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.errors import DataError
-from aasvc_cli.features import SIDES, FeatureStats, NormStats, RunningStats, feature_key, feature_keys
-from aasvc_cli.likeness import Likeness, upper_quartile
-from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.feature_store import FeatureStore
+from aasvc_cli.features.kinds import SIDES, feature_key, feature_keys
+from aasvc_cli.features.likeness import Likeness, upper_quartile
+from aasvc_cli.features.stats import FeatureStats, NormStats, RunningStats
+from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.files import write_json
+from aasvc_cli.storage.home import Home
 
 SELF = "self"
 """The name that means: compute them from the data at hand."""
@@ -124,7 +126,7 @@ def _role(side: str, features: FeatureConfig) -> tuple[str, str]:
 
 
 def _from_model(home: Home, name: str, manifest: Manifest, on_progress: Callable[[int, int], None] | None) -> NormStats:
-    from aasvc_cli.voice import find_voice, read_voice
+    from aasvc_cli.conversion.voice import find_voice, read_voice
 
     features = manifest.config.features
     folder = find_voice(home, name)

@@ -18,34 +18,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, dump_yaml, parse_config, parse_memory, parse_time, read_config_file, to_tree
-from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
-from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, can_vary, collate, varied_pairs
-from aasvc_cli.distributed import World, is_restart, joined
+from aasvc_cli.audio.files import write_audio
+from aasvc_cli.config.reading import dump_yaml, parse_config, read_config_file, to_tree
+from aasvc_cli.config.settings import Config, parse_memory, parse_time
+from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
+from aasvc_cli.data.corpus import clean_name
+from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, can_vary, collate, varied_pairs
+from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
-from aasvc_cli.features import NormStats, feature_key, feature_keys
-from aasvc_cli.fitting import in_batches_of, largest_batch
-from aasvc_cli.memory import usable_memory
-from aasvc_cli.storage.cache import Home
+from aasvc_cli.features.kinds import feature_key, feature_keys
+from aasvc_cli.features.stats import NormStats
+from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import (
     make_folder,
     read_json,
     remove_file,
     storage_error,
-    write_audio,
     write_bytes,
     write_json,
     write_text,
 )
-from aasvc_cli.storage.run_folder import RunFolder
-from aasvc_cli.training import FREE_TO_CHANGE, LOSS_NAMES, Trainer, with_precision
-from aasvc_cli.training_report import Meter, TrainingReport
-from aasvc_cli.voice import find_voice, pick_device, read_voice
+from aasvc_cli.storage.home import Home
+from aasvc_cli.training.batch_size import in_batches_of, largest_batch
+from aasvc_cli.training.distributed import World, is_restart, joined
+from aasvc_cli.training.memory import usable_memory
+from aasvc_cli.training.optimisation import with_precision
+from aasvc_cli.training.progress import Meter, TrainingReport
+from aasvc_cli.training.run_folder import RunFolder
+from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE, LOSS_NAMES, Trainer
 
 if TYPE_CHECKING:
-    from aasvc_cli.report.page import Alignment
+    from aasvc_cli.report.content import Alignment
 
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
@@ -545,8 +549,8 @@ class _Run:
 
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""
+        from aasvc_cli.report.content import Alignment
         from aasvc_cli.report.figures import alignment_figure, mel_figure
-        from aasvc_cli.report.page import Alignment
         from aasvc_cli.vocoder.build import build_vocoder
 
         mel_config = self.config.features.mel

@@ -13,37 +13,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from aasvc_cli.config import Config, FeatureConfig, MelConfig, dump_yaml, override, to_tree
-from aasvc_cli.corpus import Manifest, ParallelPair, clean_name, read_manifest
-from aasvc_cli.dataset import PairDataset, collate
+from aasvc_cli.audio.files import read_audio, write_audio
+from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.config.reading import dump_yaml, override, to_tree
+from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
+from aasvc_cli.conversion.voice import find_voice, load_voice, pick_device
+from aasvc_cli.data.corpus import clean_name
+from aasvc_cli.data.dataset import PairDataset, collate
+from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
-from aasvc_cli.features import RunningStats, extract, feature_key, log_mel, resample
-from aasvc_cli.listeners import missing_for, opinions
-from aasvc_cli.metrics import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_range, score_pair, voiced_f0
-from aasvc_cli.storage.cache import Home
+from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.features.stats import RunningStats
+from aasvc_cli.features.store import FeatureStore, recording_stamp
+from aasvc_cli.measures.judges import missing_for, opinions
+from aasvc_cli.measures.signal import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_range, score_pair, voiced_f0
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.feature_store import FeatureStore, recording_stamp
-from aasvc_cli.storage.files import make_folder, read_audio, write_audio, write_bytes, write_json, write_text
-from aasvc_cli.storage.run_folder import LAST, RunFolder
-from aasvc_cli.training import FREE_TO_CHANGE, with_precision
-from aasvc_cli.training_report import Meter, TrainingReport
-from aasvc_cli.vocoder.build import (
-    StoredVocoder,
-    find_vocoder,
-    load_vocoder,
-    read_vocoder,
-    refuse_mismatch,
-    write_vocoder,
-)
+from aasvc_cli.storage.files import make_folder, write_bytes, write_json, write_text
+from aasvc_cli.storage.home import Home
+from aasvc_cli.training.optimisation import with_precision
+from aasvc_cli.training.progress import Meter, TrainingReport
+from aasvc_cli.training.run_folder import LAST, RunFolder
+from aasvc_cli.training.vocoder_trainer import VOCODER_LOSSES, CropSource, Recording, VocoderTrainer, generator_sizes
+from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
+from aasvc_cli.vocoder.build import find_vocoder, load_vocoder, read_vocoder, refuse_mismatch, write_vocoder
+from aasvc_cli.vocoder.folder import StoredVocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
-from aasvc_cli.vocoder_training import (
-    VOCODER_LOSSES,
-    CropSource,
-    Recording,
-    VocoderTrainer,
-    generator_sizes,
-)
-from aasvc_cli.voice import find_voice, load_voice, pick_device
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""

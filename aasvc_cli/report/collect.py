@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.config import MelConfig
+from aasvc_cli.audio.files import encode_audio, read_audio
+from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import AasvcError
-from aasvc_cli.evaluation import Comparison, EvaluateResult, UtteranceScores
-from aasvc_cli.features import extract, log_mel, resample
-from aasvc_cli.report.page import (
+from aasvc_cli.features.kinds import extract
+from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores
+from aasvc_cli.report.content import (
     Alignment,
     Curve,
     Difference,
@@ -39,13 +41,12 @@ from aasvc_cli.report.page import (
     Training,
     Transcript,
     Utterance,
-    rank,
 )
-from aasvc_cli.storage.files import encode_audio, read_audio
+from aasvc_cli.report.page import rank
 
 if TYPE_CHECKING:
-    from aasvc_cli import scores, transcripts
-    from aasvc_cli.voice import Voice
+    from aasvc_cli.conversion.voice import Voice
+    from aasvc_cli.measures import catalogue, statistics, transcripts
 
 Wave = npt.NDArray[np.float32]
 Array = npt.NDArray[np.floating[Any]]
@@ -368,7 +369,7 @@ def _recogniser(description: Mapping[str, Any]) -> str:
     return ", ".join(str(known[name]) for name in names if known.get(name))
 
 
-def _measures(measures: Sequence[scores.Measure]) -> tuple[Measure, ...]:
+def _measures(measures: Sequence[catalogue.Measure]) -> tuple[Measure, ...]:
     names = {measure.name for measure in measures}
     ranked = {name if name in names else f"{name}_corrected" for name in RANKED} & names
     best = {"low": "low", "high": "high", "zero": "near", "one": "near"}
@@ -388,7 +389,7 @@ def _measures(measures: Sequence[scores.Measure]) -> tuple[Measure, ...]:
     )
 
 
-def _estimates(summaries: Mapping[str, scores.Summary]) -> dict[str, Estimate]:
+def _estimates(summaries: Mapping[str, statistics.Summary]) -> dict[str, Estimate]:
     return {name: Estimate(s.mean, s.low, s.high, s.n, s.n_undefined) for name, s in summaries.items()}
 
 
@@ -478,7 +479,7 @@ class _Model:
 
 def _voices(results: Sequence[EvaluateResult], systems: Sequence[System]) -> tuple[list[_Model], list[str]]:
     """The models of the runs, as far as they can be loaded, and why the others cannot."""
-    from aasvc_cli.voice import load_voice
+    from aasvc_cli.conversion.voice import load_voice
 
     models, notes = [], []
     for result, system in zip(results, systems, strict=False):
@@ -582,7 +583,7 @@ def _transcript(found: transcripts.Transcript | None) -> Transcript | None:
     return Transcript(tuple(pieces), "; ".join(_counts(name, counts) for name, counts in found.counts.items()))
 
 
-def _counts(name: str, counts: scores.ErrorCounts) -> str:
+def _counts(name: str, counts: statistics.ErrorCounts) -> str:
     words = [
         f"{number} {word}"
         for number, word in (

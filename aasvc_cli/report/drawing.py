@@ -18,7 +18,7 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    from aasvc_cli.report.page import Alignment, Curve, Estimate, Measure, System, Take
+    from aasvc_cli.report.content import Alignment, Curve, Estimate, Measure, System, Take
 
 Array = npt.NDArray[np.floating[Any]]
 Levels = npt.NDArray[np.uint8]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from aasvc_cli.errors import DataError, StorageError
-from aasvc_cli.storage.cache import Home
 from aasvc_cli.storage.files import file_sha256, make_folder, read_json, storage_error, write_json
+from aasvc_cli.storage.home import Home
 
 logger = logging.getLogger(__name__)
 

@@ -10,18 +10,19 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from aasvc_cli.config import MelConfig, parse_section, read_config_file, to_tree
+from aasvc_cli.config.reading import parse_section, read_config_file, to_tree
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ConfigError, ModelError
-from aasvc_cli.storage.cache import BUNDLED, Home, bundled
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import write_text
+from aasvc_cli.storage.home import BUNDLED, Home, bundled
+from aasvc_cli.vocoder.folder import CONFIG_FILE, WEIGHTS_FILE, StoredVocoder
 from aasvc_cli.vocoder.gan_generators import (
     GanVocoder,
     HiFiGan,
@@ -33,8 +34,6 @@ from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes, IstftVocoder
 
 GRIFFIN_LIM = "griffin-lim"
-CONFIG_FILE = "config.yaml"
-WEIGHTS_FILE = "generator.safetensors"
 _SIZES = TypeVar("_SIZES", HiFiGanSizes, ParallelWaveGanSizes)
 
 
@@ -59,25 +58,6 @@ class Vocoder(Protocol):
     def synthesise(self, log_mel: Tensor, *, seed: int = 0) -> Tensor:
         """(B, T, M), not normalised, to (B, T * hop_length); ``seed`` decides what is drawn, if anything is."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class StoredVocoder:
-    """What a vocoder folder holds.
-
-    Attributes:
-        kind: which network, a key of ``KINDS``
-        mel: the settings of the log-mels that it was trained on
-        generator: its sizes
-        tensors: its weights by our names; ``mean`` and ``scale`` (M,) if its mels are normalised
-        origin: where it comes from: JSON-able, kept in the header of the weights
-    """
-
-    kind: str
-    mel: MelConfig
-    generator: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_vocoder(home: Home | None, name: str | Path) -> Path:
@@ -145,7 +125,7 @@ def load_vocoder(folder: Path, *, home: Home | None = None, device: str | torch.
         ModelError: a part is missing or damaged, or the parts don't belong together.
         ConfigError: the configuration has faults.
     """
-    from aasvc_cli.legacy.vocoders import is_published_vocoder
+    from aasvc_cli.published.vocoders import is_published_vocoder
 
     if (folder / CONFIG_FILE).is_file() or not is_published_vocoder(folder):
         stored = read_vocoder(folder)
@@ -156,15 +136,22 @@ def load_vocoder(folder: Path, *, home: Home | None = None, device: str | torch.
 
 def _import(folder: Path, home: Home | None) -> StoredVocoder:
     """A published folder, by way of our form of it in the data folder if there is one."""
-    from aasvc_cli.legacy.vocoders import published_vocoder_files, read_published_vocoder
+    from aasvc_cli.published.vocoders import published_vocoder_files
     from aasvc_cli.storage.imported import Provenance, import_once
 
     def write(place: Path, provenance: Provenance) -> None:
-        stored = read_published_vocoder(folder)
+        stored = _published(folder)
         write_vocoder(place, dataclasses.replace(stored, origin={**stored.origin, **provenance}))
 
     kept = None if home is None else import_once(home, folder, published_vocoder_files(folder), write)
-    return read_published_vocoder(folder) if kept is None else read_vocoder(kept)
+    return _published(folder) if kept is None else read_vocoder(kept)
+
+
+def _published(folder: Path) -> StoredVocoder:
+    from aasvc_cli.published.vocoders import read_published_vocoder
+
+    published = read_published_vocoder(folder)
+    return StoredVocoder(published.kind, published.mel, published.generator, published.tensors, published.origin)
 
 
 def read_vocoder(folder: Path) -> StoredVocoder:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aasvc_cli.config import MelConfig
+from aasvc_cli.config.settings import MelConfig
 
 CHUNK_FRAMES = 256
 """Frames synthesised at once. Shorter pieces spend their time on the frames around them (a quarter more at 64), longer

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aasvc_cli.config import MelConfig
-from aasvc_cli.features import mel_basis
+from aasvc_cli.audio.mel import mel_basis
+from aasvc_cli.config.settings import MelConfig
 
 N_ITER = 3
 """Iterations by default. More come closer to the given mel, but mels that a model wrote are smoother than any

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aasvc_cli.config import MelConfig, option
-from aasvc_cli.features import mel_basis
+from aasvc_cli.audio.mel import mel_basis
+from aasvc_cli.config.settings import MelConfig, option
 
 KERNEL = 7
 """Frames that each depthwise convolution sees."""

@@ -33,28 +33,20 @@ import torch
 import yaml
 from torch import Tensor
 
-from aasvc_cli.config import (
-    AugmentConfig,
-    Config,
-    LossConfig,
-    ModelConfig,
-    TrainConfig,
-    dump_yaml,
-    override,
-    parse_config,
-    read_config_file,
-    read_preset,
-)
-from aasvc_cli.corpus import Manifest, read_manifest
-from aasvc_cli.dataset import Batch, PairDataset, Position, batch_stream, collate, varied_pairs
-from aasvc_cli.dtw import exact_path
-from aasvc_cli.features import NormStats, feature_key
-from aasvc_cli.losses import WHOLE, Losses, Share, total_loss
-from aasvc_cli.storage.cache import Home, find_home
+from aasvc_cli.audio.dtw import exact_path
+from aasvc_cli.config.reading import dump_yaml, override, parse_config, read_config_file, read_preset
+from aasvc_cli.config.settings import AugmentConfig, Config, LossConfig, ModelConfig, TrainConfig
+from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, collate, varied_pairs
+from aasvc_cli.data.manifest import Manifest, read_manifest
+from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.stats import NormStats
+from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import read_json, write_json, write_text
-from aasvc_cli.training import Averaged, Trainer, learning_rate, with_precision
+from aasvc_cli.storage.home import Home, find_home
+from aasvc_cli.training.losses import WHOLE, Losses, Share, total_loss
+from aasvc_cli.training.optimisation import Averaged, learning_rate, with_precision
+from aasvc_cli.training.voice_trainer import Trainer
 
 MEASURES = ("l1", "forward_sum", "binarisation")
 TARGET = {"l1": 0.70, "forward_sum": 3.86, "binarisation": 0.27}
@@ -340,7 +332,7 @@ def free_running(folder: Path, home: Home, data: str | None, seeds: int = 3) -> 
         difference of each pair, in seconds; ``mel_distance``: mean absolute difference of the log-mels along the best
         warping path
     """
-    from aasvc_cli.voice import load_voice
+    from aasvc_cli.conversion.voice import load_voice
 
     voice = load_voice(folder)
     model = voice.model

@@ -19,16 +19,18 @@ from pathlib import Path
 import torch
 from results import show
 
-from aasvc_cli.config import override, read_preset
-from aasvc_cli.corpus import read_manifest
-from aasvc_cli.dataset import PairDataset, collate, epoch_batches
-from aasvc_cli.features import NormStats, feature_key
+from aasvc_cli.config.reading import override, read_preset
+from aasvc_cli.data.dataset import PairDataset, collate, epoch_batches
+from aasvc_cli.data.manifest import read_manifest
+from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.stats import NormStats
+from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.pipeline.prepare import prepare
 from aasvc_cli.pipeline.stats import compute_stats
-from aasvc_cli.storage.cache import Home, bundled
-from aasvc_cli.storage.feature_store import FeatureStore
 from aasvc_cli.storage.files import read_json
-from aasvc_cli.training import Trainer, with_precision
+from aasvc_cli.storage.home import Home, bundled
+from aasvc_cli.training.optimisation import with_precision
+from aasvc_cli.training.voice_trainer import Trainer
 
 KINDS = ("random", "bucketed")
 

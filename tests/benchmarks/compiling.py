@@ -16,8 +16,9 @@ import torch
 from results import show
 from train_step import random_batch
 
-from aasvc_cli.config import override, read_preset
-from aasvc_cli.training import Trainer, with_precision
+from aasvc_cli.config.reading import override, read_preset
+from aasvc_cli.training.optimisation import with_precision
+from aasvc_cli.training.voice_trainer import Trainer
 
 
 def main() -> None:

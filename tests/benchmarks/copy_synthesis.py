@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aasvc_cli import listeners, metrics
-from aasvc_cli.features import log_mel, resample
-from aasvc_cli.harvest import harvest
-from aasvc_cli.storage.cache import Home, find_home
-from aasvc_cli.storage.files import read_audio
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.harvest import harvest
+from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.measures import judges as listeners
+from aasvc_cli.measures import signal as metrics
+from aasvc_cli.storage.home import Home, find_home
 from aasvc_cli.vocoder.build import Vocoder, find_vocoder, load_vocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
 

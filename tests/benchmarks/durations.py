@@ -25,18 +25,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aasvc_cli.alignment import monotonic_search, path_durations
-from aasvc_cli.config import override, to_tree
-from aasvc_cli.corpus import read_manifest
-from aasvc_cli.dataset import Batch, PairDataset, collate, epoch_batches
-from aasvc_cli.features import feature_key
-from aasvc_cli.losses import duration_loss
+from aasvc_cli.config.reading import override, to_tree
+from aasvc_cli.conversion.voice import Voice, load_voice
+from aasvc_cli.data.dataset import Batch, PairDataset, collate, epoch_batches
+from aasvc_cli.data.manifest import read_manifest
+from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.model.aasvc import AASVC, TeacherForced
+from aasvc_cli.model.alignment import monotonic_search, path_durations
 from aasvc_cli.model.duration import StochasticDurationPredictor
 from aasvc_cli.model.layers import padding_mask, stack_frames
-from aasvc_cli.storage.cache import Home, bundled, find_home
-from aasvc_cli.storage.feature_store import FeatureStore
-from aasvc_cli.voice import Voice, load_voice
+from aasvc_cli.storage.home import Home, bundled, find_home
+from aasvc_cli.training.losses import duration_loss
 
 PREDICTORS: dict[str, dict[str, Any]] = {
     "stochastic, untrained branch": {"duration_predictor": "stochastic", "duration_input": "feature"},

@@ -34,10 +34,11 @@ warnings.simplefilter("ignore")
 
 import numpy as np  # noqa: E402
 
-from aasvc_cli import dtw, metrics  # noqa: E402
-from aasvc_cli.storage.files import read_audio, write_audio  # noqa: E402
+from aasvc_cli.audio import dtw  # noqa: E402
+from aasvc_cli.audio.files import read_audio, write_audio  # noqa: E402
+from aasvc_cli.measures import signal as metrics  # noqa: E402
 
-RECORDINGS = Path(__file__).parent.parent / "data" / "recordings"
+RECORDINGS = Path(__file__).parent.parent / "assets" / "recordings"
 GOLDEN = RECORDINGS.parent / "metrics.json"
 F0_MIN, F0_MAX = 90.0, 440.0
 PAIRS_OVER_CORES = (4, 28)

@@ -21,15 +21,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aasvc_cli.config import override, read_preset
-from aasvc_cli.features import extract, feature_key, resample
+from aasvc_cli.audio.files import read_audio, write_audio
+from aasvc_cli.audio.mel import resample
+from aasvc_cli.config.reading import override, read_preset
+from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.pipeline.prepare import analyse, prepare
-from aasvc_cli.storage.cache import Home
-from aasvc_cli.storage.feature_store import FeatureStore
-from aasvc_cli.storage.files import read_audio, write_audio
+from aasvc_cli.storage.home import Home
 
 BAR = 300.0
-BUNDLED = Path(__file__).parent.parent / "data" / "male_train_parallel_0003.flac"
+BUNDLED = Path(__file__).parent.parent / "assets" / "male_train_parallel_0003.flac"
 
 
 def best_of(times: int, action: Callable[[], object]) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from aasvc_cli.config import MelConfig
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.vocoder.build import Vocoder, load_vocoder
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes, IstftVocoder

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from aasvc_cli.storage.cache import bundled
-from aasvc_cli.storage.files import read_audio
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.storage.home import bundled
 
 PAUSES = (0.15, 0.3, 0.6, 1.5, 3.0)
 NOISE = 1e-4

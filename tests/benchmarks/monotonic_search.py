@@ -15,7 +15,7 @@ import time
 import torch
 from results import show
 
-from aasvc_cli.alignment import monotonic_search, tensor_monotonic_search
+from aasvc_cli.model.alignment import monotonic_search, tensor_monotonic_search
 
 
 def main() -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
-from aasvc_cli.config import Config, override, read_preset
+from aasvc_cli.config.reading import override, read_preset
+from aasvc_cli.config.settings import Config
 from aasvc_cli.pipeline.prepare import prepare
 from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.pipeline.train import train
-from aasvc_cli.storage.cache import Home, bundled
-from aasvc_cli.training_report import TrainingReport
+from aasvc_cli.storage.home import Home, bundled
+from aasvc_cli.training.progress import TrainingReport
 
 
 def last_losses(home: Home, config: Config, precision: str) -> list[float]:

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from aasvc_cli.storage.cache import bundled
-from aasvc_cli.storage.files import read_audio
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.storage.home import bundled
 
 UNWANTED = ("librosa", "numba", "scipy", "matplotlib", "pydantic", "joblib", "h5py", "pyworld", "pysptk", "sympy")
 """What a conversion must not load."""

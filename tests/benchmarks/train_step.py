@@ -21,9 +21,9 @@ from results import show
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from aasvc_cli.config import override, read_preset
-from aasvc_cli.dataset import Batch
-from aasvc_cli.training import Trainer
+from aasvc_cli.config.reading import override, read_preset
+from aasvc_cli.data.dataset import Batch
+from aasvc_cli.training.voice_trainer import Trainer
 
 
 def random_batch(size: int, frames: int, n_mels: int, seed: int = 0) -> Batch:

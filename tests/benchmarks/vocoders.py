@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from aasvc_cli.config import MelConfig
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.vocoder.build import Vocoder
 from aasvc_cli.vocoder.gan_generators import (
     CHUNK_FRAMES,

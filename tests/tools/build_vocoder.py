@@ -18,10 +18,11 @@ from typing import Any
 
 from average_runs import mean_weights
 
-from aasvc_cli.config import parse_config, read_config_file
-from aasvc_cli.storage.cache import bundled
+from aasvc_cli.config.reading import parse_config, read_config_file
 from aasvc_cli.storage.files import read_json, write_json
-from aasvc_cli.vocoder.build import StoredVocoder, read_vocoder, write_vocoder
+from aasvc_cli.storage.home import bundled
+from aasvc_cli.vocoder.build import read_vocoder, write_vocoder
+from aasvc_cli.vocoder.folder import StoredVocoder
 
 LIMIT_MB = 12.0
 

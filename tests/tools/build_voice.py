@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from aasvc_cli.config import parse_config, read_config_file, read_preset
-from aasvc_cli.storage.cache import BUNDLED, bundled
+from aasvc_cli.config.reading import parse_config, read_config_file, read_preset
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
+from aasvc_cli.storage.home import BUNDLED, bundled
 
 LIMIT_MB = 20.0
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aasvc_cli.converter import Converter
-from aasvc_cli.features import extract, log_mel, resample
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.conversion.converter import Converter
+from aasvc_cli.conversion.voice import find_voice, load_voice
+from aasvc_cli.features.kinds import extract
 from aasvc_cli.report.figures import alignment_figure, mel_figure
-from aasvc_cli.storage.cache import bundled, find_home
-from aasvc_cli.storage.files import read_audio, write_bytes
-from aasvc_cli.voice import find_voice, load_voice
+from aasvc_cli.storage.files import write_bytes
+from aasvc_cli.storage.home import bundled, find_home
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Sound: files and streams, mels, pitch, pauses, alignment of two recordings."""

@@ -1,0 +1,1 @@
+"""Settings: dataclasses, strict reading, and layers of files and options."""

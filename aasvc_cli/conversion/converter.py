@@ -1,0 +1,525 @@
+"""Convert sound to sound with a voice and a vocoder: the core of ``aasvc convert``, and the library.
+
+A recording is anything that can be read by blocks, any number of times, so that an hour of speech needs no more memory
+than a minute. Up to :data:`~aasvc_cli.audio.pauses.WHOLE_SECONDS` it is converted at once; a longer one is cut at its
+pauses (:mod:`aasvc_cli.audio.pauses`), its pieces are converted in batches, and the pauses between them are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aasvc_cli.audio.mel import n_frames, resample
+from aasvc_cli.audio.pauses import WHOLE_SECONDS, LevelMeter, Piece, fade, find_pieces
+from aasvc_cli.conversion.voice import Voice, find_voice, load_voice
+from aasvc_cli.errors import AudioError, ConfigError, DataError, ModelError
+from aasvc_cli.features.kinds import extract
+from aasvc_cli.features.stats import FeatureStats, RunningStats
+from aasvc_cli.model.aasvc import Conversion
+from aasvc_cli.storage.home import Home, find_home
+from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, find_vocoder_of
+
+Wave = npt.NDArray[np.float32]
+Mel = npt.NDArray[np.float32]
+OnProgress = Callable[[int, int], None]
+OnMessage = Callable[[str], None]
+
+DEFAULT_SEED = 1
+"""The rhythm is drawn with it, for each recording anew, so results depend neither on the day nor on the order."""
+PEAK = 0.99
+"""Results that go beyond full scale are scaled down to this peak instead of being clipped; others stay as they are."""
+FULL_SCALE = 32767 / 32768
+"""What 16 bits can hold."""
+UNLIKE = "usual up to"
+"""Part of the message that a recording is unlike those of the training."""
+BATCH_PIECES = 8
+BATCH_FRAMES_SQUARED = 4_000_000
+"""Most that pieces times the square of their longest length in frames may be in a batch: attention's memory."""
+MOST_PADDING = 1.25
+"""Length of a batch over the mean length of what is in it."""
+_BLOCK = 1 << 16
+
+
+class Recording(Protocol):
+    """Mono samples that can be read more than once."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        ...
+
+    def blocks(self) -> Iterator[Wave]:
+        """The samples in order, (n,) float32 each, from the start."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """One converted recording, or a part of a long one.
+
+    Attributes:
+        wave: (n,) float32, at most full scale
+        sample_rate: in Hz
+        log_mel: (T, M) float32, not normalised, before the vocoder. Of a long recording, those of its pieces one after
+            the other, without the pauses between them
+        durations: (K,) int64, how many (stacked) target frames each token of the source got
+        gain: what the vocoder's output was multiplied with to avoid clipping; 1 if it wasn't. Of a long recording, the
+            least of its pieces, each of which has its own
+        pieces: how many utterances it was converted as; 0 for a pause
+    """
+
+    wave: Wave
+    sample_rate: int
+    log_mel: Mel
+    durations: npt.NDArray[np.int64]
+    gain: float = 1.0
+    pieces: int = 1
+
+
+class Converter:
+    """A voice and a vocoder, loaded once and used for any number of recordings.
+
+    Nothing in it changes by converting, so several threads may use one.
+    """
+
+    def __init__(self, voice: Voice, vocoder: Vocoder, vocoder_name: str = GRIFFIN_LIM) -> None:
+        self.voice = voice
+        self.vocoder = vocoder
+        self.vocoder_name = vocoder_name
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        home: Home | None = None,
+        device: str = "auto",
+        vocoder: str | None = None,
+        source_stats: Path | None = None,
+        data: str | None = None,
+        on_message: OnMessage | None = None,
+    ) -> Converter:
+        """Find a voice by name and load it.
+
+        Args:
+            model: a tag or a full name of a run, or a folder, ours or published; None for the bundled voice
+            home: the data folder; None for the user's own
+            vocoder: a name or a folder, or ``griffin-lim``; None for the one that goes with the voice if it is there
+            source_stats: statistics of the source speaker, in place of those of the model folder
+            data: a prepared set of the source speaker, where the model folder has no statistics of that speaker
+            on_message: told what was chosen for want of something better
+
+        Raises:
+            ModelError, ConfigError, DataError: nothing of that name, or it cannot be used.
+        """
+        home, say = home or find_home(), on_message or _ignore
+        folder = find_voice(home, model)
+        voice = load_voice(folder, device, home=home, source_stats=source_stats, data=data, on_message=say)
+        mel = voice.config.features.mel
+        if vocoder is not None:
+            return cls(voice, build_vocoder(vocoder, mel, home=home, device=voice.device), vocoder)
+        own = voice.card.get("vocoder")
+        if not isinstance(own, str) or own in ("", GRIFFIN_LIM):
+            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
+        try:
+            return cls(
+                voice, build_vocoder(find_vocoder_of(home, folder, own), mel, home=home, device=voice.device), own
+            )
+        except (ModelError, ConfigError) as error:
+            say(f"warning: the vocoder of this model is not used, but {GRIFFIN_LIM}, which sounds rougher: {error}")
+            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the results, in Hz."""
+        return self.vocoder.sample_rate
+
+    def convert(
+        self,
+        wave: npt.NDArray[Any],
+        sample_rate: int,
+        *,
+        seed: int = DEFAULT_SEED,
+        noise_scale: float | None = None,
+        speed: float = 1.0,
+        name: str = "the recording",
+    ) -> Converted:
+        """Convert one recording.
+
+        Args:
+            wave: (n,) samples, or (n, channels), which are averaged; full scale at 1.0
+            sample_rate: any, in Hz
+            seed: decides the rhythm of models that draw it, and the noise of vocoders that draw it; the same seed gives
+                the same result
+            noise_scale: freedom of the rhythm, 0 for the most likely one; None for the model's own
+            speed: 2 speaks twice as fast
+            name: how messages call the recording
+
+        Raises:
+            AudioError: no samples, not finite, or too short for the model.
+            DataError: an option is out of its range.
+            ModelError: the model's result is not a finite spectrum.
+        """
+        recording = _Samples(name, sample_rate, _mono(wave, sample_rate, name))
+        return _joined(list(self.stream(recording, seed=seed, noise_scale=noise_scale, speed=speed)))
+
+    def convert_many(
+        self,
+        waves: Sequence[npt.NDArray[Any]],
+        sample_rate: int,
+        *,
+        seed: int = DEFAULT_SEED,
+        noise_scale: float | None = None,
+        speed: float = 1.0,
+    ) -> list[Converted]:
+        """Convert several recordings, in batches; each result is that of :meth:`convert`.
+
+        Lengths and durations are exactly the same, log-mels to float rounding (1e-5 in units of the target's scale).
+
+        Args:
+            waves: as for :meth:`convert`
+            sample_rate, seed, noise_scale, speed: as for :meth:`convert`; each recording starts from the same seed
+
+        Raises:
+            AudioError, DataError, ModelError: as for :meth:`convert`; a message names the first bad recording by its
+                place in the list.
+        """
+        check_options(noise_scale, speed)
+        recordings = [
+            _Samples(name, sample_rate, _mono(wave, sample_rate, name))
+            for name, wave in ((f"recording {index}", wave) for index, wave in enumerate(waves))
+        ]
+        results: dict[int, Converted] = {}
+        short: list[int] = []
+        for index, recording in enumerate(recordings):
+            if len(recording.samples) <= _whole(sample_rate):
+                short.append(index)
+                continue
+            parts = self.stream(recording, seed=seed, noise_scale=noise_scale, speed=speed)
+            results[index] = _joined(list(parts))
+        heard = [self._hear(recordings[index].samples, sample_rate, recordings[index].name) for index in short]
+        conversions = self._convert_sorted(heard, [seed] * len(heard), noise_scale, speed)
+        for index, conversion in zip(short, conversions, strict=True):
+            results[index] = self._speak(conversion, recordings[index].name, seed)
+        return [results[index] for index in range(len(recordings))]
+
+    def stream(
+        self,
+        recording: Recording,
+        *,
+        seed: int = DEFAULT_SEED,
+        noise_scale: float | None = None,
+        speed: float = 1.0,
+        on_progress: OnProgress | None = None,
+        on_message: OnMessage | None = None,
+    ) -> Iterator[Converted]:
+        """Convert a recording of any length, part by part, in bounded memory.
+
+        The waves of all parts in order are the result. A recording of up to 20 s is one part, the same as from
+        :meth:`convert`. Each piece of a long one has a seed of its own, counted up from
+        ``seed``, so that nothing depends on what shares a batch.
+
+        Args:
+            recording: is read twice if it is long
+            seed, noise_scale, speed: as for :meth:`convert`; pauses that are kept are shortened by ``speed``, too
+            on_progress: told (done, all) pieces of a long recording
+            on_message: told where a long recording had to be cut without a pause, and if the recording sounds unlike
+                those that the voice was trained on
+
+        Raises:
+            AudioError, DataError, ModelError: as for :meth:`convert`.
+        """
+        check_options(noise_scale, speed)
+        start, rest = _beginning(recording)
+        if rest is None:
+            heard = self._hear(start, recording.sample_rate, recording.name)
+            self._compare([heard], recording.name, on_message)
+            (conversion,) = self._convert_sorted([heard], [seed], noise_scale, speed)
+            yield self._speak(conversion, recording.name, seed)
+            return
+        meter = LevelMeter(recording.sample_rate)
+        meter.add(start)
+        del start
+        for block in rest:
+            meter.add(block)
+        pieces = find_pieces(meter.levels(), meter.n_samples, recording.sample_rate)
+        if on_message:
+            for piece in pieces:
+                if piece.cuts_speech:
+                    on_message(
+                        f"{recording.name}: no pause to cut at before {piece.stop / recording.sample_rate:.1f} s; cut "
+                        "at the quietest point"
+                    )
+        own = self._stats_of(recording, pieces) if self.voice.source_from_input else None
+        rate = self.sample_rate / recording.sample_rate / speed
+        place, skipped = 0, 0  # in the recording, and in the pauses so far
+        done = 0
+        # pieces are heard only as they are needed, and no more of them than a window
+        heard_pieces = self._hear_pieces(recording, pieces, own)
+        while window := list(itertools.islice(heard_pieces, BATCH_PIECES)):
+            heard_window = [heard for _, heard in window]
+            if not done:
+                self._compare(heard_window, recording.name, on_message)
+            seeds = [seed + done + index for index in range(len(window))]
+            conversions = self._convert_sorted(heard_window, seeds, noise_scale, speed)
+            for (piece, _), conversion, own_seed in zip(window, conversions, seeds, strict=True):
+                yield from self._silence(skipped, skipped + piece.start - place, rate)
+                skipped += piece.start - place
+                spoken = self._speak(conversion, recording.name, own_seed)
+                place = piece.stop
+                done += 1
+                wave = fade(spoken.wave, self.sample_rate, start=piece.start > 0, end=place < meter.n_samples)
+                yield dataclasses.replace(spoken, wave=wave)
+                if on_progress:
+                    on_progress(done, len(pieces))
+        yield from self._silence(skipped, skipped + meter.n_samples - place, rate)
+
+    def _compare(self, heard: Sequence[_Heard], name: str, on_message: OnMessage | None) -> None:
+        """Tell if a recording is far from those that the voice was trained on, going by its first minute or two."""
+        stats = self.voice.stats.source
+        if on_message is None or stats.likeness is None or self.voice.source_from_input:
+            return
+        feature = torch.cat([utterance.source for utterance in heard]).cpu().numpy()
+        difference = stats.likeness.difference(feature, stats.mean, stats.scale)
+        distance, limit = float(np.abs(difference).mean()), stats.likeness.limit
+        if distance <= limit:
+            return
+        level = float(np.median(difference))
+        if np.abs(difference - level).mean() <= limit / 2:
+            what = f"is much {'louder' if level > 0 else 'quieter'} than the recordings this voice was trained on"
+            advice = "bring it to their level"
+        else:
+            what = "sounds unlike the recordings this voice was trained on"
+            advice = (
+                "it converts one speaker, recorded in one way; to train your own voice: aasvc prepare --source YOU "
+                "--target OTHER, then aasvc train"
+            )
+        on_message(f"{name}: {what} (distance {distance:.2f}, {UNLIKE} {limit:.2f}); {advice}")
+
+    def _silence(self, start: int, stop: int, rate: float) -> Iterator[Converted]:
+        """A pause of the source, whose sample ``start`` counts all samples of pauses before it: these never drift."""
+        left = round(stop * rate) - round(start * rate)
+        n_mels = self.voice.config.features.mel.n_mels
+        while left > 0:
+            n = min(left, _BLOCK)
+            left -= n
+            yield Converted(
+                wave=np.zeros(n, dtype=np.float32),
+                sample_rate=self.sample_rate,
+                log_mel=np.zeros((0, n_mels), dtype=np.float32),
+                durations=np.zeros(0, dtype=np.int64),
+                pieces=0,
+            )
+
+    def _hear(
+        self, samples: Wave, sample_rate: int, name: str, own: tuple[FeatureStats, FeatureStats] | None = None
+    ) -> _Heard:
+        """What the model is given of an utterance."""
+        features, model, stats = self.voice.config.features, self.voice.model, self.voice.stats
+        mel = features.mel
+        samples = resample(samples, sample_rate, mel.sample_rate)
+        if n_frames(len(samples), mel.hop_length) < model.min_source_frames:
+            needed = (model.min_source_frames - 1) * mel.hop_length / mel.sample_rate
+            raise AudioError(
+                f"{name}: too short, {len(samples) / mel.sample_rate:.3f} s; this model converts {needed:.3f} s or more"
+            )
+        # the duration predictor mostly hears the same feature
+        kinds = (str(features.source), str(features.duration))
+        heard = {kind: extract(kind, samples, features) for kind in set(kinds)}
+        sides = (stats.source, stats.duration)
+        if self.voice.source_from_input:
+            sides = own or (_stats_of(heard[kinds[0]]), _stats_of(heard[kinds[1]]))
+        source, duration = (
+            torch.from_numpy(side.normalise(heard[kind])).to(self.voice.device)
+            for side, kind in zip(sides, kinds, strict=True)
+        )
+        return _Heard(source, duration)
+
+    def _hear_pieces(
+        self, recording: Recording, pieces: Sequence[Piece], own: tuple[FeatureStats, FeatureStats] | None
+    ) -> Iterator[tuple[Piece, _Heard]]:
+        for piece, samples in _read_pieces(recording, pieces):
+            yield piece, self._hear(self._long_enough(samples, recording), recording.sample_rate, recording.name, own)
+
+    def _long_enough(self, samples: Wave, recording: Recording) -> Wave:
+        """A sound between two long pauses may be shorter than what the model takes: with more of the pause."""
+        mel = self.voice.config.features.mel
+        needed = self.voice.model.min_source_frames * mel.hop_length / mel.sample_rate
+        missing = math.ceil(needed * recording.sample_rate) - len(samples)
+        return np.pad(samples, (0, missing)) if missing > 0 else samples
+
+    def _stats_of(self, recording: Recording, pieces: Sequence[Piece]) -> tuple[FeatureStats, FeatureStats]:
+        """Statistics of a whole recording, for a model that knows none of its source speaker."""
+        features = self.voice.config.features
+        kinds = (str(features.source), str(features.duration))
+        running = {kind: RunningStats() for kind in kinds}
+        for _, samples in _read_pieces(recording, pieces):
+            wave = resample(self._long_enough(samples, recording), recording.sample_rate, features.mel.sample_rate)
+            for kind, statistics in running.items():
+                statistics.update(extract(kind, wave, features))
+        return running[kinds[0]].result(), running[kinds[1]].result()
+
+    def _convert_sorted(
+        self, heard: Sequence[_Heard], seeds: Sequence[int], noise_scale: float | None, speed: float
+    ) -> list[Conversion]:
+        """Convert utterances, those of about the same length in one batch."""
+        order = sorted(range(len(heard)), key=lambda index: len(heard[index].source))
+        results: dict[int, Conversion] = {}
+        for batch in _batches(order, [len(utterance.source) for utterance in heard]):
+            conversions = self.voice.model.convert_batch(
+                [heard[index].source for index in batch],
+                [heard[index].duration for index in batch],
+                generators=[torch.Generator().manual_seed(seeds[index]) for index in batch],
+                noise_scale=noise_scale,
+                speed=speed,
+            )
+            results.update(zip(batch, conversions, strict=True))
+        return [results[index] for index in range(len(heard))]
+
+    def _speak(self, conversion: Conversion, name: str, seed: int) -> Converted:
+        """The sound of what the model said."""
+        stats = self.voice.stats
+        # an unusual input can drive single bands far beyond any speech; one such burst would set the level of it all
+        log_mel = stats.target.limit(stats.target.denormalise(conversion.mel.float().cpu().numpy())).astype(np.float32)
+        if not np.isfinite(log_mel).all():
+            raise ModelError(
+                f"{self.voice.folder}: its result for {name} is not a finite spectrum; use another checkpoint or model"
+            )
+        spoken = self.vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0).to(self.voice.device), seed=seed)[0]
+        peak = float(spoken.abs().max())
+        gain = PEAK / peak if peak > FULL_SCALE else 1.0
+        return Converted(
+            wave=(spoken * gain).float().cpu().numpy(),
+            sample_rate=self.sample_rate,
+            log_mel=log_mel,
+            durations=conversion.durations.cpu().numpy().astype(np.int64),
+            gain=gain,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Heard:
+    """The inputs of the model for one utterance, (S, D) each, normalised."""
+
+    source: torch.Tensor
+    duration: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """A recording in memory."""
+
+    name: str
+    sample_rate: int
+    samples: Wave
+
+    def blocks(self) -> Iterator[Wave]:
+        for start in range(0, len(self.samples), _BLOCK):
+            yield self.samples[start : start + _BLOCK]
+
+
+def check_options(noise_scale: float | None, speed: float) -> None:
+    """Raise DataError if an option is out of its range."""
+    if not (math.isfinite(speed) and speed > 0):
+        raise DataError(f"speed {speed}: expected a number above 0; 1 is the speed of the model")
+    if noise_scale is not None and not (math.isfinite(noise_scale) and noise_scale >= 0):
+        raise DataError(f"noise scale {noise_scale}: expected 0 or a number above")
+
+
+def _ignore(_: Any) -> None:
+    """Nobody listens."""
+
+
+def _stats_of(feature: Mel) -> FeatureStats:
+    running = RunningStats()
+    running.update(feature)
+    return running.result()
+
+
+def _whole(sample_rate: int) -> int:
+    """Samples up to which a recording is converted as it is."""
+    return round(WHOLE_SECONDS * sample_rate)
+
+
+def _beginning(recording: Recording) -> tuple[Wave, Iterator[Wave] | None]:
+    """All of a short recording and None, or the beginning of a long one and the blocks that follow."""
+    blocks = iter(recording.blocks())
+    held: list[Wave] = []
+    n = 0
+    for block in blocks:
+        held.append(block)
+        n += len(block)
+        if n > _whole(recording.sample_rate):
+            return np.concatenate(held), blocks
+    return held[0] if len(held) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *held]), None
+
+
+def _read_pieces(recording: Recording, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Wave]]:
+    """The samples of each piece, in one pass over the recording."""
+    blocks = iter(recording.blocks())
+    held = np.zeros(0, dtype=np.float32)
+    place = 0  # of the first sample that is held
+    for piece in pieces:
+        while place + len(held) < piece.stop and (block := next(blocks, None)) is not None:
+            # what lies before the piece is not needed any more
+            drop = min(max(piece.start - place, 0), len(held))
+            held = np.concatenate([held[drop:], block])
+            place += drop
+        yield piece, held[piece.start - place : piece.stop - place]
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Utterances, by increasing length, that are worth a batch: little of it is padding, and attention has the room."""
+    batch: list[int] = []
+    frames = 0
+    for index in order:
+        longest, count = lengths[index], len(batch) + 1
+        wasteful = count * longest > MOST_PADDING * (frames + longest)
+        if batch and (count > BATCH_PIECES or count * longest**2 > BATCH_FRAMES_SQUARED or wasteful):
+            yield batch
+            batch, frames = [], 0
+        batch.append(index)
+        frames += longest
+    if batch:
+        yield batch
+
+
+def _joined(parts: Sequence[Converted]) -> Converted:
+    if len(parts) == 1:
+        return parts[0]
+    return Converted(
+        wave=np.concatenate([part.wave for part in parts]),
+        sample_rate=parts[0].sample_rate,
+        log_mel=np.concatenate([part.log_mel for part in parts]),
+        durations=np.concatenate([part.durations for part in parts]),
+        gain=min(part.gain for part in parts),
+        pieces=sum(part.pieces for part in parts),
+    )
+
+
+def _mono(wave: npt.NDArray[Any], sample_rate: int, name: str) -> Wave:
+    if sample_rate <= 0:
+        raise AudioError(f"{name}: a sample rate of {sample_rate} Hz is not possible")
+    samples = np.asarray(wave, dtype=np.float32)
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1) if samples.shape[1] else samples[:, :0].reshape(-1)
+    if samples.ndim != 1 or not len(samples):
+        raise AudioError(f"{name}: expected samples (n,) or (n, channels), found {np.shape(wave)}")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite)")
+    return samples

@@ -1,0 +1,426 @@
+"""Voices: folders with a trained model in them, found by name and loaded.
+
+A voice is a folder with ``config.yaml``, ``stats.json`` and ``best.safetensors`` (or ``last.safetensors``): what a
+training run leaves, what ships with the package, and what users give each other. A model card, ``card.json``, may say
+where it comes from and which vocoder goes with it. Folders in the published layout are read, too: on first use they are
+converted to this form, which is kept in the data folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aasvc_cli.config.reading import dump_yaml, parse_config, read_config_file
+from aasvc_cli.config.settings import Config
+from aasvc_cli.conversion.source_stats import SOURCE_SIDES, find_prepared_source, prepared_source_stats
+from aasvc_cli.errors import DataError, ModelError
+from aasvc_cli.features.kinds import SIDES, feature_keys
+from aasvc_cli.features.stats import FeatureStats, NormStats
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.files import read_json, write_json, write_text
+from aasvc_cli.storage.home import BUNDLED, Home, bundled
+from aasvc_cli.storage.imported import Provenance, import_once
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from aasvc_cli.model.aasvc import AASVC
+
+CONFIG_FILE = "config.yaml"
+STATS_FILE = "stats.json"
+CARD_FILE = "card.json"
+WEIGHT_FILES = ("best.safetensors", "last.safetensors")
+"""In the order in which they are looked for."""
+_WEIGHT_PREFIX = "model."
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """A model that is ready to convert.
+
+    Attributes:
+        name: of the folder
+        config: with the feature widths filled in
+        stats: what to normalise with; the source's are the target's where ``source_from_input`` holds
+        model: in evaluation mode, on the device asked for
+        source_from_input: whether nothing is known of the source speaker, so that each recording has to be normalised
+            with its own statistics
+        card: what the folder says of itself, such as ``vocoder``, the name of the vocoder that goes with it
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    stats: NormStats
+    model: AASVC
+    device: torch.device
+    source_from_input: bool = False
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class VoiceFiles:
+    """What a model folder holds, before a network is built of it.
+
+    Attributes:
+        config: with the feature widths filled in
+        stats: None where only the target's are there, as in published models
+        weights: of the model, by name; empty if they were not asked for
+        origin: names the weights in messages
+    """
+
+    config: Config
+    target: FeatureStats
+    stats: NormStats | None
+    weights: Mapping[str, Tensor]
+    card: Mapping[str, Any]
+    origin: str
+
+
+def find_voice(home: Home, name: str | Path | None = None) -> Path:
+    """The folder of a voice.
+
+    Args:
+        name: a full name or a tag under ``exp`` in the data folder, else a downloaded model, else ``bundled``, else a
+            folder; None for the bundled voice.
+
+    Raises:
+        ModelError: nothing of that name (the nearest names are given), or several.
+    """
+    if name is None:
+        return _bundled_voice()
+    text = os.fspath(name)
+    given = Path(text).expanduser()
+    runs = _runs(home)
+    # a bare name means a run first, as a folder of that name may happen to be in the current one
+    if text and given.name == text:
+        if text in runs:
+            return home.exp / text
+        tagged = [run for run in runs if run.endswith(f"_{text}")]
+        if len(tagged) > 1:
+            raise ModelError(f"{text}: fits {len(tagged)} runs: {', '.join(tagged)}; give the full name of one")
+        if tagged:
+            return home.exp / tagged[0]
+        if (home.models / text).is_dir():
+            return home.models / text
+        if text == BUNDLED:
+            return _bundled_voice()
+    if text and given.is_dir():
+        return given
+    if text and given.exists():
+        raise ModelError(f"{given}: is a file, expected the folder of a model")
+    raise ModelError(f"{text}: no such model folder, and no run of that name in {home.exp}{_suggest(home, text, runs)}")
+
+
+def load_voice(
+    folder: Path,
+    device: str = "cpu",
+    *,
+    home: Home | None = None,
+    source_stats: Path | None = None,
+    data: str | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> Voice:
+    """Load a model folder, ours or published.
+
+    A published folder has no statistics of its source speaker. They come from ``source_stats``, else from the prepared
+    set ``data``, else from a prepared set of that speaker if the folder says who that is, else from each recording.
+
+    Args:
+        device: ``auto`` takes a GPU if there is one
+        home: the data folder, where our form of published folders is kept, and prepared sets are; None for none
+        source_stats: statistics of the source speaker in place of the folder's own: ``.h5`` with ``mel_mean`` and
+            ``mel_scale``, or a ``stats.json``
+        on_message: told where statistics come from that the folder doesn't have
+
+    Raises:
+        ModelError: a part is missing or damaged, or the parts don't belong together.
+        ConfigError, DataError: the configuration or the statistics have faults.
+    """
+    chosen = pick_device(device)
+    files = read_voice(folder, home)
+    config, stats, from_input = files.config, files.stats, False
+    if stats is None:
+        stats, from_input = _without_source(folder, files, home, source_stats, data, on_message or (lambda _: None))
+    if source_stats is not None:
+        stats = _with_source(stats, config, source_stats)
+    _check_widths(folder, config, stats)
+    model = _build(config, files.weights, files.origin).to(chosen)
+    return Voice(folder.absolute().name, folder, config, stats, model, chosen, from_input, files.card)
+
+
+def read_voice(folder: Path, home: Home | None = None, *, weights: bool = True) -> VoiceFiles:
+    """What a model folder holds, ours or published.
+
+    Args:
+        home: the data folder, where our form of published folders is kept; None for none
+        weights: whether to read them
+
+    Raises:
+        ModelError: a part is missing or damaged, or the parts don't belong together.
+        ConfigError, DataError: the configuration or the statistics have faults.
+    """
+    from aasvc_cli.published.voices import is_published_folder, published_files, read_published_voice
+
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder")
+    if (folder / CONFIG_FILE).is_file() or not is_published_folder(folder):
+        return _read_ours(folder, weights, None)
+
+    def write(place: Path, provenance: Provenance) -> None:
+        config, state, target, card = read_published_voice(folder)
+        header = {"step": card["step"], "origin": provenance}
+        save_checkpoint(
+            place / WEIGHT_FILES[0], {f"{_WEIGHT_PREFIX}{name}": tensor for name, tensor in state.items()}, header
+        )
+        write_text(place / CONFIG_FILE, dump_yaml(config))
+        kind, key = str(config.features.target), feature_keys(config.features)["target"]
+        write_json(
+            place / STATS_FILE, {"origin": card["name"], "target": {"kind": kind, "key": key} | target.to_tree()}
+        )
+        write_json(place / CARD_FILE, {**card, "origin": provenance})
+
+    kept = None if home is None else import_once(home, folder, published_files(folder), write)
+    if kept is not None:
+        return _read_ours(kept, weights, str(folder))
+    config, state, target, card = read_published_voice(folder, weights=weights)
+    return VoiceFiles(config, target, None, state, card, str(folder))
+
+
+def prepared_name(folder: Path) -> str | None:
+    """The prepared set that a run was trained on; None for a model folder from elsewhere.
+
+    Raises:
+        DataError: the run's record of its data is damaged.
+    """
+    path = folder / "data.json"
+    if not path.exists():
+        return None
+    tree = read_json(path, "what a run was trained on")
+    name = tree.get("prepared") if isinstance(tree, dict) else None
+    if not isinstance(name, str):
+        raise DataError(f'{path}: expected {{"prepared": NAME}}; name the prepared set yourself with --data')
+    return name
+
+
+def pick_device(name: str) -> torch.device:
+    """The device to compute on; ``auto`` takes a GPU if there is one.
+
+    Raises:
+        ModelError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"--device {name}: cannot be used here ({reason}); use auto or cpu") from None
+    return device
+
+
+def _bundled_voice() -> Path:
+    folder = bundled("voice")
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: this installation has no bundled voice; choose a model with --model")
+    return folder
+
+
+def _runs(home: Home) -> list[str]:
+    return _folders(home.exp)
+
+
+def _folders(root: Path) -> list[str]:
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _suggest(home: Home, text: str, runs: list[str]) -> str:
+    # a tag is what follows the two speakers, which may hold underscores themselves
+    names = {part: run for run in runs for part in (run, run.rsplit("_", 1)[-1])}
+    others = [*_folders(home.models), BUNDLED]
+    names |= {model: model for model in others}
+    runs = runs + others
+    near = difflib.get_close_matches(Path(text).name, names, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there is: {', '.join(runs)}"
+
+
+def _read_ours(folder: Path, with_weights: bool, origin: str | None) -> VoiceFiles:
+    config, target, stats = _read_settings(folder)
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise ModelError(
+            f"{folder}: no weights, expected {' or '.join(WEIGHT_FILES)}; aasvc train writes them with its "
+            "first checkpoint"
+        )
+    tensors = load_checkpoint(path)[0] if with_weights else {}
+    state = {
+        name.removeprefix(_WEIGHT_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_WEIGHT_PREFIX)
+    }
+    return VoiceFiles(config, target, stats, state, _read_card(folder), origin or str(path))
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return {}
+    tree = read_json(path, "a model card")
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: expected a model card, a mapping; found {type(tree).__name__}")
+    return tree
+
+
+def _read_settings(folder: Path) -> tuple[Config, FeatureStats, NormStats | None]:
+    for name, what in ((CONFIG_FILE, "its configuration"), (STATS_FILE, "its statistics")):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder}: not a model folder, {what} is missing; expected {CONFIG_FILE}, {STATS_FILE} and "
+                f"{WEIGHT_FILES[0]}, or a published folder with config.yml and checkpoint-<steps>steps.pkl"
+            )
+    path = folder / CONFIG_FILE
+    config = parse_config(read_config_file(path), str(path)).resolved()
+    keys = feature_keys(config.features)
+    path = folder / STATS_FILE
+    tree = read_json(path, "the statistics of a model")
+    if isinstance(tree, dict) and "target" in tree and not set(SOURCE_SIDES) & set(tree):
+        # what became of a published model
+        entry = tree["target"] if isinstance(tree["target"], dict) else {}
+        if entry.get("key") != keys["target"]:
+            raise ModelError(f"{path}: its statistics are not of the target features of {CONFIG_FILE} beside it")
+        return config, FeatureStats.from_tree(entry, f"{path}: target"), None
+    stats = NormStats.from_tree(tree, str(path))
+    for side, key in keys.items():
+        if stats.keys[side] != key:
+            raise ModelError(
+                f"{path}: its {side} statistics are of {stats.kinds[side]} features with other settings than "
+                f"{CONFIG_FILE} beside it; copy both from the same run"
+            )
+    return config, stats.target, stats
+
+
+WITHOUT_SOURCE_STATS = (
+    "has no statistics of its source speaker; each recording is normalised by its own, which moves the result by about "
+    "1 dB in every mel band for whole sentences and by more than 2 dB for a single second: give --source-stats FILE, "
+    "or --data NAME for a prepared set of that speaker"
+)
+"""What is said of a model that has to go by the recordings; measured on the bundled voice, which has the right ones."""
+
+
+def _without_source(
+    folder: Path,
+    files: VoiceFiles,
+    home: Home | None,
+    source_stats: Path | None,
+    data: str | None,
+    say: Callable[[str], None],
+) -> tuple[NormStats, bool]:
+    """Statistics of a model that has the target's only, and whether its source has to be taken from each recording."""
+    features, target = files.config.features, files.target
+    kinds = {side: str(getattr(features, side)) for side in SIDES}
+
+    def with_source(source: Mapping[str, FeatureStats]) -> NormStats:
+        return NormStats(
+            source["source"], target, source["duration"], kinds, feature_keys(features), folder.absolute().name
+        )
+
+    # stands in for the others until these are known
+    placeholder = with_source(dict.fromkeys(SOURCE_SIDES, target))
+    if source_stats is not None:
+        return placeholder, False
+    if data is not None:
+        if home is None:
+            raise ModelError(f"--data {data}: there is no data folder to find it in")
+        return with_source(prepared_source_stats(home, files.config, data)), False
+    # published folders are named <source>_<target>_<tag>
+    speaker = files.card.get("source_speaker") or folder.absolute().name.split("_")[0]
+    name = find_prepared_source(home, files.config, speaker) if home is not None else None
+    if home is not None and name is not None:
+        say(f"source statistics: those of {speaker} in the prepared data {name} (others: --source-stats, --data)")
+        return with_source(prepared_source_stats(home, files.config, name)), False
+    say(f"warning: {folder} {WITHOUT_SOURCE_STATS}")
+    return placeholder, True
+
+
+def _with_source(stats: NormStats, config: Config, path: Path) -> NormStats:
+    """The same statistics with those of the source speaker taken from a file."""
+    from aasvc_cli.published.voices import read_h5_stats
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; --source-stats takes the statistics of the source speaker")
+    sides = ("source", "duration")
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        found = {side: _checked(read_h5_stats(path, getattr(config.features, side)), path) for side in sides}
+    else:
+        given = NormStats.from_tree(read_json(path, "statistics"), str(path))
+        for side in sides:
+            if given.keys[side] != stats.keys[side]:
+                raise ModelError(
+                    f"{path}: its {side} statistics are of {given.kinds[side]} features with other settings than the "
+                    "model's; compute them with the model's own configuration"
+                )
+        found = {side: getattr(given, side) for side in sides}
+    return NormStats(found["source"], stats.target, found["duration"], stats.kinds, stats.keys, stats.origin)
+
+
+def _checked(stats: FeatureStats, path: Path) -> FeatureStats:
+    return FeatureStats.from_tree(stats.to_tree(), str(path))
+
+
+def _check_widths(folder: Path, config: Config, stats: NormStats) -> None:
+    for side in SIDES:
+        expected = config.features.width(getattr(config.features, side))
+        found = len(getattr(stats, side).mean)
+        if found != expected:
+            raise ModelError(
+                f"{folder}: the {side} statistics have {found} dimensions, the {getattr(config.features, side)} "
+                f"features {expected}; they belong to another model"
+            )
+
+
+def _build(config: Config, state: Mapping[str, Tensor], origin: str) -> AASVC:
+    import torch
+
+    from aasvc_cli.model.aasvc import AASVC
+
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be replaced
+        model = AASVC(config.model)
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    faults = [
+        f"{len(names)} {what} (first: {names[0]})"
+        for names, what in ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
+        if names
+    ]
+    if faults:
+        raise ModelError(
+            f"{origin}: the weights do not fit the configuration beside them: tensors {', '.join(faults)}; "
+            "both must come from the same run"
+        )
+    try:
+        model.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in expected.items()})
+    except RuntimeError as error:
+        raise ModelError(f"{origin}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    broken = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise ModelError(f"{origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}); use another one")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Parallel corpora: found, matched, split, kept, and served in batches."""

@@ -1,0 +1,353 @@
+"""Parallel pairs as padded batches."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from aasvc_cli.config.settings import Config
+from aasvc_cli.data.augmentation import Augmenter
+from aasvc_cli.data.manifest import ParallelPair
+from aasvc_cli.data.splicing import Splicer
+from aasvc_cli.features.stats import NormStats
+
+Array = npt.NDArray[np.float32]
+MIXING = 0.5
+"""By how many batches an utterance may move among those in order of length, so that not always the same ones meet."""
+POOL = 2
+"""Batches whose utterances, similar in their target lengths, are dealt out by their source lengths."""
+_ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""What a terminal or a batch scheduler sends to all processes of a job."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One pair, normalised."""
+
+    utterance_id: str
+    source: Array
+    """(S, D)"""
+    target: Array
+    """(T, M)"""
+    duration_feature: Array
+    """(S, D')"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several pairs, zero-padded."""
+
+    utterance_ids: tuple[str, ...]
+    source: Tensor
+    """(B, S, D)"""
+    source_lengths: Tensor
+    """(B,)"""
+    target: Tensor
+    """(B, T, M)"""
+    target_lengths: Tensor
+    """(B,)"""
+    duration_feature: Tensor
+    """(B, S, D')"""
+    spare: bool = False
+    """Counts nothing: a process that has no part in a batch computes one utterance all the same, to stay in step."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        if self.source.device == device:
+            return self
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
+        return dataclasses.replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, called by the loader."""
+        pinned = {name: getattr(self, name).pin_memory() for name in _TENSORS}
+        return dataclasses.replace(self, **pinned)
+
+    def rows(self, start: int, stop: int, *, trim: bool) -> Batch:
+        """Some utterances of the batch; ``trim`` cuts padding that none of them needs."""
+        part = {name: getattr(self, name)[start:stop] for name in _TENSORS}
+        if trim:
+            source, target = (int(part[f"{side}_lengths"].max()) for side in ("source", "target"))
+            for name, length in (("source", source), ("target", target), ("duration_feature", source)):
+                part[name] = part[name][:, :length]
+        return dataclasses.replace(self, utterance_ids=self.utterance_ids[start:stop], **part)
+
+
+_TENSORS = ("source", "source_lengths", "target", "target_lengths", "duration_feature")
+
+
+class PairDataset(Dataset[Item]):
+    """Features of pairs, read from disk and normalised when asked for.
+
+    Args:
+        pairs: what to serve
+        load: gives the stored feature ``(T, D)`` of ``(kind, recording)``; ``FeatureStore.load``
+        stats: mean and scale of each side, and the kinds of feature
+        augmenter: changes the sources, differently in every epoch
+        splicer: joins pairs with others, differently in every epoch
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[ParallelPair],
+        load: Callable[..., Array],
+        stats: NormStats,
+        augmenter: Augmenter | None = None,
+        splicer: Splicer | None = None,
+    ):
+        self.pairs = tuple(pairs)
+        self._load = load
+        self._stats = stats
+        self._augmenter = augmenter
+        self._splicer = splicer
+        self._seed = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def at_longest(self) -> PairDataset:
+        """The same pairs with the sources as long as they can become."""
+        there = copy.copy(self)
+        there._augmenter = self._augmenter.slowest() if self._augmenter is not None else None
+        there._splicer = None  # joined pairs are never longer
+        return there
+
+    def in_epoch(self, seed: int, epoch: int, *, varied: bool = True) -> PairDataset:
+        """The pairs as they are in one epoch, or as they were recorded."""
+        there = copy.copy(self)
+        there._seed = (seed, epoch)
+        if not varied:
+            there._augmenter = there._splicer = None
+        return there
+
+    def __getitem__(self, index: int) -> Item:
+        pair, stats = self.pairs[index], self._stats
+        if self._splicer is None:
+            source, target = self._sides(index)
+        else:
+            source, target = self._splicer(index, len(self.pairs), self._sides, seed=(*self._seed, index))
+        if self._augmenter is not None:
+            source = self._augmenter(source, target_frames=len(target), seed=(*self._seed, index))
+        same = stats.kinds["duration"] == stats.kinds["source"]
+        duration = source if same else self._load(stats.kinds["duration"], pair.source)
+        return Item(
+            utterance_id=pair.utterance_id,
+            source=stats.source.normalise(source),
+            target=stats.target.normalise(target),
+            duration_feature=stats.duration.normalise(duration),
+        )
+
+    def _sides(self, index: int) -> tuple[Array, Array]:
+        """Source (S, D) and target (T, M) of a pair as stored."""
+        pair, kinds = self.pairs[index], self._stats.kinds
+        return self._load(kinds["source"], pair.source), self._load(kinds["target"], pair.target)
+
+
+def can_vary(config: Config) -> bool:
+    """Whether the recordings of this configuration are features that can be varied."""
+    return (config.features.source, config.features.duration) == ("mel", "mel")
+
+
+def varied_pairs(
+    pairs: Sequence[ParallelPair], load: Callable[..., Array], stats: NormStats, config: Config
+) -> PairDataset:
+    """Pairs to train on, varied as far as ``config.augment`` asks for it and the features allow."""
+    settings, mel = config.augment, config.features.mel
+    ratio = config.model.source_frames_per_token / config.model.target_stack
+    possible = can_vary(config)
+    augmenter = Augmenter(settings, mel, frames_per_step=ratio) if possible and settings.share else None
+    splicer = Splicer(settings.splice_share, mel, frames_per_step=ratio) if possible and settings.splice_share else None
+    return PairDataset(pairs, load, stats, augmenter, splicer)
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Zero-pad items to their longest."""
+
+    def padded(arrays: list[Array]) -> Tensor:
+        longest = max(len(array) for array in arrays)
+        result = torch.zeros(len(arrays), longest, arrays[0].shape[1])
+        for row, array in zip(result, arrays, strict=True):
+            row[: len(array)] = torch.from_numpy(array)
+        return result
+
+    return Batch(
+        utterance_ids=tuple(item.utterance_id for item in items),
+        source=padded([item.source for item in items]),
+        source_lengths=torch.tensor([len(item.source) for item in items]),
+        target=padded([item.target for item in items]),
+        target_lengths=torch.tensor([len(item.target) for item in items]),
+        duration_feature=padded([item.duration_feature for item in items]),
+    )
+
+
+def epoch_batches(
+    lengths: Sequence[int],
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    bucket: bool,
+    source_lengths: Sequence[int] | None = None,
+    max_frames: int | None = None,
+    processes: int = 1,
+) -> list[list[int]]:
+    """The batches of one epoch, a function of the arguments only.
+
+    Args:
+        lengths: target frames of each utterance
+        batch_size: utterances of each process
+        bucket: put utterances of similar length together
+        source_lengths: source frames of each utterance, so that buckets can see to both sides
+        max_frames: frames of each process, padding included, in place of ``batch_size``; an utterance that is longer
+            is alone in its batch
+        processes: among how many a batch is dealt out
+
+    Returns:
+        indices of each batch of all processes; every utterance once, the last batch may be smaller
+    """
+    chooser = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    chooser.shuffle(order)
+    size = batch_size * processes
+    if max_frames is not None:  # about
+        size = max(1, len(lengths) * max_frames * processes // max(1, sum(lengths)))
+    if bucket:
+        order = _by_length(order, lengths, size, chooser)
+    if max_frames is None:
+        if bucket and source_lengths is not None:
+            order = _by_source_in_pools(order, source_lengths, size, chooser)
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+    else:
+        batches = list(_filled(order, lengths, max_frames, processes))
+    chooser.shuffle(batches)
+    return batches
+
+
+def _by_length(order: Sequence[int], lengths: Sequence[int], size: int, chooser: random.Random) -> list[int]:
+    """Utterances in order of length, but for some noise."""
+    ranks = enumerate(sorted(order, key=lambda i: lengths[i]))
+    return [i for _, i in sorted((rank + MIXING * size * chooser.random(), i) for rank, i in ranks)]
+
+
+def _by_source_in_pools(
+    order: Sequence[int], source_lengths: Sequence[int], size: int, chooser: random.Random
+) -> list[int]:
+    """Utterances in order of source length within pools of some batches."""
+    first = size * (1 + chooser.randrange(POOL))
+    bounds = [0, *range(first, len(order), POOL * size), len(order)]
+    return [i for a, b in pairwise(bounds) for i in sorted(order[a:b], key=lambda i: source_lengths[i])]
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int], max_frames: int, processes: int) -> Iterator[list[int]]:
+    """Consecutive utterances in batches of at most ``max_frames`` padded frames per process."""
+    batch: list[int] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        rows = -(-(len(batch) + 1) // processes)
+        if batch and rows * longest > max_frames:
+            yield batch
+            batch, longest = [], lengths[index]
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@dataclass
+class Position:
+    """How far training has come in its stream of batches."""
+
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch that were used, each dealt out among all processes."""
+
+
+def batch_stream(
+    dataset: PairDataset,
+    position: Position,
+    *,
+    batch_size: int,
+    seed: int,
+    bucket: bool,
+    n_workers: int,
+    pin_memory: bool,
+    max_frames: int | None = None,
+    rank: int = 0,
+    processes: int = 1,
+    varied_from: int = 0,
+) -> Iterator[Batch]:
+    """Batches without end, from a position on; ``position`` is moved on as batches are handed out.
+
+    With several processes, each gets its part of every batch; a part that would be empty is a spare one.
+
+    Args:
+        varied_from: number of the batch from which on sources are augmented, or rather of the first epoch after it
+    """
+    lengths = [pair.target_frames or 1 for pair in dataset.pairs]
+    source_lengths = [pair.source_frames or 1 for pair in dataset.pairs]
+    while True:
+        batches = epoch_batches(
+            lengths,
+            batch_size,
+            seed=seed,
+            epoch=position.epoch,
+            bucket=bucket,
+            source_lengths=source_lengths,
+            max_frames=max_frames,
+            processes=processes,
+        )
+        rest = batches[position.batch :]
+        loader: DataLoader[Item] = DataLoader(
+            dataset.in_epoch(seed, position.epoch, varied=position.epoch * len(batches) >= varied_from),
+            batch_sampler=[batch[rank::processes] or batch[:1] for batch in rest],
+            collate_fn=collate,
+            num_workers=n_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=pin_memory,
+            # of its own, because each new loader draws a seed: a resumed run would draw once more than the other
+            generator=torch.Generator(),
+        )
+        with _signals_held_back():
+            loaded = iter(loader)
+        for whole, batch in zip(rest, loaded, strict=True):
+            position.batch += 1
+            if position.batch == len(batches):
+                position.epoch, position.batch = position.epoch + 1, 0
+            yield batch if rank < len(whole) else dataclasses.replace(batch, spare=True)
+        if position.batch:  # the stream was entered behind the last batch
+            position.epoch, position.batch = position.epoch + 1, 0
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Workers that are started meanwhile hear no signal before they are able to ignore it, nor afterwards.
+
+    Signals to this thread arrive when the block is left.
+    """
+    mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+    if mask is None:
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Outlive what asks a whole job to end: training takes one more step, and tells its workers when it is done."""
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

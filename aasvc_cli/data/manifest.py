@@ -1,0 +1,183 @@
+"""Prepared pairs on disk: one JSON file per set of pairs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aasvc_cli.config.reading import parse_config, to_tree
+from aasvc_cli.config.settings import Config
+from aasvc_cli.errors import DataError
+from aasvc_cli.storage.files import read_json, write_json
+from aasvc_cli.storage.home import Home
+
+SETS = ("train", "dev", "eval")
+UNASSIGNED = ""
+"""The set of a pair before training, dev and evaluation data are split."""
+
+
+@dataclass(frozen=True)
+class ParallelPair:
+    """The same sentence from both speakers.
+
+    Attributes:
+        source_frames, target_frames: length of the features; 0 while unknown
+        source_seconds, target_seconds: length of the recordings
+    """
+
+    utterance_id: str
+    source: Path
+    target: Path
+    text: str | None = None
+    source_frames: int = 0
+    target_frames: int = 0
+    source_seconds: float = 0.0
+    target_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something noticed about a recording or a pair.
+
+    Attributes:
+        side: ``source`` or ``target``; empty if it is about both
+        code: one word for programs, such as ``no_partner``
+        excluded: whether the pair is left out for it; otherwise it is only a note
+        message: a sentence for people, without the utterance's name
+    """
+
+    utterance_id: str
+    set: str
+    side: str
+    code: str
+    excluded: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which pairs to train, watch and evaluate on; written by ``prepare``.
+
+    Attributes:
+        config: the configuration whose features were computed
+        sets: the good pairs of each of :data:`SETS`
+        excluded: (utterance_id, set, reason) of every pair that was left out
+        source_root, target_root: the folders that the recordings come from
+    """
+
+    name: str
+    source_speaker: str
+    target_speaker: str
+    config: Config
+    sets: Mapping[str, tuple[ParallelPair, ...]]
+    excluded: Sequence[tuple[str, str, str]] = field(default_factory=list)
+    source_root: Path = Path()
+    target_root: Path = Path()
+
+
+# --- manifests on disk ----------------------------------------------------------------------------------------------
+
+
+def manifest_path(home: Home, name: str) -> Path:
+    """Where the manifest of a prepared set is kept."""
+    return home.prepared / name / "manifest.json"
+
+
+def write_manifest(home: Home, manifest: Manifest) -> Path:
+    """Keep a manifest, and remember it as the one prepared last; raises StorageError."""
+    path = manifest_path(home, manifest.name)
+    tree = {
+        "name": manifest.name,
+        "source_speaker": manifest.source_speaker,
+        "target_speaker": manifest.target_speaker,
+        "source_root": str(manifest.source_root),
+        "target_root": str(manifest.target_root),
+        "config": to_tree(manifest.config),
+        "sets": {name: [_pair_tree(pair) for pair in manifest.sets.get(name, ())] for name in SETS},
+        "excluded": [list(entry) for entry in manifest.excluded],
+    }
+    write_json(path, tree)
+    write_json(home.prepared / "latest.json", {"name": manifest.name})
+    return path
+
+
+def read_manifest(home: Home, name: str | None = None) -> Manifest:
+    """A prepared set by name, or the one prepared last.
+
+    Raises:
+        DataError: there is none of that name (the message lists what there is), or its file is damaged.
+    """
+    if name is None:
+        latest = home.prepared / "latest.json"
+        if not latest.is_file():
+            raise DataError(f"nothing is prepared in {home.root}; run: aasvc prepare CORPUS")
+        name = str(_entry(read_json(latest, "the name of the set prepared last"), "name", latest))
+    path = manifest_path(home, name)
+    if not path.is_file():
+        raise DataError(f"no prepared data named {name}{suggest(name, list_prepared(home))}; run: aasvc prepare")
+    tree = read_json(path, "a manifest")
+    try:
+        return Manifest(
+            name=str(tree["name"]),
+            source_speaker=str(tree["source_speaker"]),
+            target_speaker=str(tree["target_speaker"]),
+            config=parse_config(tree["config"], str(path)),
+            sets={key: tuple(_parse_pair(entry) for entry in tree["sets"][key]) for key in SETS},
+            excluded=[(str(utterance), str(where), str(why)) for utterance, where, why in tree["excluded"]],
+            source_root=Path(tree["source_root"]),
+            target_root=Path(tree["target_root"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(f"{path}: not a complete manifest; run: aasvc prepare again") from None
+
+
+def list_prepared(home: Home) -> list[str]:
+    """Names of all prepared sets."""
+    return sorted(path.parent.name for path in home.prepared.glob("*/manifest.json"))
+
+
+def _pair_tree(pair: ParallelPair) -> dict[str, Any]:
+    return {
+        "utterance_id": pair.utterance_id,
+        "source": str(pair.source),
+        "target": str(pair.target),
+        "text": pair.text,
+        "source_frames": pair.source_frames,
+        "target_frames": pair.target_frames,
+        "source_seconds": pair.source_seconds,
+        "target_seconds": pair.target_seconds,
+    }
+
+
+def _parse_pair(tree: Mapping[str, Any]) -> ParallelPair:
+    text = tree["text"]
+    return ParallelPair(
+        utterance_id=str(tree["utterance_id"]),
+        source=Path(tree["source"]),
+        target=Path(tree["target"]),
+        text=None if text is None else str(text),
+        source_frames=int(tree["source_frames"]),
+        target_frames=int(tree["target_frames"]),
+        source_seconds=float(tree["source_seconds"]),
+        target_seconds=float(tree["target_seconds"]),
+    )
+
+
+def _entry(tree: Any, key: str, path: Path) -> Any:
+    if not isinstance(tree, dict) or key not in tree:
+        raise DataError(f"{path}: expected an entry {key}; run: aasvc prepare again")
+    return tree[key]
+
+
+# --- finding recordings ---------------------------------------------------------------------------------------------
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+    """A hint that ends an error about an unknown name: the nearest of the known ones, or all of them."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there is: {', '.join(sorted(known))}" if known else ""

@@ -1,1 +1,0 @@
-"""Readers for what the published research code writes."""

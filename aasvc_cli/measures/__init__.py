@@ -1,0 +1,1 @@
+"""Scores of conversions: signal measures, judges, statistics, results."""

@@ -1,0 +1,587 @@
+"""Signal measures of a conversion against the target speaker's own recording of the sentence.
+
+MCD, F0RMSE, F0CORR, DDUR and global variance in two modes that are never mixed:
+
+``published``
+    The procedure of the AAS-VC recipe, number for number: 1024-point analysis and warping 0.466 at every sample rate,
+    a short high-pass, the power coefficient c0 inside the distortion, and FastDTW. Scores of different sample rates
+    cannot be compared with each other or with the literature.
+``corrected``
+    The same measures with an analysis that fits the sample rate, without c0 and without the high-pass, on exact DTW
+    paths. Scores do not depend on the loudness of the recordings. Log-F0 error, voicing error and speaking rate, which
+    the recipe does not have, come from this analysis.
+
+All functions take arrays; nothing here touches files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from aasvc_cli.audio.mel import resample
+from aasvc_cli.errors import DataError, MissingExtraError
+
+FloatArray = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+Wave = npt.NDArray[np.floating[Any]]
+
+Mode = Literal["published", "corrected"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+ANALYSIS_VERSION = 1
+"""Counts changes of :func:`analyse` that change its outcome; kept analyses of other versions are not used."""
+
+FRAME_PERIOD = 5.0
+"""Milliseconds between two frames of F0 and envelope."""
+MCEP_ORDER = 39
+POWER_THRESHOLD = -20.0
+"""Frames this many dB below the mean power of their recording do not count in the MCD."""
+DECIBELS_PER_NEPER = 10.0 / math.log(10.0)
+SEMITONES_PER_OCTAVE = 12.0
+
+PUBLISHED_FFT_SIZE = 1024
+PUBLISHED_ALPHA = 0.466
+PUBLISHED_HIGH_PASS_HZ = 70.0
+PUBLISHED_HIGH_PASS_TAPS = 255
+PUBLISHED_MAX_RATE = 160_000
+"""Above, three periods of the 500 Hz that CheapTrick assumes in unvoiced frames do not fit into 1024 samples, and
+WORLD writes outside its buffers."""
+
+TRIM_FRAME, TRIM_HOP = 2048, 512
+"""Samples, whatever the rate."""
+TRIM_LEVEL = -60.0
+"""Frames quieter than this, in dB relative to the loudest one, are silence where the sound begins and ends."""
+TRIM_FLOOR = 1e-10
+"""Power that counts in place of less."""
+
+RESAMPLE_ZEROS = 6
+RESAMPLE_ROLLOFF = 0.99
+
+
+RECIPE_F0_RANGES: dict[str, tuple[float, float]] = {
+    "male": (40.0, 290.0),
+    "female": (90.0, 440.0),
+    "bdl": (70.0, 210.0),
+    "clb": (110.0, 270.0),
+    "rms": (55.0, 200.0),
+    "slt": (120.0, 275.0),
+}
+"""The recipe's F0 search ranges in Hz by target speaker (Hi-Fi-CAPTAIN, CMU ARCTIC)."""
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """The measures of one utterance in one mode. NaN: not defined, for instance F0 without voiced frames.
+
+    Attributes:
+        mcd: :func:`mel_cepstral_distortion` in dB.
+        f0_rmse: :func:`f0_rmse` in Hz.
+        f0_corr: :func:`f0_correlation`.
+        ddur: :func:`duration_difference` in seconds.
+        variance: :func:`global_variance` of the conversion alone, as published.
+        variance_ratio: :func:`global_variance_ratio`.
+        log_f0_rmse: :func:`log_f0_rmse` in semitones.
+        voicing_error: :func:`voicing_error`, 0 to 1.
+        speaking_rate: :func:`speaking_rate_ratio`.
+    """
+
+    mcd: float
+    f0_rmse: float
+    f0_corr: float
+    ddur: float
+    variance: float = math.nan
+    variance_ratio: float = math.nan
+    log_f0_rmse: float = math.nan
+    voicing_error: float = math.nan
+    speaking_rate: float = math.nan
+
+    def named(self, mode: Mode) -> dict[str, float]:
+        """Values by the names of :data:`aasvc_cli.measures.catalogue.MEASURES`.
+
+        ``published`` has what the recipe has; ``corrected`` marks its version of that, and has the rest.
+        """
+        literature = {"MCD": self.mcd, "F0RMSE": self.f0_rmse, "F0CORR": self.f0_corr, "DDUR": self.ddur}
+        if mode == "published":
+            return literature | {"GV": self.variance}
+        return {f"{name}_corrected": value for name, value in literature.items()} | {
+            "GV_corrected": self.variance_ratio,
+            "logF0RMSE": self.log_f0_rmse,
+            "VUV": self.voicing_error,
+            "RATE": self.speaking_rate,
+        }
+
+
+@dataclass(frozen=True)
+class F0Range:
+    """Search range of F0 in Hz, for both signals of a pair, and where it comes from."""
+
+    minimum: float
+    maximum: float
+    origin: str
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class AnalysisSettings:
+    """Everything that a mode decides, at one sample rate."""
+
+    mode: Mode
+    sample_rate: int
+    fft_size: int
+    alpha: float
+    """All-pass constant of the mel-cepstrum."""
+    first_coefficient: int
+    """0: c0 counts in alignment and distortion; 1: it does not."""
+    high_pass: bool
+    alignment: Literal["fastdtw, radius 1", "exact"]
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the measures need of one signal.
+
+    Attributes:
+        f0: (T,) Hz, 0 where unvoiced.
+        mcep: (T, 40) mel-cepstrum c0..c39, natural logarithm of amplitude.
+        loud: (T,) True where the frame is loud enough for the MCD.
+        trimmed_samples: length without leading and trailing silence.
+        silent: True if every sample is zero.
+    """
+
+    settings: AnalysisSettings
+    f0: FloatArray
+    mcep: FloatArray
+    loud: npt.NDArray[np.bool_]
+    trimmed_samples: int
+    silent: bool = False
+
+
+def score_pair(
+    converted: Wave,
+    converted_rate: int,
+    target: Wave,
+    target_rate: int,
+    *,
+    f0_min: float,
+    f0_max: float,
+    mode: Mode = "published",
+) -> PairScores:
+    """All measures of one converted signal against the target recording.
+
+    Args:
+        converted, target: (n,), full scale at 1.0.
+        f0_min, f0_max: F0 search range in Hz, used for both signals.
+
+    Raises:
+        DataError: a signal that cannot be analysed.
+    """
+    converted, target, sample_rate = to_common_rate(converted, converted_rate, target, target_rate, mode=mode)
+    return score_analyses(
+        analyse(converted, sample_rate, f0_min=f0_min, f0_max=f0_max, mode=mode),
+        analyse(target, sample_rate, f0_min=f0_min, f0_max=f0_max, mode=mode),
+    )
+
+
+def score_analyses(converted: Analysis, target: Analysis) -> PairScores:
+    """All measures of two analysed signals."""
+    pairs = aligned_f0(converted, target)
+    path = aligned_loud_frames(converted, target)
+    return PairScores(
+        mcd=_distortion(converted, target, path),
+        f0_rmse=f0_rmse(pairs),
+        f0_corr=f0_correlation(pairs),
+        ddur=duration_difference(converted, target),
+        variance=global_variance(converted),
+        variance_ratio=global_variance_ratio(converted, target),
+        log_f0_rmse=log_f0_rmse(pairs),
+        voicing_error=_voicing_error(converted, target, path),
+        speaking_rate=speaking_rate_ratio(converted, target),
+    )
+
+
+def mel_cepstral_distortion(converted: Analysis, target: Analysis) -> float:
+    """Mean over the alignment of ``10 / ln 10 * sqrt(2 * sum of squared differences)``, in dB.
+
+    Only frames within 20 dB of the mean power of their recording are aligned. Kubichek, "Mel-cepstral distance measure
+    for objective speech quality assessment" (1993).
+    """
+    return _distortion(converted, target, aligned_loud_frames(converted, target))
+
+
+def voicing_error(converted: Analysis, target: Analysis) -> float:
+    """Share of the aligned frames (of the MCD) that are voiced on one side only.
+
+    The usual V/UV error (for instance Hayashi et al., "ESPnet2-TTS", 2021), taken on loud frames: in silence there is
+    nothing to voice, and counting it would reward recordings with long pauses.
+    """
+    return _voicing_error(converted, target, aligned_loud_frames(converted, target))
+
+
+def aligned_loud_frames(converted: Analysis, target: Analysis) -> Indices:
+    """Frames of the converted and the target signal along an alignment of their loud frames: (P, 2)."""
+    first = _common_settings(converted, target).first_coefficient
+    path = _path(converted, target.mcep[target.loud, first:], converted.mcep[converted.loud, first:])
+    return np.stack([np.flatnonzero(converted.loud)[path[:, 1]], np.flatnonzero(target.loud)[path[:, 0]]], axis=1)
+
+
+def aligned_f0(converted: Analysis, target: Analysis) -> FloatArray:
+    """F0 of the converted and the target signal along an alignment of their voiced frames: (P, 2) in Hz.
+
+    The alignment sees mel-cepstra only. Without voiced frames on either side it is empty.
+    """
+    first = _common_settings(converted, target).first_coefficient
+    voiced, target_voiced = converted.f0 > 0, target.f0 > 0
+    path = _path(converted, target.mcep[target_voiced, first:], converted.mcep[voiced, first:])
+    return np.stack([converted.f0[voiced][path[:, 1]], target.f0[target_voiced][path[:, 0]]], axis=1)
+
+
+def f0_rmse(pairs: FloatArray) -> float:
+    """Root mean square of the F0 difference in Hz; NaN with fewer than two pairs, as published."""
+    if len(pairs) < 2:
+        return math.nan
+    return float(np.sqrt(np.mean(np.square(pairs[:, 0] - pairs[:, 1]))))
+
+
+def f0_correlation(pairs: FloatArray) -> float:
+    """Pearson correlation of F0; NaN with fewer than two pairs or a constant contour."""
+    if len(pairs) < 2 or np.any(pairs.max(axis=0) == pairs.min(axis=0)):
+        return math.nan
+    centred = pairs - pairs.mean(axis=0)
+    x, y = (centred / np.linalg.norm(centred, axis=0)).T
+    return float(np.clip(x @ y, -1.0, 1.0))
+
+
+def log_f0_rmse(pairs: FloatArray) -> float:
+    """Root mean square of the F0 ratio in semitones (12 log2); NaN with fewer than two pairs.
+
+    The error as an ear hears it: it does not grow with the pitch of the voice. One semitone is 0.0578 in natural
+    logarithms, the unit of ESPnet's "log-F0 RMSE".
+    """
+    if len(pairs) < 2:
+        return math.nan
+    return float(SEMITONES_PER_OCTAVE * np.sqrt(np.mean(np.square(np.log2(pairs[:, 0] / pairs[:, 1])))))
+
+
+def global_variance(analysis: Analysis) -> float:
+    """The recipe's GV: mean over coefficients of ``|ln variance over loud frames|``, of the conversion alone.
+
+    Named and kept as published. It grows when the variance shrinks, but depends on the speaker and on the loudness
+    contour (c0 counts in the published mode); :func:`global_variance_ratio` is what can be read by itself.
+    """
+    variance = _variance(analysis)
+    return math.nan if variance is None else float(np.mean(np.abs(np.log(variance))))
+
+
+def global_variance_ratio(converted: Analysis, target: Analysis) -> float:
+    """Mean over coefficients of ``ln(variance of the conversion / variance of the target)``, over loud frames.
+
+    Global variance after Toda and Tokuda (2007): 0 is the target's liveliness, below is smoother ("muffled"), above
+    rougher.
+    """
+    _common_settings(converted, target)
+    ours, theirs = _variance(converted), _variance(target)
+    return math.nan if ours is None or theirs is None else float(np.mean(np.log(ours / theirs)))
+
+
+def speaking_rate_ratio(converted: Analysis, target: Analysis) -> float:
+    """Speaking rate of the conversion divided by that of the target, pauses inside the sentence included.
+
+    Both say the same sentence, so this is the target's duration divided by the conversion's, without leading and
+    trailing silence. 1: as fast as the target; above 1: faster. NaN if either is silent.
+    """
+    _common_settings(converted, target)
+    if converted.silent or target.silent:
+        return math.nan
+    return target.trimmed_samples / converted.trimmed_samples
+
+
+def duration_difference(converted: Analysis, target: Analysis) -> float:
+    """Absolute difference of the durations in seconds, without leading and trailing silence."""
+    sample_rate = _common_settings(converted, target).sample_rate
+    return abs(converted.trimmed_samples - target.trimmed_samples) / sample_rate
+
+
+def analyse(wave: Wave, sample_rate: int, *, f0_min: float, f0_max: float, mode: Mode = "published") -> Analysis:
+    """F0 (Harvest), envelope (CheapTrick) and mel-cepstrum of one signal, every 5 ms.
+
+    Args:
+        wave: (n,), full scale at 1.0.
+
+    Raises:
+        DataError: no samples, samples that are not finite, or an impossible F0 range.
+    """
+    wave = _checked(wave)
+    settings = settings_for(mode, sample_rate, f0_min)
+    if not 0 < f0_min < f0_max < sample_rate / 2:
+        raise DataError(f"F0 range {f0_min:g}-{f0_max:g} Hz: expected 0 < minimum < maximum < {sample_rate / 2:g} Hz")
+    from aasvc_cli.audio.harvest import harvest
+    from aasvc_cli.measures.cheaptrick import log_envelope
+
+    # The published scaling is a product in float32; 32768 is the true full scale of 16 bit.
+    scaled = (wave.astype(np.float32) * np.float32(32767)).astype(np.float64) if mode == "published" else wave * 32768.0
+    if settings.high_pass:
+        scaled = _published_high_pass(scaled, sample_rate)
+    scaled = np.ascontiguousarray(scaled, dtype=np.float64)
+    f0, times = harvest(scaled, sample_rate, f0_min=f0_min, f0_max=f0_max, frame_period=FRAME_PERIOD)
+    envelope = log_envelope(scaled, f0, times, sample_rate, fft_size=settings.fft_size)
+    start, end = trim_bounds(wave)
+    return Analysis(
+        settings=settings,
+        f0=f0,
+        mcep=mel_cepstrum(envelope, MCEP_ORDER, settings.alpha),
+        loud=relative_power(np.exp(envelope)) > POWER_THRESHOLD,
+        trimmed_samples=end - start,
+        silent=not np.any(wave),
+    )
+
+
+def settings_for(mode: Mode, sample_rate: int, f0_min: float) -> AnalysisSettings:
+    """The analysis of a mode at a sample rate.
+
+    Raises DataError for an unknown mode or a sample rate that the mode cannot do. In the corrected mode the FFT is
+    long enough for the lowest F0 searched (WORLD analyses frames below its limit as if they had 500 Hz) and never
+    shorter than WORLD's default, which is made for 71 Hz.
+    """
+    if mode == "published":
+        if sample_rate > PUBLISHED_MAX_RATE:
+            raise DataError(
+                f"{sample_rate} Hz: the published analysis works up to {PUBLISHED_MAX_RATE} Hz; use the corrected mode"
+            )
+        return AnalysisSettings(mode, sample_rate, PUBLISHED_FFT_SIZE, PUBLISHED_ALPHA, 0, True, "fastdtw, radius 1")
+    if mode != "corrected":
+        raise DataError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    fft_size = int(_world().get_cheaptrick_fft_size(sample_rate, min(f0_min, 71.0)))
+    return AnalysisSettings(mode, sample_rate, fft_size, _alpha(sample_rate), 1, False, "exact")
+
+
+def to_common_rate(
+    converted: Wave, converted_rate: int, target: Wave, target_rate: int, *, mode: Mode = "published"
+) -> tuple[Wave, Wave, int]:
+    """Both signals at one sample rate.
+
+    ``published`` brings the converted signal to the target's rate, with torchaudio's default sinc filter.
+    ``corrected`` brings both to the lower of the two rates with soxr, because an upsampled signal has an empty upper
+    band that would count as distortion.
+    """
+    if converted_rate == target_rate:
+        return converted, target, target_rate
+    if mode == "published":
+        return resample_published(converted, converted_rate, target_rate), target, target_rate
+    rate = min(converted_rate, target_rate)
+    return resample(converted, converted_rate, rate), resample(target, target_rate, rate), rate
+
+
+def resample_published(wave: Wave, sample_rate: int, new_rate: int) -> Wave:
+    """Resample as torchaudio does by default: a sinc of 6 zero crossings under a Hann window, at 99 % of the band.
+
+    Written out here because torchaudio cannot be imported beside every release of torch.
+
+    Returns:
+        (ceil(n * new_rate / sample_rate),) float32
+    """
+    if sample_rate == new_rate:
+        return wave
+    divisor = math.gcd(sample_rate, new_rate)
+    old, new = sample_rate // divisor, new_rate // divisor
+    cutoff = min(old, new) * RESAMPLE_ROLLOFF
+    width = math.ceil(RESAMPLE_ZEROS * old / cutoff)
+    # One filter per output phase, over the input samples of one period and `width` on either side.
+    delay = np.arange(-width, width + old) / old - np.arange(new)[:, None] / new
+    zeros = np.clip(delay * cutoff, -RESAMPLE_ZEROS, RESAMPLE_ZEROS)
+    filters = np.sinc(zeros) * np.cos(zeros * np.pi / RESAMPLE_ZEROS / 2) ** 2 * (cutoff / old)  # (new, old + 2 width)
+    padded = np.pad(np.asarray(wave, dtype=np.float64), (width, width + old))
+    periods = np.lib.stride_tricks.sliding_window_view(padded, old + 2 * width)[::old]
+    return (periods @ filters.T).ravel()[: math.ceil(new * len(wave) / old)].astype(np.float32)
+
+
+def relative_power(envelope: FloatArray) -> FloatArray:
+    """Power of each frame in dB relative to the mean over frames; (T, bins) power envelope -> (T,)."""
+    power = envelope[:, 0] + envelope[:, -1] + 2.0 * envelope[:, 1:-1].sum(axis=1)
+    return np.asarray(10.0 * np.log10(power / power.mean()), dtype=np.float64)
+
+
+def mel_cepstrum(log_envelope: FloatArray, order: int, alpha: float) -> FloatArray:
+    """Mel-cepstrum of the logarithm of a power envelope (SPTK's ``sp2mc``, up to rounding).
+
+    The mel-cepstrum is linear in the log spectrum, so that one matrix, found by asking SPTK for each bin once, serves
+    every frame.
+
+    Args:
+        log_envelope: (T, n_fft // 2 + 1), natural logarithm of power.
+
+    Returns:
+        (T, order + 1): cepstrum of the log amplitude, warped by the all-pass constant.
+    """
+    return log_envelope @ _mel_cepstrum_matrix(log_envelope.shape[1], order, alpha)
+
+
+def trim_bounds(wave: Wave) -> tuple[int, int]:
+    """First and one-past-last sample between leading and trailing silence, as librosa's trimming finds them.
+
+    Silence is what lies 60 dB below the loudest frame; a signal without any sound is kept whole. Written out, in single
+    precision as there, because librosa takes a second to load.
+    """
+    if not np.any(wave):
+        return 0, len(wave)
+    padded = np.pad(wave, TRIM_FRAME // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, TRIM_FRAME)[::TRIM_HOP]
+    rms = np.sqrt(np.square(frames.T, dtype=np.float32).mean(axis=0))
+    level = 10.0 * np.log10(np.maximum(np.square(rms), TRIM_FLOOR))
+    level -= 10.0 * np.log10(max(float(np.square(rms.max())), TRIM_FLOOR))
+    loud = np.flatnonzero(level > TRIM_LEVEL)
+    return int(loud[0]) * TRIM_HOP, min(len(wave), (int(loud[-1]) + 1) * TRIM_HOP)
+
+
+def voiced_f0(wave: Wave, sample_rate: int, *, f0_min: float = 50.0, f0_max: float = 800.0) -> FloatArray:
+    """F0 of the voiced frames with a quick estimator (WORLD's DIO), for statistics: (V,) in Hz."""
+    samples = np.ascontiguousarray(_checked(wave), dtype=np.float64)
+    f0, _ = _world().dio(samples, sample_rate, f0_floor=f0_min, f0_ceil=f0_max, frame_period=FRAME_PERIOD)
+    return np.asarray(f0[f0 > 0], dtype=np.float64)
+
+
+def estimate_f0_range(values: Iterable[FloatArray], origin: str = "estimated") -> F0Range:
+    """Search range from F0 values found in a wide range.
+
+    One octave below the first quartile to one octave above the third, rounded outwards to 10 Hz and kept within
+    40-800 Hz. Quartiles are not moved by the octave errors that a plain minimum and maximum would keep; the octave on
+    either side leaves room for expressive speech and for a conversion that misses the target's register, whose F0
+    would otherwise be taken for a harmonic inside the range.
+
+    Raises:
+        DataError: no voiced frames at all.
+    """
+    voiced = np.concatenate([np.zeros(0), *values])
+    if not len(voiced):
+        raise DataError(
+            "no voiced frames in the target recordings to estimate the F0 range from; expected speech, or a range by "
+            "--f0-min and --f0-max"
+        )
+    first, third = np.percentile(voiced, [25, 75])
+    low = max(40.0, 10.0 * math.floor(0.5 * first / 10.0))
+    return F0Range(low, min(800.0, 10.0 * math.ceil(2.0 * third / 10.0)), origin)
+
+
+def recipe_f0_range(speaker: str) -> F0Range | None:
+    """The recipe's range for one of its speakers; None for anybody else."""
+    found = RECIPE_F0_RANGES.get(speaker.lower())
+    return None if found is None else F0Range(*found, origin=f"recipe's range for {speaker.lower()}")
+
+
+def describe(mode: Mode) -> str:
+    """One line for tables and reports that says which definition the numbers follow."""
+    if mode == "published":
+        return "published definition: FFT 1024, alpha 0.466, c0 included, FastDTW"
+    return "corrected definition: FFT size and alpha by sample rate, c0 left out, exact DTW"
+
+
+def _distortion(converted: Analysis, target: Analysis, path: Indices) -> float:
+    if not len(path):
+        return math.nan
+    first = converted.settings.first_coefficient
+    squares = np.square(target.mcep[path[:, 1], first:] - converted.mcep[path[:, 0], first:]).sum(axis=1)
+    return float(np.mean(DECIBELS_PER_NEPER * np.sqrt(2.0 * squares)))
+
+
+def _voicing_error(converted: Analysis, target: Analysis, path: Indices) -> float:
+    if not len(path):
+        return math.nan
+    return float(np.mean((converted.f0[path[:, 0]] > 0) != (target.f0[path[:, 1]] > 0)))
+
+
+def _variance(analysis: Analysis) -> FloatArray | None:
+    """Variance over loud frames of each coefficient that counts; None where one does not vary, as without sound."""
+    loud = analysis.mcep[analysis.loud, analysis.settings.first_coefficient :]
+    if len(loud) < 2 or analysis.silent:
+        return None
+    variance = np.asarray(loud.var(axis=0), dtype=np.float64)
+    return variance if variance.all() else None
+
+
+@lru_cache(maxsize=8)
+def _mel_cepstrum_matrix(n_bins: int, order: int, alpha: float) -> FloatArray:
+    """(bins, order + 1)"""
+    return np.asarray(_sptk().sp2mc(np.exp(np.eye(n_bins)), order, alpha), dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def _alpha(sample_rate: int) -> float:
+    """The all-pass constant that comes nearest to the mel scale."""
+    return float(_sptk().util.mcepalpha(sample_rate))
+
+
+def _common_settings(converted: Analysis, target: Analysis) -> AnalysisSettings:
+    if converted.settings != target.settings:
+        raise ValueError(f"analyses differ: {converted.settings} and {target.settings}")
+    return converted.settings
+
+
+def _path(analysis: Analysis, target_frames: FloatArray, converted_frames: FloatArray) -> Indices:
+    """Indices into target and converted frames. The recipe puts the target first, which decides its ties."""
+    from aasvc_cli.audio import dtw
+
+    if analysis.settings.mode == "published":
+        return dtw.fast_path(target_frames, converted_frames, radius=1)
+    return dtw.exact_path(target_frames, converted_frames)
+
+
+def _published_high_pass(wave: Wave, sample_rate: int) -> FloatArray:
+    """The recipe's causal FIR filter, which at 48 kHz is too short to do more than tilt the spectrum."""
+    return np.convolve(_published_taps(sample_rate), wave)[: len(wave)]
+
+
+@lru_cache(maxsize=8)
+def _published_taps(sample_rate: int) -> FloatArray:
+    """A sinc under a Hamming window, with gain 1 at half the sample rate."""
+    cutoff = PUBLISHED_HIGH_PASS_HZ / (sample_rate // 2)
+    offsets = np.arange(PUBLISHED_HIGH_PASS_TAPS) - (PUBLISHED_HIGH_PASS_TAPS - 1) / 2
+    taps = (np.sinc(offsets) - cutoff * np.sinc(cutoff * offsets)) * np.hamming(PUBLISHED_HIGH_PASS_TAPS)
+    return np.asarray(taps / np.sum(taps * np.cos(np.pi * offsets)))
+
+
+def _checked(wave: Wave) -> Wave:
+    wave = np.asarray(wave)
+    if wave.ndim != 1:
+        raise DataError(f"expected one channel of samples, found an array of shape {wave.shape}")
+    if not len(wave):
+        raise DataError("no samples to analyse")
+    if not np.isfinite(wave).all():
+        raise DataError("samples that are not numbers (NaN or infinite)")
+    return wave
+
+
+def _world() -> Any:
+    """The package pyworld."""
+    return _analysis_package("pyworld")
+
+
+def _sptk() -> Any:
+    """The package pysptk."""
+    return _analysis_package("pysptk")
+
+
+def _analysis_package(name: str) -> Any:
+    """Import quietly: both packages warn about a deprecated way of reading their own version number."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the scores need {name}, which does not load ({error}); run: pip install {name} 'setuptools<82'"
+        ) from None

@@ -1,0 +1,240 @@
+"""What a page shows, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+Role = Literal["source", "conversion", "target"]
+ROLES: tuple[Role, ...] = ("source", "conversion", "target")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a number means and which way is better.
+
+    Attributes:
+        key: unique on the page
+        best: ``near``: the closer to ``ideal`` the better; ``none``: neither way
+        ranked: counts in the ranking of utterances
+        shown: has a column in the table of utterances from the start; None leaves it to the page
+    """
+
+    key: str
+    title: str
+    unit: str = ""
+    best: Literal["low", "high", "near", "none"] = "low"
+    meaning: str = ""
+    ideal: float = 0.0
+    digits: int = 2
+    ranked: bool = True
+    shown: bool | None = None
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
+
+    @property
+    def direction(self) -> str:
+        """Which way is better, in words."""
+        words = {"low": "lower is better", "high": "higher is better", "near": f"best at {self.ideal:g}", "none": ""}
+        return words[self.best]
+
+    def badness(self, value: float) -> float:
+        """Smaller is better; NaN stays NaN, and so does everything if there is no better."""
+        if self.best == "none":
+            return math.nan
+        return {"low": value, "high": -value, "near": abs(value - self.ideal)}[self.best]
+
+    def text(self, value: float | None) -> str:
+        """A value for people; a dash where it is not defined."""
+        if value is None or not math.isfinite(value):
+            return "–"
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}".replace("-", "−")  # + 0.0: no minus before zero
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over utterances with its 95 % interval; NaN where not defined.
+
+    Attributes:
+        n: utterances with a value
+        n_undefined: utterances without one
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    n_undefined: int = 0
+
+
+@dataclass(frozen=True)
+class System:
+    """One column of the summary: a converter, or a reference to hold it against.
+
+    Attributes:
+        key: unique on the page
+        note: what it is, in one line
+        means: measure key -> mean
+        reference: not judged itself, such as the unconverted source or the target's own recordings
+    """
+
+    key: str
+    name: str
+    note: str = ""
+    means: Mapping[str, Estimate] = field(default_factory=dict)
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One measure of two systems on the same utterances: second minus first.
+
+    Attributes:
+        low, high: 95 % interval of the difference
+        p: of the paired test, two-sided
+        better: 1 for the first, 2 for the second, 0 for neither
+    """
+
+    measure: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    better: Literal[0, 1, 2]
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a transcript: what should have been heard, and what was."""
+
+    kind: Literal["same", "changed", "missing", "extra"]
+    expected: str = ""
+    heard: str = ""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a recogniser heard in a recording, against the sentence.
+
+    Attributes:
+        errors: the count in words, such as ``CER 12.5 % (1 changed, 1 missing)``
+    """
+
+    pieces: Sequence[Piece]
+    errors: str = ""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording, encoded for a browser."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """One recording of an utterance.
+
+    Attributes:
+        label: of the player, such as a system's name
+        system: key of the system that made it; empty for source and target
+        mel: (T, M) log-mel spectrogram
+        f0: (F,) in Hz over the whole recording, 0 where unvoiced
+    """
+
+    role: Role
+    label: str
+    seconds: float
+    sound: Sound
+    system: str = ""
+    mel: Array | None = None
+    f0: Array | None = None
+    transcript: Transcript | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Which token of the source a model hears at each frame of the target.
+
+    Attributes:
+        weights: (T, K) probabilities
+        path: (T,) token of each frame on the best monotonic path
+    """
+
+    label: str
+    weights: Array
+    path: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One sentence: its scores, and its recordings if the page has room for them.
+
+    Attributes:
+        scores: system key -> measure key -> value
+        takes: source, conversions, target, as far as there are any; at most one of a role and system
+    """
+
+    utterance_id: str
+    text: str = ""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    takes: Sequence[Take] = ()
+    alignments: Sequence[Alignment] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One number over the steps of a training: (step, value) of training and of dev set."""
+
+    name: str
+    train: Sequence[tuple[int, float]] = ()
+    dev: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """The course of a training."""
+
+    name: str
+    curves: Sequence[Curve]
+    best_step: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """Everything that stands on the page.
+
+    Attributes:
+        facts: term and description, for the head of the page
+        f0_range: lowest and highest F0 drawn, in Hz
+        notes: what a reader must know, such as what was left out
+    """
+
+    title: str
+    lead: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    measures: Sequence[Measure] = ()
+    systems: Sequence[System] = ()
+    differences: Sequence[Difference] = ()
+    utterances: Sequence[Utterance] = ()
+    test: str = ""
+    """Of the differences, in words."""
+    trainings: Sequence[Training] = ()
+    f0_range: tuple[float, float] = (60.0, 500.0)
+    notes: Sequence[str] = ()
+
+    @property
+    def judged(self) -> list[System]:
+        """The systems without the references."""
+        return [system for system in self.systems if not system.reference]

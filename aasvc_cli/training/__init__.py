@@ -1,0 +1,1 @@
+"""Trainers of voices and vocoders, and what they need: losses, optimisation, memory, processes."""

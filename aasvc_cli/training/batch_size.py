@@ -1,0 +1,76 @@
+"""The largest batch that fits into memory, found by taking steps with the longest pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from aasvc_cli.config.settings import Config
+from aasvc_cli.data.dataset import Batch
+from aasvc_cli.errors import TrainingError
+from aasvc_cli.training.memory import largest_that_fits, peak, release_memory, reset_peak
+from aasvc_cli.training.voice_trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fits, and how.
+
+    Attributes:
+        needed: bytes that this process used at most during such a step
+        checkpointing: whether it takes activation checkpointing
+    """
+
+    batch_size: int
+    needed: int
+    checkpointing: bool
+
+
+def largest_batch(config: Config, device: torch.device, longest: Callable[[int], Batch], limit: int, most: int) -> Fit:
+    """Take steps that change nothing with more and more utterances, as long as they fit.
+
+    Args:
+        longest: gives a batch of the so many longest utterances
+        limit: bytes that this process may use in all
+        most: utterances beyond which nothing is tried
+
+    Raises:
+        TrainingError: not even one utterance fits.
+    """
+    still = replace(config.train, lr=0.0, ema_decay=config.train.ema_decay, compile=False)
+    trainer = Trainer(replace(config, train=still), device)
+    # all losses count, and dropouts keep their masks
+    trainer.step = max(config.loss.duration_start_step + 1, config.train.dropout_start_step)
+    needed: dict[int, float] = {}
+
+    def measure(size: int) -> float:
+        before = trainer.checkpointing
+        batch = longest(size)
+        release_memory(device)
+        reset_peak(device)
+        trainer.update([batch])
+        failed = trainer.micro is not None or trainer.checkpointing != before
+        trainer.micro, trainer.checkpointing = None, before
+        needed[size] = math.inf if failed else float(peak(device))
+        return needed[size]
+
+    for checkpointing in sorted({config.train.checkpointing, True}):
+        trainer.checkpointing = checkpointing
+        measure(1)  # the optimiser's memory comes with the first step
+        size = largest_that_fits(measure, limit, most)
+        if size:
+            return Fit(size, int(needed[size]), checkpointing)
+    name = longest(1).utterance_ids[0]
+    raise TrainingError(
+        f"utterance {name}, the longest, needs {needed[1] / 1e9:.1f} GB alone and with activation checkpointing, and "
+        f"there are {limit / 1e9:.1f} GB; give more --memory, leave out such long recordings, or train a smaller model"
+    )
+
+
+def in_batches_of(effective: int, largest: int) -> tuple[int, int]:
+    """Batch size and accumulation whose product is ``effective``, with the largest batch size that is allowed."""
+    size = next(size for size in range(min(effective, largest), 0, -1) if effective % size == 0)
+    return size, effective // size

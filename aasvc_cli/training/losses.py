@@ -1,0 +1,205 @@
+"""Training losses: masked L1, forward-sum, binarisation, duration, and their weighted total."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aasvc_cli.config.settings import LossConfig
+from aasvc_cli.model.aasvc import TeacherForced
+from aasvc_cli.model.layers import padding_mask
+
+BLANK_LOG_SCORE = -1.0
+"""Score of the extra "no token" state of the forward-sum loss, as published."""
+PADDING_LOG_SCORE = -1.0e4
+"""Stands for log 0: its exponential is 0 in float32."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars of one batch, unweighted except for ``total``."""
+
+    l1: Tensor
+    forward_sum: Tensor
+    binarisation: Tensor
+    duration: Tensor
+    total: Tensor
+
+    def named(self) -> dict[str, Tensor]:
+        """The scalars by name."""
+        return {
+            "l1": self.l1,
+            "forward_sum": self.forward_sum,
+            "binarisation": self.binarisation,
+            "duration": self.duration,
+            "total": self.total,
+        }
+
+
+@dataclass(frozen=True)
+class Share:
+    """What part of a batch a piece of it is, by the three measures that the losses are means over.
+
+    Losses of a piece times its share add up to those of the batch: memory and processes then decide in which pieces
+    a batch is computed, and not what is learnt from it.
+    """
+
+    utterances: float = 1.0
+    """of forward sum and binarisation"""
+    frames: float = 1.0
+    """of L1"""
+    tokens: float = 1.0
+    """of the durations"""
+
+
+WHOLE = Share()
+
+
+def masked_l1(predicted: Tensor, target: Tensor, padding: Tensor) -> Tensor:
+    """Mean absolute error over real frames only.
+
+    Args:
+        predicted, target: (B, T, M)
+        padding: (B, T)
+
+    Returns:
+        scalar; one mean over all real frames of the batch
+    """
+    real = (~padding).unsqueeze(-1)
+    difference = (predicted.float() - target.float()).abs()
+    return (difference * real).sum() / (real.sum() * target.shape[-1])
+
+
+def beta_binomial_log_prior(target_lengths: Tensor, token_lengths: Tensor, shape: tuple[int, int], kind: str) -> Tensor:
+    """Log-prior that favours the diagonal: token k at frame t is beta-binomial with alpha = t, beta = T - t + 1.
+
+    Args:
+        target_lengths, token_lengths: (B,)
+        shape: padded (T, K)
+        kind: ``beta-binomial`` has one trial less than tokens, so each row sums to 1 (Badlani et al.,
+            arXiv 2108.10447); ``published`` has as many trials as tokens, so each row lacks the last outcome
+
+    Returns:
+        (B, T, K) float32, -inf in padding
+    """
+    n_frames, n_tokens = shape
+    device = target_lengths.device
+    # Every argument is a whole number: one table of log-factorials serves all of them.
+    table = torch.lgamma(torch.arange(1, n_frames + n_tokens + 3, dtype=torch.float64, device=device))
+    trials = (token_lengths if kind == "published" else (token_lengths - 1).clamp_min(0)).view(-1, 1, 1)
+    k = torch.arange(n_tokens, device=device).view(1, 1, -1)
+    t = torch.arange(1, n_frames + 1, device=device).view(1, -1, 1)
+    total = target_lengths.view(-1, 1, 1)
+    rest = (trials - k).clamp_min(0)
+    back = (total - t + 1).clamp_min(1)  # beta
+
+    def log_factorial(n: Tensor) -> Tensor:
+        return table[n]
+
+    log_choose = log_factorial(trials) - log_factorial(k) - log_factorial(rest)
+    log_beta_top = log_factorial(k + t - 1) + log_factorial(rest + back - 1) - log_factorial(trials + total)
+    log_beta_bottom = log_factorial(t - 1) + log_factorial(back - 1) - log_factorial(total)
+    prior = (log_choose + log_beta_top - log_beta_bottom).to(torch.float32)
+    outside = padding_mask(target_lengths, n_frames).unsqueeze(2) | padding_mask(token_lengths, n_tokens).unsqueeze(1)
+    return prior.masked_fill(outside, -torch.inf)
+
+
+def forward_sum_loss(
+    log_alignment: Tensor,
+    target_lengths: Tensor,
+    token_lengths: Tensor,
+    *,
+    prior: str = "published",
+    gradient: str = "published",
+) -> Tensor:
+    """Negative log of the summed probability of all monotonic alignments (One TTS Alignment, arXiv 2108.10447).
+
+    Computed as CTC with the labels 1, 2, …, K and a blank of constant score. The scores are not normalised over labels;
+    the framework's CTC backward assumes they are and adds the gradient of ``sum(exp(scores))``.
+    ``gradient="published"`` keeps that term, as the published training has it; ``"exact"`` takes it out, so that the
+    gradient is the derivative of the value.
+
+    Args:
+        log_alignment: (B, T, K)
+        target_lengths, token_lengths: (B,)
+
+    Returns:
+        scalar: mean over utterances of the loss per token; an utterance with fewer frames than tokens counts as 0
+    """
+    scores = log_alignment.float()
+    shape = (scores.shape[1], scores.shape[2])
+    if prior != "none":
+        scores = scores + beta_binomial_log_prior(target_lengths, token_lengths, shape, prior)
+    # The framework's CTC backward turns scores of -inf into NaN as soon as lengths differ within a batch.
+    scores = scores.masked_fill(torch.isneginf(scores), PADDING_LOG_SCORE)
+    scores = F.pad(scores, (1, 0), value=BLANK_LOG_SCORE)  # (B, T, K + 1)
+    labels = torch.arange(1, shape[1] + 1, device=scores.device).expand(len(scores), -1)
+    nll = F.ctc_loss(
+        scores.transpose(0, 1), labels, target_lengths, token_lengths, blank=0, reduction="none", zero_infinity=True
+    )
+    if gradient == "exact":
+        real = ~padding_mask(target_lengths, shape[0])
+        mass = (torch.exp(scores[..., 1:]).sum(-1) * real).sum(1)
+        mass = torch.where(target_lengths >= token_lengths, mass, torch.zeros_like(mass))
+        nll = nll - (mass - mass.detach())
+    return (nll / token_lengths.clamp_min(1)).mean()
+
+
+def binarisation_loss(log_alignment: Tensor, path: Tensor, target_lengths: Tensor) -> Tensor:
+    """Pull the soft alignment towards the monotonic path found through it.
+
+    Args:
+        log_alignment: (B, T, K)
+        path: (B, T)
+        target_lengths: (B,)
+
+    Returns:
+        scalar: mean over utterances of the mean over their frames
+    """
+    on_path = log_alignment.gather(2, path.unsqueeze(2)).squeeze(2)  # (B, T)
+    on_path = on_path.masked_fill(padding_mask(target_lengths, path.shape[1]), 0.0)
+    return -(on_path.sum(1) / target_lengths.clamp_min(1)).mean()
+
+
+def duration_loss(result: TeacherForced) -> Tensor:
+    """Mean over tokens of the loss that belongs to the duration predictor.
+
+    Stochastic: nats. Deterministic: squared error of ``log(duration + 1)``. Poisson: half the deviance from the
+    durations found, whose minimum is the expected duration.
+    """
+    if result.duration_nll is not None:
+        return result.duration_nll.float().sum()
+    real = ~padding_mask(result.token_lengths, result.durations.shape[1])
+    if result.log_expected is not None:
+        found, log_expected = result.durations, result.log_expected.float()
+        excess = torch.exp(log_expected) - found + torch.xlogy(found, found) - found * log_expected
+        return (excess * real).sum() / real.sum()
+    assert result.log_durations is not None
+    error = (result.log_durations.float() - torch.log(result.durations + 1.0)).square()
+    return (error * real).sum() / real.sum()
+
+
+def total_loss(result: TeacherForced, config: LossConfig, step: int, share: Share = WHOLE) -> Losses:
+    """All losses of a batch, or of a share of it; ``step`` is the number of optimiser steps taken so far."""
+    l1 = masked_l1(result.before, result.target, result.frame_padding)
+    l1 = l1 + masked_l1(result.after, result.target, result.frame_padding)
+    forward_sum = forward_sum_loss(
+        result.log_alignment,
+        result.target_lengths,
+        result.token_lengths,
+        prior=config.prior,
+        gradient=config.forward_sum_gradient,
+    )
+    binarisation = binarisation_loss(result.log_alignment, result.path, result.target_lengths)
+    ramp = min(1.0, (step + 1) / config.binarisation_warmup_steps) if config.binarisation_warmup_steps else 1.0
+    duration = duration_loss(result)
+    if share != WHOLE:
+        l1, duration = l1 * share.frames, duration * share.tokens
+        forward_sum, binarisation = forward_sum * share.utterances, binarisation * share.utterances
+    total = l1 + config.align_weight * (forward_sum + ramp * binarisation)
+    if step > config.duration_start_step:
+        total = total + config.duration_weight * duration
+    return Losses(l1=l1, forward_sum=forward_sum, binarisation=binarisation, duration=duration, total=total)

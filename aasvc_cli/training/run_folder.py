@@ -1,0 +1,149 @@
+"""The folder of one training run, whatever is trained: one process at a time, a log, settings that must not change."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aasvc_cli.errors import ConfigError, TrainingError
+from aasvc_cli.storage.files import make_folder, read_json, remove_file, storage_error, write_json, write_text
+
+LAST = "last.safetensors"
+"""The state that training goes on from."""
+
+
+class RunFolder:
+    """One run on disk.
+
+    Attributes:
+        path: the folder
+        settings_name: the file with the run's configuration; a folder without it is no run
+    """
+
+    def __init__(self, path: Path, settings_name: str = "config.yaml") -> None:
+        self.path = path
+        self.settings_name = settings_name
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that training goes on from, whether it is there or not."""
+        return self.path / LAST
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training here; the lock vanishes with the process, however it ends."""
+        from filelock import FileLock, Timeout
+
+        make_folder(self.path.parent)
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise TrainingError(
+                f"{self.path}: another process is training here; wait for it, or use another --tag"
+            ) from None
+        except OSError as error:
+            raise storage_error("lock", self.path, error) from None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # only if it is empty: what could not begin leaves no run behind
+            lock.release()
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, results included; raises ConfigError if the folder is no run."""
+        import shutil
+
+        if self.path.exists() and not (self.path / self.settings_name).exists() and self._holds_others(()):
+            raise ConfigError(str(self.path), ["not a training run; --overwrite would delete unknown files"])
+        try:
+            shutil.rmtree(self.path, ignore_errors=False)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise storage_error("remove", self.path, error) from None
+
+    def open(
+        self,
+        settings: Mapping[str, Any],
+        data: Mapping[str, Any],
+        free: Collection[str],
+        *,
+        other_files: Collection[str] = (),
+    ) -> None:
+        """Refuse to go on in a folder of something else; remove what killed writes left.
+
+        Args:
+            settings: configuration of the run that wants to start
+            data: what it will be trained on, with a ``digest``
+            free: dotted keys of settings that may differ between a run and its continuation
+            other_files: names that a run may leave before it has written its settings
+
+        Raises:
+            ConfigError: other settings, other data, or not a run at all.
+        """
+        for leftover in self.path.glob(".*.safetensors.*"):
+            remove_file(leftover)
+        if (self.path / self.settings_name).exists():
+            self._check_same(settings, data, free)
+        elif not self.last.exists() and self.path.exists() and self._holds_others(other_files):
+            raise ConfigError(str(self.path), ["the folder is not empty and not a training run; use another --tag"])
+
+    def _holds_others(self, known: Collection[str]) -> bool:
+        return any(path.name not in known for path in self.path.iterdir())
+
+    def describe(self, settings_text: str, data: Mapping[str, Any]) -> None:
+        """Write down what the run is."""
+        write_text(self.path / self.settings_name, settings_text)
+        write_json(self.path / "data.json", data)
+
+    def cut_log(self, step: int) -> None:
+        """Drop log lines from behind the step that training goes on from."""
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+        write_text(path, "".join(line + "\n" for line in kept))
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Add a line to the log; raises StorageError."""
+        path = self.path / "log.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise storage_error("write", path, error) from None
+
+    def _check_same(self, settings: Mapping[str, Any], data: Mapping[str, Any], free: Collection[str]) -> None:
+        from aasvc_cli.config.reading import parse_config, read_config_file, to_tree
+
+        path = self.path / self.settings_name
+        old = flat(to_tree(parse_config(read_config_file(path), str(path))))
+        new = flat(settings)
+        changed = [
+            f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free
+        ]
+        there = self.path / "data.json"
+        if not changed and there.exists() and read_json(there, "the data of the run")["digest"] != data["digest"]:
+            changed = ["its training data or statistics were others"]
+        if changed:
+            told = ", ".join(changed)
+            raise ConfigError(
+                str(self.path), [f"a run with other settings lives here ({told}); use another --tag, or --overwrite"]
+            )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found

@@ -1,0 +1,221 @@
+"""Sound by blocks: odd headers, raw samples, pipes, names."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.streams import (
+    RAW_ENCODINGS,
+    STREAM,
+    AudioFile,
+    RawAudio,
+    encode_raw,
+    format_of,
+    read_names,
+    sound_writer,
+    spooled,
+    temporary_file,
+)
+from aasvc_cli.errors import AudioError, DataError, StorageError
+
+RATE = 16000
+NAMES = st.binary(min_size=1, max_size=20).map(lambda name: name.replace(b"\0", b"0").replace(b"\n", b"n"))
+
+
+def noise(n: int = 100_000, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, (n, channels)).astype(np.float32)
+
+
+def read(path: Path, raw: RawAudio | None = None) -> np.ndarray:
+    return np.concatenate(list(AudioFile(path, raw=raw).blocks()))
+
+
+def wav_bytes(samples: np.ndarray) -> bytearray:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE, format="WAV", subtype="PCM_16")
+    return bytearray(buffer.getvalue())
+
+
+def with_sizes(wav: bytearray, riff: int, data: int) -> bytes:
+    place = wav.index(b"data")
+    wav[4:8] = riff.to_bytes(4, "little")
+    wav[place + 4 : place + 8] = data.to_bytes(4, "little")
+    return bytes(wav)
+
+
+class TestReading:
+    @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+    def test_blocks_are_what_is_read_at_once(self, tmp_path: Path, name: str):
+        soundfile.write(tmp_path / name, noise(200_000, 2), RATE)
+        at_once, rate = read_audio(tmp_path / name)
+        file = AudioFile(tmp_path / name)
+        for _ in range(2):
+            assert np.array_equal(np.concatenate(list(file.blocks())), at_once)
+        assert file.sample_rate == rate == RATE
+        assert file.seconds == len(at_once) / RATE
+
+    def test_an_mp3_is_the_same_in_blocks_of_any_size(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+        # with a seek after each block, the decoder complains on standard error and loses what a frame borrows
+        soundfile.write(tmp_path / "a.mp3", noise(1 << 21), RATE)
+        samples, _ = read_audio(tmp_path / "a.mp3")
+        assert np.array_equal(read(tmp_path / "a.mp3"), samples)
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize(
+        ("riff", "data"),
+        [(0xFFFFFFFF, 0xFFFFFFFF), (0x7FFFF024, 0x7FFFF000), (0, 0), (0x7FFFFFFF, 0), (36, 0)],
+        ids=lambda size: f"{size:x}",
+    )
+    def test_sizes_of_streamed_wavs_are_not_believed(self, riff: int, data: int):
+        wav = with_sizes(wav_bytes(noise()), riff, data)
+        with spooled(io.BytesIO(wav)) as path:
+            assert np.abs(read(path) - noise()[:, 0]).max() < 1e-4
+
+    def test_a_flac_that_does_not_know_its_length_is_read_to_its_end(self, tmp_path: Path):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, noise(), RATE, format="FLAC")
+        flac = bytearray(buffer.getvalue())
+        # STREAMINFO: 36 bits of the number of samples, as an encoder leaves them that cannot go back
+        flac[18:26] = (int.from_bytes(flac[18:26], "big") & ~((1 << 36) - 1)).to_bytes(8, "big")
+        (tmp_path / "a.flac").write_bytes(flac)
+        assert np.abs(read(tmp_path / "a.flac") - noise()[:, 0]).max() < 1e-4
+        assert len(read_audio(tmp_path / "a.flac")[0]) == len(noise())
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_samples_that_are_not_numbers_are_refused(self, tmp_path: Path, value: float):
+        samples = noise()
+        samples[-3] = value
+        soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+        with pytest.raises(AudioError, match=r"a\.wav: holds samples that are not numbers"):
+            read(tmp_path / "a.wav")
+
+    def test_what_is_no_recording_is_named(self, tmp_path: Path):
+        (tmp_path / "text.wav").write_text("hello")
+        soundfile.write(tmp_path / "empty.wav", noise(0), RATE)
+        for name, message in (
+            ("text.wav", "not readable"), ("empty.wav", "no samples"), ("none.wav", "no such file"), (".", "a folder")
+        ):  # fmt: skip
+            with pytest.raises(AudioError, match=message):
+                read(tmp_path / name)
+
+
+class TestRaw:
+    @pytest.mark.parametrize("encoding", RAW_ENCODINGS)
+    def test_samples_are_those_of_libsndfile(self, tmp_path: Path, encoding: str):
+        samples = np.concatenate([noise()[:, 0] * 2.2, np.array([0, 1, -1, 0.5, 1.5 / 32768], np.float32)])
+        subtype, endian = RAW_ENCODINGS[encoding]
+        soundfile.write(tmp_path / "a.raw", samples, RATE, format="RAW", subtype=subtype, endian=endian)
+        assert encode_raw(samples, encoding) == (tmp_path / "a.raw").read_bytes()
+
+    @pytest.mark.parametrize("encoding", RAW_ENCODINGS)
+    def test_what_is_written_can_be_read(self, tmp_path: Path, encoding: str):
+        (tmp_path / "a.raw").write_bytes(encode_raw(noise()[:, 0], encoding))
+        bits = int("".join(filter(str.isdigit, encoding)))
+        found = read(tmp_path / "a.raw", RawAudio(encoding, RATE))
+        assert np.abs(found - noise()[:, 0]).max() <= 2.0 ** (1 - min(bits, 24))
+
+    def test_channels_are_interleaved_and_averaged(self, tmp_path: Path):
+        samples = noise(1000, 2)
+        (tmp_path / "a.raw").write_bytes(encode_raw(samples.reshape(-1), "f32le"))
+        assert np.allclose(read(tmp_path / "a.raw", RawAudio("f32le", RATE, 2)), samples.mean(axis=1))
+
+    def test_impossible_descriptions_are_refused(self):
+        with pytest.raises(DataError, match="expected one of s8"):
+            RawAudio("s17", RATE)
+        with pytest.raises(DataError, match="not possible"):
+            RawAudio("s16le", 0)
+
+
+class TestWriting:
+    @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "s24le", "f32le"])
+    def test_blocks_become_one_file_that_was_not_there_before(self, tmp_path: Path, name: str):
+        path = tmp_path / "new" / name
+        format_name = format_of(path, None if "." in name else name)
+        with sound_writer(path, RATE, format_name) as write:
+            for start in range(0, 100_000, 33_333):
+                write(noise()[start : start + 33_333, 0])
+                assert not path.exists()
+        found = read(path, None if "." in name else RawAudio(name, RATE))
+        assert len(found) == 100_000
+        assert np.abs(found - noise()[:, 0]).max() < (1e-4 if name != "a.ogg" else 1.0)  # Vorbis hears no noise
+        assert [entry.name for entry in path.parent.iterdir()] == [name]
+
+    def test_a_failure_leaves_nothing_and_an_older_file_as_it_was(self, tmp_path: Path):
+        (tmp_path / "a.wav").write_text("older")
+        with pytest.raises(ZeroDivisionError), sound_writer(tmp_path / "a.wav", RATE, "wav") as write:
+            write(noise()[:, 0])
+            raise ZeroDivisionError
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+        assert (tmp_path / "a.wav").read_text() == "older"
+
+    def test_a_full_disk_is_a_storage_error(self):
+        if not os.path.exists("/dev/full"):
+            pytest.skip("needs /dev/full")
+        with (
+            pytest.raises((StorageError, OSError)),
+            open("/dev/full", "wb") as full,
+            sound_writer(STREAM, RATE, "wav", full) as write,
+        ):
+            write(noise()[:, 0])
+
+    def test_a_header_on_standard_output_has_the_right_sizes(self):
+        stream = io.BytesIO()
+        with sound_writer(STREAM, RATE, "wav", stream) as write:
+            write(noise()[:50_000, 0])
+            write(noise()[50_000:, 0])
+        assert stream.getvalue() == bytes(wav_bytes(noise()))
+
+    def test_raw_samples_go_out_as_they_come(self):
+        stream = io.BytesIO()
+        with sound_writer(STREAM, RATE, "s16le", stream) as write:
+            write(noise()[:10, 0])
+            assert len(stream.getvalue()) == 20
+
+    def test_formats_follow_the_suffix_unless_they_are_named(self):
+        assert format_of(Path("a.FLAC")) == "flac"
+        assert format_of(Path("a.xyz"), "ogg") == "ogg"
+        assert format_of(STREAM) == "wav"
+        with pytest.raises(AudioError, match=r"cannot write \.mp4"):
+            format_of(Path("a.mp4"))
+        with pytest.raises(AudioError, match="format mp4: cannot be written; use one of wav"):
+            format_of(Path("a.wav"), "mp4")
+
+
+class TestPipes:
+    def test_an_empty_pipe_is_an_error_and_no_file_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with pytest.raises(AudioError, match="nothing came in"), spooled(io.BytesIO(b"")):
+            pass
+        with temporary_file() as path:
+            assert path.parent == tmp_path
+        assert not list(tmp_path.iterdir())
+
+    @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(NAMES, max_size=8), st.booleans())
+    def test_names_come_back_whatever_they_are(self, names: list[bytes], ended: bool):
+        data = b"\0".join(names) + (b"\0" if ended and names else b"")
+        assert list(read_names(io.BytesIO(data))) == [Path(os.fsdecode(name)) for name in names]
+
+    def test_a_name_is_there_before_the_next_one_comes(self):
+        read_end, write_end = os.pipe()
+        with os.fdopen(read_end, "rb") as stream:
+            found = read_names(stream)
+            os.write(write_end, b"one\0tw")
+            assert next(found) == Path("one")
+            os.write(write_end, b"o\0")
+            assert next(found) == Path("two")
+            os.close(write_end)
+            assert list(found) == []
+
+    def test_lines_instead_of_names_are_called_that(self):
+        with pytest.raises(DataError, match="use find -print0"):
+            list(read_names(io.BytesIO(b"one.wav\ntwo.wav\n")))

@@ -1,0 +1,429 @@
+"""Where options and settings come from: flags, variables, ``--conf``, the project's file, the user's file, presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from aasvc_cli import cli
+from aasvc_cli.config import schema as config_schema
+from aasvc_cli.config.layers import CONFIG_VARIABLE, Layer, Origin, combine, flatten, preset_layer, user_file
+from aasvc_cli.config.reading import (
+    dump_yaml,
+    parse_config,
+    preset_names,
+    preset_tree,
+    read_config_file,
+    read_preset,
+    to_tree,
+)
+from aasvc_cli.config.schema import config_schema as schema
+from aasvc_cli.config.settings import Config
+from aasvc_cli.errors import ConfigError
+from aasvc_cli.storage.home import Home
+from tests.voices import tiny_config, write_voice
+
+Aasvc = Callable[..., Any]
+PLACES = ["user", "project", "conf", "environment", "flag"]
+"""From the weakest to the strongest."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of this test."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's settings file of this test; nothing in it yet."""
+    path = tmp_path / "user.yaml"
+    path.write_text("")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(path))
+    return path
+
+
+def shown(aasvc: Aasvc, *arguments: object) -> dict[str, Any]:
+    """What --print-config says, as JSON."""
+    outcome = aasvc("train", "--print-config", "--json", "-", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    return json.loads(outcome.out)
+
+
+class TestPrecedence:
+    @pytest.mark.parametrize(
+        "places", [places for n in range(6) for places in itertools.combinations(PLACES, n)], ids="-".join
+    )
+    def test_of_all_places_that_say_something_the_strongest_wins(
+        self, aasvc: Aasvc, project: Path, user: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[str, ...]
+    ):
+        values = {place: 11 + index for index, place in enumerate(PLACES)}
+        arguments: list[object] = []
+        if "user" in places:
+            user.write_text(f"train: {{batch_size: {values['user']}}}")
+        if "project" in places:
+            (project / "aasvc.yaml").write_text(f"train: {{batch_size: {values['project']}}}")
+        if "conf" in places:
+            (project / "mine.yaml").write_text(f"train: {{batch_size: {values['conf']}}}")
+            arguments += ["--conf", "mine.yaml"]
+        if "environment" in places:
+            monkeypatch.setenv("AASVC_BATCH_SIZE", str(values["environment"]))
+        if "flag" in places:
+            arguments += ["--batch-size", values["flag"]]
+        found = shown(aasvc, *arguments)
+        expected = {
+            "user": ("file", str(user)),
+            "project": ("file", "aasvc.yaml"),
+            "conf": ("conf", "mine.yaml"),
+            "environment": ("environment", "AASVC_BATCH_SIZE"),
+            "flag": ("flag", "--batch-size"),
+        }
+        origin = found["origins"]["train.batch_size"]
+        if places:
+            assert found["config"]["train"]["batch_size"] == values[places[-1]]
+            assert (origin["kind"], origin["place"]) == expected[places[-1]]
+        else:
+            assert found["config"]["train"]["batch_size"] == read_preset("small").train.batch_size
+            assert (origin["kind"], origin["place"]) == ("preset", "small")
+
+    def test_keys_that_one_place_leaves_out_come_from_the_next(self, aasvc: Aasvc, project: Path, user: Path):
+        user.write_text("train: {lr: 0.5, accum: 3}\nmodel: {width: 64}")
+        (project / "aasvc.yaml").write_text("train: {lr: 0.25}")
+        (project / "mine.yaml").write_text("loss: {align_weight: 4}")
+        found = shown(aasvc, "--conf", "mine.yaml", "--seed", 9)
+        config, origins = found["config"], found["origins"]
+        assert (config["train"]["lr"], config["train"]["accum"], config["train"]["seed"]) == (0.25, 3, 9)
+        assert (config["model"]["width"], config["loss"]["align_weight"]) == (64, 4.0)
+        assert config["model"]["n_heads"] == Config().model.n_heads
+        assert origins["model.n_heads"] == {"kind": "default", "place": ""}
+        assert origins["train.accum"]["place"] == str(user)
+
+    def test_a_conf_that_a_file_names_is_a_base_that_the_file_changes(self, aasvc: Aasvc, project: Path):
+        (project / "aasvc.yaml").write_text("options: {conf: hificaptain}\ntrain: {batch_size: 3}")
+        config = shown(aasvc)["config"]
+        assert config["features"]["mel"]["sample_rate"] == 48000
+        assert config["train"]["batch_size"] == 3
+        # on the command line it beats the file instead
+        (project / "mine.yaml").write_text("train: {batch_size: 5}")
+        assert shown(aasvc, "--conf", "mine.yaml")["config"]["train"]["batch_size"] == 5
+
+    def test_an_option_in_a_file_is_as_strong_as_the_file(self, aasvc: Aasvc, project: Path, user: Path):
+        user.write_text("train: {batch_size: 3}")
+        (project / "aasvc.yaml").write_text("options: {batch-size: 4}")
+        assert shown(aasvc)["config"]["train"]["batch_size"] == 4
+        (project / "mine.yaml").write_text("train: {batch_size: 5}")
+        assert shown(aasvc, "--conf", "mine.yaml")["config"]["train"]["batch_size"] == 5
+
+    def test_the_settings_of_a_prepared_set_hold_where_nothing_is_said(
+        self, aasvc: Aasvc, trained: Home, project: Path
+    ):
+        (project / "aasvc.yaml").write_text("train: {accum: 2}")
+        found = shown(aasvc)
+        assert found["config"]["model"]["width"] == 16
+        assert found["origins"]["model.width"] == {"kind": "prepared", "place": "male_female"}
+        assert found["origins"]["train.accum"] == {"kind": "file", "place": "aasvc.yaml"}
+
+    def test_training_uses_what_is_shown(self, aasvc: Aasvc, trained: Home, project: Path):
+        (project / "aasvc.yaml").write_text("options: {train: {tag: mine}}\ntrain: {lr: 0.002}")
+        expected = parse_config(shown(aasvc)["config"], "shown").resolved()
+        outcome = aasvc("train")
+        assert outcome.code == 0, outcome.err
+        written = yaml.safe_load((trained.exp / "male_female_mine" / "config.yaml").read_text())
+        assert parse_config(written, "written") == expected
+        assert expected.train.lr == 0.002
+
+
+class TestVariables:
+    def every_option(self) -> list[tuple[str, Any]]:
+        group = typer.main.get_command(cli.app)
+        return [
+            (name, option)
+            for name, command in group.commands.items()  # type: ignore[attr-defined]
+            for option in command.params
+            if option.param_type_name == "option" and option.expose_value
+        ]
+
+    def test_every_option_of_every_command_is_read_from_its_variable(self, monkeypatch: pytest.MonkeyPatch):
+        given = {str: "text", int: "7", float: "0.5", bool: "1", Path: "some/path"}
+        for command, option in self.every_option():
+            kind = option.type_descriptor.annotation
+            if option.multiple:
+                kind = str
+            value = given[kind] if kind in given else str(next(iter(kind)))
+            if option.name == "batch_size":
+                value = "7"  # or auto
+            if option.min is not None and float(value) < option.min:
+                value = str(option.min)
+            named = max((name for name in option.opts if name.startswith("--")), key=len).lstrip("-")
+            for variable in (f"AASVC_{named}", f"AASVC_{command}_{named}"):
+                variable = variable.upper().replace("-", "_")
+                with monkeypatch.context() as patch:
+                    patch.setenv(variable, value)
+                    if (command, option.name) == ("convert", "data"):
+                        patch.setenv("AASVC_SET", "dev")  # without it, --data means nothing
+                    group = typer.main.get_command(cli.app)
+                    parsed = group.commands[command].make_context(command, []).params  # type: ignore[attr-defined]
+                expected = {bool: True}.get(kind) or kind(value)
+                assert parsed[option.name] == ([expected] if option.multiple else expected), variable
+
+    def test_the_one_of_a_command_beats_the_one_for_all(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AASVC_SEED", "3")
+        monkeypatch.setenv("AASVC_TRAIN_SEED", "4")
+        found = shown(aasvc)
+        assert found["config"]["train"]["seed"] == 4
+        assert found["origins"]["train.seed"] == {"kind": "environment", "place": "AASVC_TRAIN_SEED"}
+
+    def test_a_wrong_value_names_the_variable(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AASVC_BATCH_SIZE", "many")
+        outcome = aasvc("train")
+        assert outcome.code == 2
+        assert "AASVC_BATCH_SIZE" in outcome.err
+        assert outcome.err.count("\n") == 1
+
+    def test_what_stands_on_the_command_line_is_not_contradicted_by_a_variable(
+        self, aasvc: Aasvc, trained: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
+    ):
+        monkeypatch.setenv("AASVC_OUT_DIR", str(tmp_path / "never"))
+        monkeypatch.setenv("AASVC_DATA", "male_female")
+        monkeypatch.setenv("AASVC_SET", "eval")
+        outcome = aasvc("convert", data / "male.flac", "-o", tmp_path / "out.wav", "--model", "tiny")
+        assert outcome.code == 0, outcome.err
+        assert (tmp_path / "out.wav").is_file()
+        assert not (tmp_path / "never").exists()
+        outcome = aasvc("convert", "--set", "dev", "--model", "tiny")
+        assert outcome.code == 0, outcome.err
+        # two on the command line still are
+        assert aasvc("convert", data / "male.flac", "--set", "dev", "--model", "tiny").code == 2
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("train: {bach_size: 2}", "train.bach_size: unknown key; did you mean batch_size?"),
+            ("optons: {device: cpu}", "optons: unknown key; did you mean options?"),
+            ("train: {lr: fast, accum: 0}", "train.accum: 0 is below"),
+            ("options: [1]", "options: expected a mapping"),
+            ("options: {batchsize: 2}", "options.batchsize: no such option; did you mean batch-size?"),
+            ("options: {train: {tga: x}}", "options.train.tga: no such option; did you mean tag?"),
+            ("options: {convert: {tag: x}}", "options.convert.tag: no such option"),
+            ("options: {tag: [a, b]}", "options.tag: expected one value, found several"),
+            ("[1, 2]", "expected a mapping"),
+            ("train: {lr: [", "not valid YAML"),
+        ],
+    )
+    @pytest.mark.parametrize("place", ["project", "user"])
+    @pytest.mark.parametrize("command", ["stats", "train", "convert"])
+    def test_faults_are_errors_that_name_the_file_and_the_key(
+        self, aasvc: Aasvc, project: Path, user: Path, text: str, message: str, place: str, command: str
+    ):
+        path = user if place == "user" else project / "aasvc.yaml"
+        path.write_text(text)
+        outcome = aasvc(command, *(["a.wav", "-o", "b.wav"] if command == "convert" else []))
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err.startswith(f"aasvc: error: {path if place == 'user' else 'aasvc.yaml'}: ")
+        assert message in outcome.err
+        assert outcome.err.count("\n") == 1
+
+    def test_a_wrong_value_of_an_option_names_the_file(self, aasvc: Aasvc, project: Path):
+        (project / "aasvc.yaml").write_text("options: {speed: fast}")
+        outcome = aasvc("convert", "a.wav", "-o", "b.wav")
+        assert outcome.code == 2
+        assert "options.speed in aasvc.yaml" in outcome.err
+
+    def test_values_that_are_impossible_together_name_the_files(self, aasvc: Aasvc, project: Path, user: Path):
+        user.write_text("model: {width: 30}")
+        (project / "aasvc.yaml").write_text("model: {n_heads: 4}")
+        outcome = aasvc("train", "--print-config")
+        assert outcome.code == 1
+        assert str(user) in outcome.err
+        assert "aasvc.yaml" in outcome.err
+        assert "model.width: 30 is not divisible" in outcome.err
+
+    def test_help_and_version_work_with_a_faulty_file(self, aasvc: Aasvc, project: Path):
+        (project / "aasvc.yaml").write_text("nonsense: 1")
+        assert aasvc("--help").code == 0
+        assert aasvc("train", "--help").code == 0
+        assert aasvc("--version").code == 0
+
+    def test_options_for_one_command_beat_those_for_all(self, aasvc: Aasvc, project: Path):
+        (project / "aasvc.yaml").write_text("options: {seed: 3, train: {seed: 4}}")
+        assert shown(aasvc)["config"]["train"]["seed"] == 4
+
+    def test_names_may_have_dashes_or_underscores_and_flags_may_be_switched(self, aasvc: Aasvc, project: Path):
+        (project / "aasvc.yaml").write_text(
+            "options: {batch_size: 3, max-steps: 5, checkpointing: true, overwrite: yes}"
+        )
+        found = shown(aasvc)
+        train = found["config"]["train"]
+        assert (train["batch_size"], train["max_steps"], train["checkpointing"]) == (3, 5, True)
+        assert found["options"]["overwrite"] == {"value": True, "kind": "file", "place": "aasvc.yaml"}
+
+    def test_the_data_folder_may_stand_in_a_file(self, aasvc: Aasvc, user: Path, tmp_path: Path, monkeypatch: Any):
+        monkeypatch.delenv("AASVC_HOME")
+        user.write_text(f"options: {{home: '{tmp_path / 'elsewhere'}'}}")
+        outcome = aasvc("stats")
+        assert str(tmp_path / "elsewhere") in outcome.err
+
+    def test_help_shows_a_default_that_a_file_sets(self, aasvc: Aasvc, project: Path):
+        (project / "aasvc.yaml").write_text("options: {batch-size: 12}")
+        text = " ".join(aasvc("train", "-h").out.split())
+        assert "it fills the memory. [default: 12, from aasvc.yaml]" in text
+
+    def test_the_users_file_is_found_in_the_platforms_place(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        monkeypatch.delenv(CONFIG_VARIABLE)
+        place = tmp_path / "config" / "aasvc"
+        monkeypatch.setattr("platformdirs.user_config_path", lambda *_, **__: place)
+        assert user_file() is None
+        place.mkdir(parents=True)
+        (place / "config.yaml").write_text("")
+        assert user_file() == place / "config.yaml"
+        monkeypatch.setenv(CONFIG_VARIABLE, "")
+        assert user_file() is None
+
+    def test_a_users_file_that_is_named_must_be_there(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv(CONFIG_VARIABLE, "nowhere.yaml")
+        outcome = aasvc("stats")
+        assert outcome.code == 1
+        assert "AASVC_CONFIG=nowhere.yaml: no such file" in outcome.err
+
+    def test_verbose_names_the_files(self, aasvc: Aasvc, project: Path):
+        (project / "aasvc.yaml").write_text("train: {accum: 2}")
+        assert "settings: aasvc.yaml" in aasvc("-v", "stats").err
+        assert "settings:" not in aasvc("stats").err
+
+
+class TestShownConfiguration:
+    def test_the_text_can_be_used_as_a_settings_file(self, aasvc: Aasvc, project: Path):
+        outcome = aasvc("train", "--print-config", "--batch-size", 3, "--tag", "mine", "--norm-name", "other")
+        assert "  batch_size: 3" in outcome.out
+        assert "# --batch-size" in outcome.out
+        (project / "aasvc.yaml").write_text(outcome.out, encoding="utf-8")
+        again = shown(aasvc)
+        assert again["config"]["train"]["batch_size"] == 3
+        assert {name: entry["value"] for name, entry in again["options"].items()} == {
+            "tag": "mine",
+            "norm-name": "other",
+        }
+
+    def test_every_value_has_an_origin(self, aasvc: Aasvc):
+        found = shown(aasvc, "--conf", "hificaptain")
+        assert set(found["origins"]) == {key for key, _ in flatten(found["config"])}
+        said = {key for key, _ in flatten(preset_tree("hificaptain"))}
+        kinds = {key: origin["kind"] for key, origin in found["origins"].items() if key != "name"}
+        assert {key for key, kind in kinds.items() if kind == "conf"} == said - {"name"}
+        assert set(kinds.values()) == {"conf", "default"}
+
+    def test_with_init_the_sizes_are_those_of_the_model_as_in_training(
+        self, aasvc: Aasvc, trained: Home, project: Path
+    ):
+        write_voice(trained.exp / "a_b_other", tiny_config(width=48, encoder_hidden=40))
+        found = shown(aasvc, "--init", "other", "--tag", "new")
+        assert found["config"]["model"]["width"] == 48
+        assert found["origins"]["model.width"] == {"kind": "init", "place": "other"}
+        assert found["origins"]["train.batch_size"]["kind"] == "prepared"
+        assert found["options"]["init"]["value"] == "other"
+        outcome = aasvc("train", "--init", "other", "--tag", "new")
+        assert outcome.code == 0, outcome.err
+        kept = read_config_file(trained.exp / "male_female_new" / "config.yaml")
+        assert kept["model"] == found["config"]["model"]
+        # --conf says the sizes, too
+        assert shown(aasvc, "--init", "other", "--conf", "small")["origins"]["model.width"]["kind"] != "init"
+        (project / "aasvc.yaml").write_text("model: {width: 32}")
+        assert shown(aasvc, "--init", "other")["origins"]["model.width"] == {"kind": "file", "place": "aasvc.yaml"}
+
+    def test_of_a_vocoder_it_shows_what_follows_from_where_it_begins(self, aasvc: Aasvc, trained: Home):
+        plain, begun = (shown(aasvc, "--model", "vocoder", *more) for more in ([], ["--init", "x", "--mels-from", "y"]))
+        assert plain["origins"]["train.max_steps"] == {"kind": "preset", "place": "vocoder"}
+        assert plain["origins"]["features.mel.sample_rate"]["kind"] == "prepared"
+        assert plain["config"]["vocoder"]["pitch_steps"] > 0
+        assert begun["config"]["vocoder"]["pitch_steps"] == 0
+        assert begun["origins"]["vocoder.pitch_steps"] == {"kind": "init", "place": "x"}
+        assert begun["config"]["vocoder"]["correct_mel"] and not plain["config"]["vocoder"]["correct_mel"]
+
+    def test_it_reads_and_writes_nothing_else(self, aasvc: Aasvc, home: Home, tmp_path: Path):
+        shown(aasvc)
+        assert not home.root.exists()
+        assert aasvc("train", "--print-config", "--data", "nothing").code == 1
+
+    def test_layers_combine_to_what_parsing_gives(self):
+        assert combine([preset_layer("small")]).config == read_preset("small")
+        assert combine([]).config == Config()
+        with pytest.raises(ConfigError, match=r"there: model\.width: 31 is odd|there: model\.width"):
+            combine([Layer(Origin("file", "there"), {"model.width": 31})])
+
+
+class TestSchema:
+    """An editor that knows the schema marks what the program would refuse."""
+
+    @pytest.fixture
+    def valid(self) -> Callable[[Any], bool]:
+        jsonschema = pytest.importorskip("jsonschema")
+        jsonschema.Draft202012Validator.check_schema(schema())
+        return jsonschema.Draft202012Validator(schema()).is_valid
+
+    def test_the_file_beside_the_presets_is_up_to_date(self):
+        """Otherwise: aasvc train --print-schema > aasvc_cli/presets/schema.json"""
+        path = Path(cli.__file__).parent.parent / "presets" / "schema.json"
+        assert json.loads(path.read_text(encoding="utf-8")) == schema()
+
+    def test_it_is_what_the_command_prints(self, aasvc: Aasvc):
+        assert json.loads(aasvc("train", "--print-schema").out) == schema()
+
+    def test_the_presets_and_every_complete_configuration_are_valid(self, valid: Callable[[Any], bool]):
+        for name in preset_names():
+            assert valid(preset_tree(name)), name
+            assert valid(yaml.safe_load(dump_yaml(read_preset(name)))), name
+        assert valid({**preset_tree("small"), "options": {"device": "cpu"}})
+        assert valid({"train": {"lr": "8e-5"}})
+
+    @pytest.mark.parametrize(
+        "tree",
+        [
+            {"nonsense": 1}, {"train": {"bach_size": 2}}, {"train": {"batch_size": 0}}, {"train": {"batch_size": 1.5}},
+            {"train": {"lr": "fast"}}, {"model": {"feed_forward": "circular"}}, {"features": {"mel": {"n_fft": None}}},
+            {"train": []}, {"options": []}, {"name": 3}, {"train": {"bucket": "yes"}}, {"model": {"flow_count": 1}},
+        ],
+        ids=json.dumps,
+    )  # fmt: skip
+    def test_what_the_program_refuses_is_not_valid(self, valid: Callable[[Any], bool], tree: Any):
+        assert not valid(tree)
+        if "options" not in tree:
+            with pytest.raises(ConfigError):
+                parse_config(tree, "test")
+
+    def test_every_field_is_in_it_with_its_default_and_note(self):
+        properties = dict(flatten(to_tree(Config())))
+        for key, default in properties.items():
+            node = schema()
+            for part in key.split("."):
+                node = node["properties"][part]
+            assert node["default"] == default, key
+        assert "noise" in schema()["properties"]["model"]["properties"]["noise_scale"]["description"]
+
+    def test_a_kind_of_field_that_cannot_be_described_is_noticed(self):
+        with pytest.raises((AssertionError, KeyError)):
+            config_schema._leaf(int | str, dataclasses.fields(Config)[0])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("yaml") is None, reason="needs PyYAML")
+def test_without_settings_files_nothing_is_read(tmp_path: Path):
+    code = "import sys\nfrom aasvc_cli.cli import run\nrun(['--version'])\nassert 'yaml' not in sys.modules\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, capture_output=True)

@@ -1,0 +1,115 @@
+"""Which recording goes where; that files and folders keep their names is tested with the conversion."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aasvc_cli.audio.streams import STREAM
+from aasvc_cli.conversion.plan import Job, Plan, Refused, plan_files, plan_names
+from aasvc_cli.errors import AudioError, DataError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("rec/a.wav", "rec/b.flac", "rec/sub/c.wav", "rec/[1].wav", "other/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paths(*names: str) -> list[Path]:
+    return [Path(name) for name in names]
+
+
+def places(jobs: list[Job]) -> dict[str, str]:
+    return {job.source.as_posix(): job.output.as_posix() for job in jobs}
+
+
+class TestPatterns:
+    def test_a_pattern_is_what_a_shell_makes_of_it(self):
+        jobs = plan_files(paths("rec/*.wav"), None, Path("out"))
+        assert places(jobs) == {"rec/[1].wav": "out/[1].wav", "rec/a.wav": "out/a.wav"}
+        assert places(plan_files(paths("rec/**/c.*"), None, Path("out"))) == {"rec/sub/c.wav": "out/c.wav"}
+
+    def test_a_file_whose_name_looks_like_a_pattern_is_that_file(self):
+        assert places(plan_files(paths("rec/[1].wav"), None, Path("out"))) == {"rec/[1].wav": "out/[1].wav"}
+
+    def test_a_pattern_that_nothing_fits_is_refused_with_a_near_name(self):
+        with pytest.raises(DataError, match=r"rec/\?\.wave: no file fits this pattern; the folder has"):
+            plan_files(paths("rec/?.wave"), None, Path("out"))
+
+    def test_a_pattern_that_fits_several_needs_a_folder(self):
+        with pytest.raises(DataError, match="2 were given"):
+            plan_files(paths("rec/*.wav"), Path("out.wav"), None)
+
+
+class TestStreams:
+    def test_they_have_names_of_their_own(self):
+        (job,) = plan_files([STREAM], STREAM, None)
+        assert (job.source, job.output, job.format, job.name) == (STREAM, STREAM, "wav", "standard input")
+        assert places(plan_files([STREAM], None, Path("out"))) == {"-": "out/stdin.wav"}
+
+    def test_a_format_gives_the_suffix(self):
+        assert places(plan_files(paths("rec/a.wav"), None, Path("out"), "flac")) == {"rec/a.wav": "out/a.flac"}
+        assert places(plan_files(paths("rec/a.wav"), None, Path("out"), "s16le")) == {"rec/a.wav": "out/a.raw"}
+
+
+class TestNames:
+    def plan(self, *names: str, out: str = "out") -> list[Job | Refused]:
+        return list(plan_names(iter(paths(*names)), Path(out)))
+
+    def test_names_keep_their_folders_but_never_leave_the_output_folder(self, here: Path):
+        jobs = self.plan("rec/a.wav", "./rec/sub/c.wav", "../x/d.wav", str(here / "other" / "a.wav"))
+        outputs = [job.output.as_posix() for job in jobs if isinstance(job, Job)]
+        assert outputs == ["out/rec/a.wav", "out/rec/sub/c.wav", "out/x/d.wav", f"out{here.as_posix()}/other/a.wav"]
+
+    def test_they_are_planned_as_they_come(self):
+        seen = []
+
+        def names():
+            for name in paths("rec/a.wav", "rec/b.flac"):
+                seen.append(name)
+                yield name
+
+        jobs = plan_names(names(), Path("out"))
+        next(jobs)
+        assert len(seen) == 1
+
+    def test_folders_repetitions_and_results_are_left_out(self, here: Path):
+        (here / "out").mkdir()
+        (here / "out" / "old.wav").write_bytes(b"")
+        jobs = self.plan("rec", "rec/a.wav", "rec/../rec/a.wav", "rec/a.wav", "out/old.wav", "out/rec/a.wav")
+        assert [job.source for job in jobs if isinstance(job, Job)] == paths("rec/a.wav")
+
+    def test_two_names_that_would_become_one_are_refused_and_the_rest_goes_on(self, here: Path):
+        (here / "rec" / "a.flac").write_bytes(b"")
+        first, second, third = self.plan("rec/a.wav", "rec/a.flac", "rec/b.flac")
+        assert isinstance(first, Job)
+        assert isinstance(third, Job)
+        assert isinstance(second, Refused)
+        assert "would both become" in str(second.error)
+
+    def test_a_recording_is_not_overwritten(self, here: Path):
+        (refused,) = self.plan("a.wav", out=".") if (here / "a.wav").write_bytes(b"") == 0 else ()
+        assert isinstance(refused, Refused)
+        assert "overwrite the recording" in str(refused.error)
+        os.link(here / "rec" / "a.wav", here / "b.wav")
+        _, refused = self.plan("rec/a.wav", "b.wav", out=".")
+        assert isinstance(refused, Refused)
+
+
+class TestPlans:
+    def test_what_is_there_what_is_missing_and_what_is_left(self, here: Path):
+        (here / "out").mkdir()
+        (here / "out" / "a.wav").write_bytes(b"")
+        jobs = plan_files(paths("rec/a.wav", "rec/b.flac", "rec/gone.wav"), None, Path("out"))
+        plan = Plan.of(jobs, skip_existing=True)
+        assert plan.lines() == [f"{Path('rec/b.flac')} -> {Path('out/b.wav')}"]
+        assert plan.summary() == "1 recordings would be converted, 1 are there already, 1 cannot be"
+        assert isinstance(plan.refused[0].error, AudioError)
+        assert [len(part) for part in plan.to_tree().values()] == [1, 1, 1]
+        assert len(Plan.of(jobs, skip_existing=False).jobs) == 2

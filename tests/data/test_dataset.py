@@ -1,0 +1,197 @@
+"""Batches: nothing lost, nothing twice, the same order after a resume."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aasvc_cli.data.dataset import PairDataset, Position, _signals_held_back, batch_stream, collate, epoch_batches
+from aasvc_cli.data.manifest import ParallelPair
+from aasvc_cli.features.stats import FeatureStats, NormStats
+
+
+def _dataset(n_pairs: int) -> PairDataset:
+    """Pairs whose features hold their own number, normalised by mean 1 and scale 2."""
+    pairs = [
+        ParallelPair(f"u{i}", Path(f"s{i}"), Path(f"t{i}"), source_frames=i + 8, target_frames=i + 9)
+        for i in range(n_pairs)
+    ]
+    one = FeatureStats(np.ones(2, np.float32), np.full(2, 2.0, np.float32), 1)
+    kinds = {"source": "mel", "target": "mel", "duration": "mcep"}
+    stats = NormStats(one, one, one, kinds, dict.fromkeys(kinds, "key"), "test")
+
+    def load(kind: str, recording: Path) -> np.ndarray:
+        number = int(recording.name[1:])
+        length = number + (8 if recording.name[0] == "s" else 9)
+        return np.full((length, 2), number + (0.5 if kind == "mcep" else 0.0), np.float32)
+
+    return PairDataset(pairs, load, stats)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=80),
+    batch_size=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+    bucket=st.booleans(),
+)
+def test_an_epoch_holds_every_utterance_once(lengths, batch_size, epoch, bucket):
+    batches = epoch_batches(lengths, batch_size, seed=1, epoch=epoch, bucket=bucket)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // batch_size)
+    assert batches == epoch_batches(lengths, batch_size, seed=1, epoch=epoch, bucket=bucket)
+
+
+def test_epochs_and_seeds_differ_and_buckets_hold_similar_lengths():
+    lengths = list(np.random.default_rng(0).integers(100, 500, 400))
+
+    def padding(bucket: bool, seed: int = 1) -> int:
+        batches = epoch_batches(lengths, 8, seed=seed, epoch=0, bucket=bucket)
+        return sum(max(lengths[i] for i in batch) * len(batch) for batch in batches) - sum(lengths)
+
+    first = epoch_batches(lengths, 8, seed=1, epoch=0, bucket=True)
+    assert first != epoch_batches(lengths, 8, seed=1, epoch=1, bucket=True)
+    assert first != epoch_batches(lengths, 8, seed=2, epoch=0, bucket=True)
+    assert padding(True) < 0.25 * padding(False)
+
+
+@given(n_pairs=st.integers(1, 80), batch_size=st.integers(1, 9), epoch=st.integers(0, 3), seed=st.integers(0, 9))
+def test_buckets_that_see_to_both_sides_hold_every_utterance_once(n_pairs, batch_size, epoch, seed):
+    chooser = np.random.default_rng(seed)
+    target, source = (chooser.integers(1, 500, n_pairs).tolist() for _ in range(2))
+    batches = epoch_batches(target, batch_size, seed=1, epoch=epoch, bucket=True, source_lengths=source)
+    assert sorted(index for batch in batches for index in batch) == list(range(n_pairs))
+    assert len(batches) == -(-n_pairs // batch_size)
+
+
+def test_buckets_keep_padding_small_on_both_sides_and_change_with_the_epoch():
+    chooser = np.random.default_rng(0)
+    target = chooser.integers(100, 500, 640)
+    source = (target * chooser.uniform(0.8, 1.2, 640)).astype(int)
+
+    def batches(epoch: int, **settings: Any) -> list[list[int]]:
+        return epoch_batches(target.tolist(), 16, seed=1, epoch=epoch, **settings)
+
+    def padding(lengths: np.ndarray, found: list[list[int]]) -> int:
+        return sum(int(lengths[batch].max()) * len(batch) - int(lengths[batch].sum()) for batch in found)
+
+    random = batches(0, bucket=False)
+    one_side, both = (batches(0, bucket=True, source_lengths=lengths) for lengths in (None, source.tolist()))
+    assert padding(target, both) < 0.1 * padding(target, random)
+    assert padding(source, both) < 0.3 * padding(source, random)
+    assert padding(source, both) < 0.75 * padding(source, one_side)
+    met = [
+        {frozenset((a, b)) for batch in batches(epoch, bucket=True, source_lengths=source.tolist()) for a in batch
+         for b in batch if a != b}
+        for epoch in range(6)
+    ]  # fmt: skip
+    again = [len(before & after) / len(after) for before, after in pairwise(met)]
+    assert max(again) < 0.9 and np.mean(again) < 0.7, "other utterances meet in the next epoch"
+
+
+def test_items_are_normalised_and_batches_padded_with_zeros():
+    dataset = _dataset(3)
+    batch = collate([dataset[2], dataset[0]])
+    assert batch.utterance_ids == ("u2", "u0")
+    assert batch.source_lengths.tolist() == [10, 8] and batch.target_lengths.tolist() == [11, 9]
+    assert batch.source[0].unique().tolist() == [0.5] and batch.duration_feature[0].unique().tolist() == [0.75]
+    assert batch.source[1, :8].unique().tolist() == [-0.5] and not batch.source[1, 8:].any()
+
+
+def _ids(stream: object, count: int) -> list[tuple[str, ...]]:
+    return [batch.utterance_ids for batch in islice(stream, count)]  # type: ignore[call-overload]
+
+
+def test_a_stream_goes_on_from_any_position_as_if_never_stopped():
+    dataset = _dataset(7)
+    settings = {"batch_size": 3, "seed": 5, "bucket": True, "n_workers": 0, "pin_memory": False}
+    whole = _ids(batch_stream(dataset, Position(), **settings), 10)
+    for stop in range(10):
+        position = Position()
+        before = _ids(batch_stream(dataset, position, **settings), stop)
+        saved = Position(position.epoch, position.batch)
+        assert before + _ids(batch_stream(dataset, saved, **settings), 10 - stop) == whole
+
+
+def test_making_batches_draws_no_random_numbers_of_torch():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    _ids(batch_stream(_dataset(5), Position(), batch_size=2, seed=1, bucket=False, n_workers=0, pin_memory=False), 9)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=80),
+    max_frames=st.integers(1, 2000),
+    processes=st.integers(1, 4),
+    bucket=st.booleans(),
+)
+def test_batches_by_frames_hold_every_utterance_once_and_never_too_many_frames(lengths, max_frames, processes, bucket):
+    batches = epoch_batches(lengths, 1, seed=1, epoch=0, bucket=bucket, max_frames=max_frames, processes=processes)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        for rank in range(processes):
+            share = batch[rank::processes]
+            padded = len(share) * max((lengths[i] for i in share), default=0)
+            assert padded <= max_frames or len(share) == 1
+
+
+def test_batches_by_frames_are_filled():
+    lengths = list(np.random.default_rng(0).integers(100, 500, 400))
+    batches = epoch_batches(lengths, 1, seed=1, epoch=0, bucket=True, max_frames=4000)
+    filled = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
+    assert np.mean(filled) > 0.85 * 4000
+    assert len({len(batch) for batch in batches}) > 5
+
+
+@given(n_pairs=st.integers(1, 12), processes=st.integers(1, 4), batch_size=st.integers(1, 3), stop=st.integers(0, 5))
+def test_processes_share_every_batch_and_stay_in_step(n_pairs, processes, batch_size, stop):
+    dataset = _dataset(n_pairs)
+    settings: dict[str, Any] = {"seed": 5, "bucket": True, "n_workers": 0, "pin_memory": False}
+    whole = _ids(batch_stream(dataset, Position(), batch_size=batch_size * processes, **settings), 6)
+    positions = [Position() for _ in range(processes)]
+    shares = []
+    for rank, position in enumerate(positions):
+        among = {"rank": rank, "processes": processes, "batch_size": batch_size, **settings}
+        before = list(islice(batch_stream(dataset, position, **among), stop))
+        saved = Position(position.epoch, position.batch)
+        shares.append(before + list(islice(batch_stream(dataset, saved, **among), 6 - stop)))
+    assert all(position == positions[0] for position in positions)
+    for number, ids in enumerate(whole):
+        counted = [share[number].utterance_ids for share in shares if not share[number].spare]
+        assert sorted(name for part in counted for name in part) == sorted(ids)
+        assert all(len(share[number].utterance_ids) == 1 for share in shares if share[number].spare)
+
+
+def test_rows_of_a_batch_lose_the_padding_that_nobody_in_them_needs():
+    dataset = _dataset(5)
+    batch = collate([dataset[0], dataset[4], dataset[2]])
+    part = batch.rows(2, 3, trim=True)
+    assert part.utterance_ids == ("u2",)
+    alone = collate([dataset[2]])
+    assert all(
+        torch.equal(getattr(part, name), getattr(alone, name)) for name in ("source", "target", "duration_feature")
+    )
+    assert batch.rows(2, 3, trim=False).source.shape[1] == batch.source.shape[1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
+def test_signals_wait_until_workers_are_started():
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+    try:
+        with _signals_held_back():
+            # to this thread: one that is meant for the process goes to any thread that takes it
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            assert heard == []
+        assert heard == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)

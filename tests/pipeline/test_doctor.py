@@ -1,0 +1,288 @@
+"""``aasvc doctor``: what it finds, what it tells others, what it frees."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aasvc_cli import __version__
+from aasvc_cli.cli import doctor as doctor_command
+from aasvc_cli.pipeline import doctor
+from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.imported import import_once
+from aasvc_cli.storage.result_cache import ResultCache
+
+Aasvc = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _packages_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Importing everything that is needed takes seconds; one test does it."""
+    if "all_packages" not in request.keywords:
+        monkeypatch.setattr(doctor, "NEEDED", {"numpy": "numpy", "torch": "torch"})
+
+
+def report(aasvc: Aasvc, *arguments: object, code: int = 0) -> dict[str, Any]:
+    outcome = aasvc("--quiet", "doctor", "--json", "-", *arguments)
+    assert outcome.code == code, outcome.err
+    return json.loads(outcome.out)
+
+
+class TestReport:
+    def test_a_sound_installation_converts_the_bundled_recording(self, aasvc: Aasvc, home: Home):
+        found = report(aasvc)
+        assert found["ok"] is True
+        assert found["broken"] == []
+        test = found["checks"]["self-test"]
+        assert test["status"] == "ok"
+        assert test["real_time_factor"] == pytest.approx(test["convert_seconds"] / test["seconds"])
+        assert test["source_seconds"] / 3 < test["seconds"] < test["source_seconds"] * 3
+        assert found["checks"]["aasvc"]["version"] == __version__
+        assert found["checks"]["python"]["version"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+        assert found["checks"]["torch"]["threads"] >= 1
+        assert found["checks"]["memory"]["total_bytes"] > 1 << 28
+        assert not home.root.exists(), "looking leaves nothing behind"
+
+    def test_the_data_folder_is_measured_by_part(self, aasvc: Aasvc, trained: Home):
+        checks = report(aasvc, "--no-self-test")["checks"]
+        assert "self-test" not in checks
+        parts = checks["data folder"]["parts"]
+        for part in ("features", "exp", "prepared", "stats"):
+            files = [path for path in (trained.root / part).rglob("*") if path.is_file()]
+            assert parts[part] == {"bytes": sum(path.stat().st_size for path in files), "files": len(files)}
+        assert parts["vocoders"] == {"bytes": 0, "files": 0}
+        assert checks["data folder"]["bytes"] == sum(part["bytes"] for part in parts.values())
+        assert checks["training runs"]["names"] == ["male_female_tiny"]
+        assert checks["prepared sets"]["names"] == ["male_female"]
+        assert checks["corpora"]["status"] == "missing"
+        assert "aasvc download" in checks["corpora"]["message"]
+
+    def test_people_get_a_line_per_check(self, aasvc: Aasvc, trained: Home):
+        lines = aasvc("doctor", "--no-self-test").out.splitlines()
+        names = [line[4:].split("  ")[0] for line in lines]
+        assert names[:2] == ["aasvc", "python"]
+        assert {"torch", "memory", "disk", "data folder", "writing"} <= set(names)
+        assert all(line[:2] in ("ok", "--") for line in lines)
+
+    def test_a_report_names_neither_the_home_folder_nor_the_user(
+        self, aasvc: Aasvc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+        monkeypatch.setenv("AASVC_HOME", str(tmp_path / "alice" / "voices"))
+        (tmp_path / "elsewhere" / "alice").mkdir(parents=True)
+        (tmp_path / "alice" / "voices" / "exp").mkdir(parents=True)
+        text = json.dumps(report(aasvc, "--no-self-test"))
+        assert "alice" not in text
+        assert '"~/voices' in text
+        assert doctor.private(f"{tmp_path}/elsewhere/alice/x") == f"{tmp_path}/elsewhere/<user>/x"
+        assert "alice" not in aasvc("doctor", "--no-self-test").out
+        assert getpass.getuser() == "root" or getpass.getuser() not in text
+
+    def test_optional_extras_come_with_the_way_to_get_them(self, monkeypatch: pytest.MonkeyPatch):
+        declared = [
+            "numpy>=1",
+            "tensorboard>=2; extra == 'tensorboard'",
+            'no-such-thing>=1; extra == "fancy"',
+            "pytest; extra == 'test'",
+        ]
+        monkeypatch.setattr(doctor.metadata, "requires", lambda name: declared)
+        found = {check.name: check for check in doctor._extras()}
+        assert set(found) == {"extra tensorboard", "extra fancy"}
+        assert found["extra fancy"].status == "missing"
+        assert "pip install 'aasvc[fancy]'" in found["extra fancy"].message
+
+    def test_settings_and_misspelt_variables_are_told(
+        self, aasvc: Aasvc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "aasvc.yaml").write_text("train: {accum: 2}")
+        monkeypatch.setenv("AASVC_BATCHSIZE", "3")
+        checks = report(aasvc, "--no-self-test")["checks"]
+        assert checks["settings"]["files"] == ["aasvc.yaml"]
+        assert checks["variables"]["unknown"] == ["AASVC_BATCHSIZE"]
+        assert "did you mean AASVC_BATCH_SIZE?" in checks["variables"]["message"]
+
+    @pytest.mark.all_packages
+    def test_every_needed_package_is_imported(self, aasvc: Aasvc):
+        check = report(aasvc, "--no-self-test")["checks"]["packages"]
+        assert check["faults"] == []
+        assert {"torch", "pyworld", "pysptk", "numba"} <= set(check["versions"])
+
+
+class TestBroken:
+    def test_a_package_that_cannot_be_imported(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(doctor, "NEEDED", {"numpy": "numpy", "no_such_module": "no-such-package"})
+        found = report(aasvc, "--no-self-test", code=1)
+        assert found["ok"] is False
+        assert found["broken"] == ["packages"]
+        assert "pip install no-such-package" in found["checks"]["packages"]["message"]
+
+    def test_a_data_folder_that_cannot_be_written(self, aasvc: Aasvc):
+        if not Path("/proc/self").is_dir():
+            pytest.skip("needs a file system that takes no files")
+        outcome = aasvc("--home", "/proc/aasvc", "doctor", "--no-self-test")
+        assert outcome.code == 1
+        assert "!!  writing" in outcome.out
+        assert outcome.err.splitlines()[-1] == "aasvc: error: writing: does not work; see above"
+
+    def test_a_file_in_the_place_of_the_data_folder(self, aasvc: Aasvc, home: Home):
+        home.root.write_text("")
+        assert "data folder" in report(aasvc, "--no-self-test", code=1)["broken"]
+
+    def test_a_settings_file_with_faults_is_a_finding_and_no_obstacle(
+        self, aasvc: Aasvc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        for text, fault in (("nonsense: 1", "nonsense: unknown key"), ("options: {tga: x}", "options.tga: no such")):
+            (tmp_path / "aasvc.yaml").write_text(text)
+            found = report(aasvc, "--no-self-test", code=1)
+            assert found["broken"] == ["settings"]
+            assert fault in found["checks"]["settings"]["message"]
+
+    @pytest.mark.parametrize(
+        ("result", "fault"),
+        [
+            (np.zeros(48000), "silent"),
+            (np.full(48000, np.nan), "not finite"),
+            (np.zeros(0), "empty"),
+            (np.ones(24000 * 60), "became 60.0 s"),
+        ],
+        ids=["silence", "NaN", "nothing", "a minute"],
+    )
+    def test_a_conversion_that_is_no_speech(
+        self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch, result: np.ndarray, fault: str
+    ):
+        monkeypatch.setattr(doctor_command, "_bundled_voice", lambda: lambda wave, rate: (result, 24000))
+        found = report(aasvc, code=1)
+        assert found["broken"] == ["self-test"]
+        assert fault in found["checks"]["self-test"]["message"]
+
+    def test_a_library_that_breaks_during_the_conversion(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch):
+        def broken() -> Any:
+            raise ImportError("libsomething.so: cannot open shared object file")
+
+        monkeypatch.setattr(doctor_command, "_bundled_voice", broken)
+        assert "libsomething.so" in report(aasvc, code=1)["checks"]["self-test"]["message"]
+
+
+class TestClean:
+    @pytest.fixture
+    def littered(self, trained: Home) -> Home:
+        """A data folder with leftovers, old and new."""
+        old = time.time() - 2 * doctor.OLD_SECONDS
+        for name, when in (
+            ("exp/male_female_tiny/.last.safetensors.ab12cd34", old), ("corpora/x/archive.zip.part", old),
+            ("corpora/y/archive.zip.part", None), ("prepared/.manifest.json.zzzzzzzz", None),
+        ):  # fmt: skip
+            path = trained.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * 1000)
+            if when:
+                os.utime(path, (when, when))
+        return trained
+
+    def test_features_and_old_leftovers_go_and_everything_else_stays(self, aasvc: Aasvc, littered: Home):
+        before = {path for path in littered.root.rglob("*") if path.is_file()}
+        features = {path for path in littered.features.rglob("*") if path.is_file()}
+        assert features
+        outcome = aasvc("doctor", "--clean", "--yes", "--json", "-")
+        assert outcome.code == 0, outcome.err
+        gone = before - {path for path in littered.root.rglob("*") if path.is_file()}
+        assert {path.name for path in gone - features} == {".last.safetensors.ab12cd34", "archive.zip.part"}
+        assert features <= gone
+        result = json.loads(outcome.out)
+        assert [(cache["name"], cache["files"]) for cache in result["caches"]] == [
+            ("features", len(features)),
+            ("left over", 2),
+        ]
+        assert aasvc("doctor", "--clean").out.strip() == f"{littered.root}: nothing to free"
+
+    def test_after_it_prepare_makes_again_what_training_needs(
+        self, aasvc: Aasvc, trained: Home, small_corpus: Path, tiny_conf: Path
+    ):
+        aasvc("doctor", "--clean", "--yes")
+        outcome = aasvc("train", "--tag", "new")
+        assert outcome.code == 1
+        assert "aasvc prepare" in outcome.err
+        assert aasvc("prepare", small_corpus, "--conf", tiny_conf, "--jobs", 1).code == 0
+        assert aasvc("train", "--tag", "new").code == 0
+
+    def test_without_a_terminal_it_wants_to_be_told(self, aasvc: Aasvc, trained: Home):
+        outcome = aasvc("doctor", "--clean")
+        assert outcome.code == 2
+        assert "--yes" in outcome.err
+        assert list(trained.features.rglob("*.safetensors"))
+
+    @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("", 130)])
+    def test_on_a_terminal_it_asks(
+        self, aasvc: Aasvc, trained: Home, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+    ):
+        import io
+
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+        outcome = aasvc("doctor", "--clean")
+        assert outcome.code == code
+        assert "features: " in outcome.err
+        assert bool(list(trained.features.rglob("*.safetensors"))) == (code != 0)
+
+    def test_results_that_evaluate_keeps_go_too(self, aasvc: Aasvc, home: Home):
+        kept = ResultCache(home.cache)
+        kept.tree("voices", {"content": "x"}, lambda: [1.0])
+        (path,) = [path for path in home.cache.rglob("*") if path.is_file()]
+        assert aasvc("doctor", "--clean", "--yes").out.startswith("cache: ")
+        assert not path.exists() and not home.cache.exists()
+
+    def test_of_published_models_goes_what_can_be_made_again(self, aasvc: Aasvc, home: Home, tmp_path: Path):
+        places = {}
+        for name in ("there", "gone", "changed"):
+            published = tmp_path / name / "checkpoint.pkl"
+            published.parent.mkdir()
+            published.write_text(name)
+            places[name] = import_once(
+                home, published.parent, [published], lambda place, _: (place / "weights").write_text("w")
+            )
+        (tmp_path / "gone" / "checkpoint.pkl").unlink()
+        (tmp_path / "changed" / "checkpoint.pkl").write_text("something else")
+        foreign = home.imported / "mine-0123456789abcdef" / "weights"  # nobody knows where this came from
+        foreign.parent.mkdir()
+        foreign.write_text("w")
+        old = time.time() - 2 * doctor.OLD_SECONDS
+        part = home.imported / ".x.abc.part" / "weights"
+        part.parent.mkdir()
+        part.write_text("w")
+        os.utime(part, (old, old))
+        outcome = aasvc("doctor", "--clean", "--yes")
+        assert (outcome.code, outcome.out.splitlines()[-1]) == (0, "freed: 2 B")
+        assert {name for name, place in places.items() if place.exists()} == {"gone", "changed"}
+        assert foreign.exists() and not part.parent.exists()
+
+    @pytest.mark.parametrize("lock", ["exp/.male_female_tiny.lock", "vocoders/.female_tiny.lock"])
+    def test_not_while_something_is_training(self, aasvc: Aasvc, trained: Home, lock: str):
+        from filelock import FileLock
+
+        (trained.root / lock).parent.mkdir(exist_ok=True)
+        with FileLock(trained.root / lock):
+            outcome = aasvc("doctor", "--clean", "--yes")
+        assert outcome.code == 1
+        assert "female_tiny: is being trained" in outcome.err
+        assert list(trained.features.rglob("*.safetensors"))
+
+    def test_no_data_folder_at_all(self, aasvc: Aasvc, home: Home):
+        assert "nothing to free" in aasvc("doctor", "--clean").out
+        assert not home.root.exists()
+
+
+def test_sizes_are_for_people():
+    assert [doctor.size(n) for n in (0, 999, 1000, 1_500_000, 25_300_000_000, None)] == [
+        "0 B", "999 B", "1 kB", "2 MB", "25.3 GB", "unknown",
+    ]  # fmt: skip

@@ -1,0 +1,312 @@
+"""Files appear complete or not at all, and broken ones are recognised."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aasvc_cli.audio.files import decode_audio, list_audio, read_audio, write_audio
+from aasvc_cli.errors import AudioError, DataError, ModelError, StorageError
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.files import atomic_write, make_folder, read_json, write_bytes, write_json, write_text
+from aasvc_cli.storage.home import HOME_VARIABLE, Home, bundled, find_home
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def file_size_limit(limit: int) -> Iterator[None]:
+    """The kernel refuses to let a file grow beyond `limit` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+
+
+class TestAtomicWrite:
+    def test_the_file_gets_the_bytes_and_the_usual_permissions(self, tmp_path: Path):
+        path = tmp_path / "new folder" / "file.bin"
+        write_bytes(path, b"abc")
+        plain = tmp_path / "plain"
+        plain.write_bytes(b"")
+        assert path.read_bytes() == b"abc"
+        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_nothing_is_seen_under_the_name_before_the_end(self, tmp_path: Path):
+        path = tmp_path / "file"
+        path.write_bytes(b"old")
+        with atomic_write(path) as stream:
+            stream.write(b"new")
+            stream.flush()
+            assert path.read_bytes() == b"old"
+        assert path.read_bytes() == b"new"
+
+    @pytest.mark.parametrize("old", [None, b"old content"])
+    def test_a_full_disk_leaves_the_folder_as_it_was(self, tmp_path: Path, old: bytes | None):
+        path = tmp_path / "file"
+        if old is not None:
+            path.write_bytes(old)
+        with file_size_limit(4096), pytest.raises(StorageError, match="file-size limit"):
+            write_bytes(path, bytes(100_000))
+        assert [p.name for p in tmp_path.iterdir()] == (["file"] if old is not None else [])
+        assert old is None or path.read_bytes() == old
+
+    @pytest.mark.parametrize("failure", [ValueError("stop"), KeyboardInterrupt(), SystemExit(1)])
+    def test_any_failure_of_the_writer_leaves_the_folder_as_it_was(self, tmp_path: Path, failure: BaseException):
+        path = tmp_path / "file"
+        path.write_bytes(b"old")
+        with pytest.raises(type(failure)), atomic_write(path) as stream:
+            stream.write(b"half")
+            raise failure
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_file_in_the_place_of_a_folder_is_named(self, tmp_path: Path):
+        (tmp_path / "a").write_bytes(b"")
+        for path in (tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"):
+            with pytest.raises(StorageError, match="file"):
+                write_bytes(path, b"x")
+        with pytest.raises(StorageError, match="a file stands there"):
+            make_folder(tmp_path / "a")
+
+    def test_a_folder_in_the_place_of_the_file_is_named_and_kept(self, tmp_path: Path):
+        (tmp_path / "a").mkdir()
+        with pytest.raises(StorageError, match="a folder stands there"):
+            write_bytes(tmp_path / "a", b"x")
+        assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_folder_without_write_permission_is_named(self, tmp_path: Path):
+        tmp_path.chmod(0o500)
+        try:
+            with pytest.raises(StorageError, match="no permission"):
+                write_bytes(tmp_path / "file", b"x")
+        finally:
+            tmp_path.chmod(0o700)
+
+    @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that takes no files")
+    def test_a_file_system_that_takes_no_files_is_one_storage_error(self):
+        with pytest.raises(StorageError, match="cannot write /proc/file"):
+            write_bytes(Path("/proc/file"), b"x")
+
+    def test_a_process_killed_in_the_middle_leaves_the_old_file(self, tmp_path: Path):
+        path = tmp_path / "file"
+        path.write_bytes(b"old")
+        code = (
+            "import sys, time; from pathlib import Path; from aasvc_cli.storage.files import atomic_write\n"
+            "with atomic_write(Path(sys.argv[1])) as stream:\n"
+            "    stream.write(b'half'); stream.flush(); print('writing', flush=True); time.sleep(60)\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env=environment
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"writing\n"
+            process.kill()
+        assert path.read_bytes() == b"old"
+        assert all(p == path or p.name.startswith(".") for p in tmp_path.iterdir()), "what is left is hidden"
+
+
+class TestJson:
+    def test_numbers_that_json_does_not_have_become_null(self, tmp_path: Path):
+        write_json(tmp_path / "a.json", {"a": [1.5, math.nan, -math.inf], "b": ("x", None), 3: True})
+        assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1.5, None, None], "b": ["x", None], "3": True}
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1,]"])
+    def test_a_broken_file_is_named_with_what_it_should_be(self, tmp_path: Path, content: bytes):
+        path = tmp_path / "a.json"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.json: expected a list of pairs in JSON"):
+            read_json(path, "a list of pairs")
+
+    def test_a_missing_file_is_named(self, tmp_path: Path):
+        with pytest.raises(DataError, match=r"b\.json: statistics not found"):
+            read_json(tmp_path / "b.json", "statistics")
+
+    def test_text_is_utf_8_whatever_the_locale(self, tmp_path: Path):
+        write_text(tmp_path / "文.txt", "こんにちは")
+        assert (tmp_path / "文.txt").read_bytes() == "こんにちは".encode()
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "model.a": torch.randn(17, 5, generator=generator),
+        "model.half": torch.randn(3, generator=generator).half(),
+        "model.whole": torch.arange(7),
+        "model.transposed": torch.randn(4, 6, generator=generator).t(),
+        "model.scalar": torch.tensor(2.5),
+        "model.empty": torch.zeros(0, 3),
+    }
+
+
+class TestCheckpoint:
+    def test_tensors_and_header_come_back_as_they_were(self, tmp_path: Path):
+        path = tmp_path / "last.safetensors"
+        header = {"step": 12, "note": "日本語", "dev": {"loss": 0.25}, "list": [1, None, True]}
+        save_checkpoint(path, tensors(), header)
+        loaded, found = load_checkpoint(path)
+        assert found == header
+        assert set(loaded) == set(tensors())
+        for name, tensor in tensors().items():
+            assert loaded[name].dtype == tensor.dtype
+            assert torch.equal(loaded[name], tensor)
+
+    def test_a_file_cut_anywhere_is_a_model_error(self, tmp_path: Path):
+        path = tmp_path / "last.safetensors"
+        save_checkpoint(path, tensors(), {"step": 1})
+        whole = path.read_bytes()
+        header_end = 8 + int.from_bytes(whole[:8], "little")
+        for length in (0, 1, 7, 8, 9, header_end - 1, header_end, header_end + 1, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            with pytest.raises(ModelError, match=r"last\.safetensors: not a complete safetensors file") as caught:
+                load_checkpoint(path)
+            assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("content", [b"not a checkpoint at all", bytes(64), b"\xff" * 64])
+    def test_another_kind_of_file_is_a_model_error(self, tmp_path: Path, content: bytes):
+        path = tmp_path / "best.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="best"):
+            load_checkpoint(path)
+
+    def test_a_missing_file_or_a_folder_is_a_model_error(self, tmp_path: Path):
+        for path in (tmp_path / "none.safetensors", tmp_path):
+            with pytest.raises(ModelError, match="no such checkpoint"):
+                load_checkpoint(path)
+
+    def test_a_full_disk_keeps_the_checkpoint_before(self, tmp_path: Path):
+        path = tmp_path / "last.safetensors"
+        save_checkpoint(path, tensors(), {"step": 1})
+        with file_size_limit(4096), pytest.raises(StorageError):
+            save_checkpoint(path, {"model.big": torch.zeros(100, 100)}, {"step": 2})
+        assert load_checkpoint(path)[1] == {"step": 1}
+        assert list(tmp_path.iterdir()) == [path]
+
+
+class TestAudio:
+    @settings(max_examples=25, deadline=None)
+    @given(
+        n=st.integers(1, 3000),
+        rate=st.sampled_from([8000, 22050, 24000, 48000]),
+        channels=st.integers(1, 3),
+        form=st.sampled_from([("WAV", "FLOAT"), ("WAV", "PCM_24"), ("WAV", "PCM_16"), ("FLAC", "PCM_16")]),
+        seed=st.integers(0, 99),
+    )
+    def test_any_rate_channel_count_and_depth_is_read_as_the_mean_of_its_channels(self, n, rate, channels, form, seed):
+        samples = np.random.default_rng(seed).uniform(-0.9, 0.9, (n, channels)).astype(np.float32)
+        stream = io.BytesIO()
+        soundfile.write(stream, samples, rate, format=form[0], subtype=form[1])
+        stream.seek(0)
+        wave, found_rate = decode_audio(stream, "drawn")
+        assert found_rate == rate
+        assert wave.dtype == np.float32
+        tolerance = {"FLOAT": 1e-6, "PCM_24": 2**-22, "PCM_16": 2**-14}[form[1]]
+        np.testing.assert_allclose(wave, samples.mean(axis=1), atol=tolerance)
+
+    @pytest.mark.parametrize("suffix", [".wav", ".flac"])
+    def test_what_is_written_is_read_to_sixteen_bits(self, tmp_path: Path, suffix: str):
+        samples = np.sin(np.arange(5000) / 20).astype(np.float32) * 0.5
+        write_audio(tmp_path / f"a{suffix}", samples, 24000)
+        wave, rate = read_audio(tmp_path / f"a{suffix}")
+        assert rate == 24000
+        np.testing.assert_allclose(wave, samples, atol=2**-15)
+
+    def test_too_loud_samples_are_clipped_and_do_not_wrap_around(self, tmp_path: Path):
+        write_audio(tmp_path / "a.wav", np.array([2.0, -2.0], dtype=np.float32), 8000)
+        assert read_audio(tmp_path / "a.wav")[0] == pytest.approx([1.0, -1.0], abs=1e-3)
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a", "a.txt"])
+    def test_unknown_output_formats_are_refused_before_anything_is_written(self, tmp_path: Path, name: str):
+        with pytest.raises(AudioError, match=r"\.wav, \.flac or \.ogg"):
+            write_audio(tmp_path / name, np.zeros(10, dtype=np.float32), 8000)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_streamed_header_that_promises_too_much_is_read_to_its_end(self, tmp_path: Path):
+        stream = io.BytesIO()
+        soundfile.write(stream, np.full(1000, 0.5, dtype=np.float32), 8000, format="WAV")
+        data = bytearray(stream.getvalue())
+        position = data.index(b"data") + 4
+        data[4:8] = data[position : position + 4] = b"\xff\xff\xff\xff"
+        (tmp_path / "piped.wav").write_bytes(data)
+        assert len(read_audio(tmp_path / "piped.wav")[0]) == 1000
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    def test_samples_that_are_not_numbers_are_refused(self, tmp_path: Path, bad: float):
+        samples = np.zeros(100, dtype=np.float32)
+        samples[50] = bad
+        soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
+        with pytest.raises(AudioError, match=r"a\.wav: holds samples that are not numbers"):
+            read_audio(tmp_path / "a.wav")
+
+    def test_empty_missing_and_foreign_files_are_named(self, tmp_path: Path):
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), 8000)
+        (tmp_path / "zero.wav").write_bytes(b"")
+        (tmp_path / "text.wav").write_text("this is no sound")
+        cases = {
+            "empty.wav": "no samples",
+            "zero.wav": "not readable as audio",
+            "text.wav": "not readable as audio",
+            "none.wav": "no such file",
+            ".": "is a folder",
+        }
+        for name, message in cases.items():
+            with pytest.raises(AudioError, match=message) as caught:
+                read_audio(tmp_path / name)
+            assert str(tmp_path) in str(caught.value)
+
+    def test_audio_files_are_listed_in_order_without_hidden_ones(self, tmp_path: Path):
+        for name in ("b/2.FLAC", "b/1.wav", "a.ogg", ".hidden.wav", ".git/x.wav", "note.txt", "c.mp3"):
+            write_bytes(tmp_path / name, b"")
+        found = [path.relative_to(tmp_path).as_posix() for path in list_audio(tmp_path)]
+        assert found == sorted(found)
+        assert set(found) == {"b/2.FLAC", "b/1.wav", "a.ogg", "c.mp3"}
+
+
+class TestHome:
+    def test_the_explicit_folder_comes_before_the_variable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "variable"))
+        assert find_home().root == tmp_path / "variable"
+        assert find_home(tmp_path / "explicit").root == tmp_path / "explicit"
+
+    def test_without_either_it_is_the_users_data_folder(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.delenv(HOME_VARIABLE)
+        assert find_home().root.name == "aasvc"
+        assert find_home().root.is_absolute()
+
+    def test_relative_and_tilde_paths_become_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert find_home(Path("here")).root == tmp_path / "here"
+        assert find_home(Path("~/there")).root == tmp_path / "there"
+
+    def test_looking_for_the_data_folder_creates_nothing(self, home: Home):
+        assert home.exp.parent == home.root
+        assert not home.root.exists()
+
+    def test_what_the_package_ships_is_found(self):
+        assert bundled("").is_dir()
+        assert not bundled("no such thing").exists()

@@ -1,0 +1,140 @@
+"""Losses against enumeration, numerical derivatives and their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from aasvc_cli.model.aasvc import TeacherForced
+from aasvc_cli.model.layers import padding_mask
+from aasvc_cli.training.losses import (
+    BLANK_LOG_SCORE,
+    beta_binomial_log_prior,
+    binarisation_loss,
+    duration_loss,
+    forward_sum_loss,
+    masked_l1,
+)
+from tests.oracles import beta_binomial, ctc_log_probability
+
+
+def _alignment(*shape: int, seed: int = 0) -> torch.Tensor:
+    scores = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.log_softmax(scores, dim=-1)
+
+
+@pytest.mark.parametrize(("n_frames", "n_tokens"), [(1, 1), (4, 1), (4, 2), (5, 3), (6, 3)])
+def test_forward_sum_equals_the_sum_over_all_labellings(n_frames, n_tokens):
+    scores = _alignment(1, n_frames, n_tokens)
+    loss = forward_sum_loss(scores, torch.tensor([n_frames]), torch.tensor([n_tokens]), prior="none")
+    expected = -ctc_log_probability(scores[0].double().numpy(), BLANK_LOG_SCORE) / n_tokens
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_forward_sum_of_a_ragged_batch_is_the_mean_of_its_items():
+    frames, tokens = torch.tensor([6, 4, 5]), torch.tensor([3, 2, 1])
+    scores = _alignment(3, 6, 3)
+    scores = scores.masked_fill(padding_mask(tokens, 3).unsqueeze(1), -torch.inf)
+    for prior in ("none", "published", "beta-binomial"):
+        whole = forward_sum_loss(scores, frames, tokens, prior=prior)
+        items = [
+            forward_sum_loss(scores[b : b + 1, :t, :k], torch.tensor([t]), torch.tensor([k]), prior=prior)
+            for b, (t, k) in enumerate(zip(frames.tolist(), tokens.tolist(), strict=True))
+        ]
+        assert float(whole) == pytest.approx(float(sum(items)) / 3, rel=1e-5)
+
+
+def _gradient(scores: torch.Tensor, gradient: str) -> torch.Tensor:
+    leaf = scores.clone().requires_grad_()
+    forward_sum_loss(leaf, torch.tensor([5]), torch.tensor([3]), gradient=gradient).backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def test_the_exact_gradient_is_the_derivative_and_the_published_one_is_not():
+    scores = _alignment(1, 5, 3)
+    numerical = torch.zeros_like(scores)
+    step = 1e-2
+    for index in torch.cartesian_prod(torch.arange(5), torch.arange(3)).tolist():
+        ends = []
+        for sign in (1, -1):
+            moved = scores.clone()
+            moved[0, index[0], index[1]] += sign * step
+            ends.append(float(forward_sum_loss(moved, torch.tensor([5]), torch.tensor([3]))))
+        numerical[0, index[0], index[1]] = (ends[0] - ends[1]) / (2 * step)
+    assert torch.allclose(_gradient(scores, "exact"), numerical, atol=1e-3)
+    assert not torch.allclose(_gradient(scores, "published"), numerical, atol=1e-2)
+
+
+def test_the_published_gradient_has_the_extra_mass_term():
+    scores = _alignment(1, 5, 3)
+    prior = beta_binomial_log_prior(torch.tensor([5]), torch.tensor([3]), (5, 3), "published")
+    difference = _gradient(scores, "published") - _gradient(scores, "exact")
+    assert torch.allclose(difference, torch.exp(scores + prior) / 3, atol=1e-6)
+
+
+def test_an_utterance_with_fewer_frames_than_tokens_has_no_loss_and_no_gradient():
+    for gradient in ("published", "exact"):
+        leaf = _alignment(1, 2, 4).requires_grad_()
+        loss = forward_sum_loss(leaf, torch.tensor([2]), torch.tensor([4]), gradient=gradient)
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+        assert leaf.grad is not None and not leaf.grad.any()
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("beta-binomial", 0), ("published", 1)])
+def test_the_prior_is_the_beta_binomial_distribution(kind, missing):
+    frames, tokens = 7, 4
+    prior = beta_binomial_log_prior(torch.tensor([frames]), torch.tensor([tokens]), (frames, tokens), kind)
+    for t in range(1, frames + 1):
+        for k in range(tokens):
+            expected = beta_binomial(k, tokens - 1 + missing, t, frames - t + 1)
+            assert math.exp(prior[0, t - 1, k]) == pytest.approx(expected, rel=1e-4)
+    mass = torch.exp(prior[0]).sum(-1)
+    assert bool((mass < 0.9999).any()) == bool(missing)
+
+
+def test_padding_frames_do_not_change_masked_l1():
+    predicted, target = torch.randn(1, 7, 3), torch.randn(1, 7, 3)
+    padded = torch.nn.functional.pad(predicted, (0, 0, 0, 43), value=9.0)
+    loss = masked_l1(padded, torch.nn.functional.pad(target, (0, 0, 0, 43)), padding_mask(torch.tensor([7]), 50))
+    assert float(loss) == pytest.approx(float((predicted - target).abs().mean()), rel=1e-6)
+
+
+def test_binarisation_is_the_mean_log_probability_on_the_path():
+    scores = _alignment(2, 4, 3)
+    path = torch.tensor([[0, 1, 1, 2], [0, 1, 0, 0]])
+    lengths = torch.tensor([4, 2])
+    expected = -(sum(scores[0, t, k] for t, k in enumerate([0, 1, 1, 2])) / 4) / 2
+    expected = expected - (scores[1, 0, 0] + scores[1, 1, 1]) / 2 / 2
+    assert float(binarisation_loss(scores, path, lengths)) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_poisson_loss_is_least_at_the_mean_duration_and_zero_only_where_all_are_equal():
+    def loss(durations: list[float], log_expected: float) -> float:
+        found = torch.tensor([durations])
+        unused = torch.zeros(1, 1, 1)
+        result = TeacherForced(
+            before=unused,
+            after=unused,
+            target=unused,
+            frame_padding=unused,
+            log_alignment=unused,
+            path=unused,
+            durations=torch.cat([found, torch.full((1, 2), 50.0)], dim=1),
+            token_lengths=torch.tensor([len(durations)]),
+            target_lengths=torch.tensor([1]),
+            duration_nll=None,
+            log_durations=None,
+            log_expected=torch.full((1, len(durations) + 2), log_expected),
+        )
+        return float(duration_loss(result))
+
+    pause = [1.0, 1.0, 0.0, 18.0]
+    grid = torch.linspace(-1, 4, 501).tolist()
+    best = min(grid, key=lambda value: loss(pause, value))
+    assert math.exp(best) == pytest.approx(5.0, rel=0.02)
+    assert loss(pause, best) > 1.0
+    assert loss([4.0, 4.0], math.log(4.0)) == pytest.approx(0.0, abs=1e-5)
