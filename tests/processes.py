@@ -24,7 +24,7 @@ def _context() -> ForkServerContext:
     from multiprocessing.forkserver import ensure_running
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["warm"])
+    context.set_forkserver_preload(["tests.warm"])
     with pytest.MonkeyPatch.context() as patch:  # older Pythons do not hand their path on
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         ensure_running()

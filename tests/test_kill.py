@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import processes
 import pytest
 import torch
 
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
+from tests import processes
 
 SETTINGS = ["--max-steps", "160", "--eval-every", "30", "--save-every", "3", "--keep", "2"]
 KILLS = 20

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import servers
 import soundfile
 from typer.main import get_command
 
 from aasvc_cli import cli
 from aasvc_cli.config.reading import parse_config, read_yaml
 from aasvc_cli.storage.home import Home
+from tests import servers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

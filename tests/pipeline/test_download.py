@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import servers
 
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.data.corpus import find_speakers, locate, read_texts, scan_speaker
@@ -40,6 +39,7 @@ from aasvc_cli.pipeline.download import (
 from aasvc_cli.storage.archive import BadArchive, DamagedArchive
 from aasvc_cli.storage.home import Home, bundled
 from aasvc_cli.storage.http import HttpPolicy
+from tests import servers
 from tests.servers import Server, as_it_is, drop, serving, status
 
 Aasvc = Callable[..., Any]

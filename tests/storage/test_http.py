@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import servers
 
 from aasvc_cli.errors import AasvcError, DownloadError, StorageError
 from aasvc_cli.storage.files import file_sha256
 from aasvc_cli.storage.http import Fetched, Http, HttpPolicy, RemoteFacts, distrust, origin
+from tests import servers
 from tests.servers import Server, as_it_is, change, drop, redirect, serving, stall, status
 
 CONTENT = random.Random(7).randbytes(300_000)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import processes
 import pytest
 import torch
 import torch.distributed as dist
@@ -25,6 +24,7 @@ from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.distributed import ALONE, World, joined
 from aasvc_cli.training.voice_trainer import Trainer
+from tests import processes
 from tests.training.test_memory import batch, config
 
 CPU = torch.device("cpu")
