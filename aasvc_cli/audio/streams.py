@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from aasvc_cli.audio.files import audio_format, audio_name, forward_reader, readable
+from aasvc_cli.audio.files import audio_format, audio_name, check_header, mono_blocks, open_sound
 from aasvc_cli.errors import AudioError, DataError
 from aasvc_cli.storage.files import atomic_path, storage_error, temporary_file
 
@@ -55,8 +55,7 @@ class RawAudio:
         """Refuse what cannot be; raises DataError."""
         if self.encoding not in RAW_ENCODINGS:
             raise DataError(f"raw format {self.encoding}: expected one of {', '.join(RAW_ENCODINGS)}")
-        if self.sample_rate < 1 or self.channels < 1:
-            raise DataError(f"raw audio of {self.sample_rate} Hz and {self.channels} channels is not possible")
+        check_header("raw audio", self.sample_rate, self.channels)
 
 
 class AudioFile:
@@ -92,45 +91,24 @@ class AudioFile:
     def blocks(self) -> Iterator[Wave]:
         """The samples in order, (n,) float32 each; channels are averaged.
 
-        Lengths in headers are not believed: those of streams are often wrong.
-
         Raises:
-            AudioError: damaged, empty, or with samples that are not numbers.
+            AudioError: damaged, empty, too long, or with samples that are not numbers.
         """
-        import numpy as np
-
         n_samples = 0
         with self._open() as stream:
-            while True:
-                block = stream.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
-                if not len(block):
-                    break
+            for block in mono_blocks(stream, self.name, BLOCK_SAMPLES):
                 n_samples += len(block)
-                mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-                if not np.isfinite(mono).all():
-                    raise AudioError(
-                        f"{self.name}: holds samples that are not numbers (NaN or infinite); export the recording "
-                        "again",
-                        "nan",
-                    )
-                yield mono
-        if not n_samples:
-            raise AudioError(f"{self.name}: holds no samples", "empty")
+                yield block
         self._n_samples = n_samples
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[Any]:
-        with readable(self.name):
-            if self._raw is None:
-                stream = forward_reader()(audio_name(self.path))
-            else:
-                subtype, endian = RAW_ENCODINGS[self._raw.encoding]
-                stream = forward_reader()(
-                    audio_name(self.path), samplerate=self._raw.sample_rate, channels=self._raw.channels, format="RAW",
-                    subtype=subtype, endian=endian,
-                )  # fmt: skip
-            with stream:
-                yield stream
+    def _open(self) -> contextlib.AbstractContextManager[Any]:
+        if self._raw is None:
+            return open_sound(self.path, self.name)
+        subtype, endian = RAW_ENCODINGS[self._raw.encoding]
+        return open_sound(
+            self.path, self.name, samplerate=self._raw.sample_rate, channels=self._raw.channels, format="RAW",
+            subtype=subtype, endian=endian,
+        )  # fmt: skip
 
 
 def format_of(path: Path, format_name: str | None = None) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aasvc_cli.audio.files import check_header
 from aasvc_cli.audio.mel import n_frames, resample
 from aasvc_cli.audio.pauses import WHOLE_SECONDS, LevelMeter, Piece, fade, find_pieces
 from aasvc_cli.conversion.voice import Voice, find_voice, load_voice
@@ -513,8 +514,7 @@ def _joined(parts: Sequence[Converted]) -> Converted:
 
 
 def _mono(wave: npt.NDArray[Any], sample_rate: int, name: str) -> Wave:
-    if sample_rate <= 0:
-        raise AudioError(f"{name}: a sample rate of {sample_rate} Hz is not possible")
+    check_header(name, sample_rate)
     samples = np.asarray(wave, dtype=np.float32)
     if samples.ndim == 2:
         samples = samples.mean(axis=1) if samples.shape[1] else samples[:, :0].reshape(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aasvc_cli.audio import files
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.streams import (
     RAW_ENCODINGS,
@@ -131,8 +133,73 @@ class TestRaw:
     def test_impossible_descriptions_are_refused(self):
         with pytest.raises(DataError, match="expected one of s8"):
             RawAudio("s17", RATE)
-        with pytest.raises(DataError, match="not possible"):
+        with pytest.raises(DataError, match="sample rate of 0 Hz"):
             RawAudio("s16le", 0)
+
+
+class TestHeaders:
+    """What a header says is checked before a sample is read."""
+
+    @staticmethod
+    def refused(path: Path) -> str:
+        """Why both readers refuse a file; they agree."""
+        reasons = []
+        for reader in (read_audio, AudioFile):
+            with pytest.raises(AudioError) as caught:
+                reader(path)
+            reasons.append(str(caught.value))
+        assert reasons[0] == reasons[1]
+        return reasons[0]
+
+    @pytest.mark.parametrize("rate", [1, 800, 999, 768_001, 2_000_000_000])
+    def test_a_sample_rate_that_no_recording_has_is_refused_by_name(self, tmp_path: Path, rate: int):
+        soundfile.write(tmp_path / "a.wav", noise()[:1000], rate, subtype="PCM_16")
+        assert f"a.wav: a sample rate of {rate} Hz; expected 1000 to 768000 Hz" in self.refused(tmp_path / "a.wav")
+
+    @pytest.mark.parametrize("rate", [1000, 4000, 192_000, 768_000])
+    def test_unusual_sample_rates_are_read(self, tmp_path: Path, rate: int):
+        soundfile.write(tmp_path / "a.wav", noise()[:1000], rate, subtype="PCM_16")
+        assert read_audio(tmp_path / "a.wav")[1] == AudioFile(tmp_path / "a.wav").sample_rate == rate
+
+    def test_a_number_of_channels_that_no_recording_has_is_refused_by_name(self, tmp_path: Path):
+        soundfile.write(tmp_path / "a.wav", np.zeros((10, 65), np.float32), RATE, subtype="PCM_16")
+        assert "a.wav: 65 channels; expected 1 to 64" in self.refused(tmp_path / "a.wav")
+
+    def test_lengths_are_bounded_where_a_recording_is_read_into_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        soundfile.write(tmp_path / "a.wav", noise()[:1000], 1000, subtype="PCM_16")
+        monkeypatch.setattr(files, "MOST_SAMPLES_AT_ONCE", 999)
+        with pytest.raises(AudioError, match="longer than 0 minutes"):
+            read_audio(tmp_path / "a.wav")
+        assert sum(map(len, AudioFile(tmp_path / "a.wav").blocks())) == 1000
+
+    def test_lengths_are_bounded_where_a_recording_is_read_by_blocks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        soundfile.write(tmp_path / "a.wav", np.zeros(7201, np.float32), 1000, subtype="PCM_16")
+        monkeypatch.setattr(files, "LONGEST_HOURS", 0.002)
+        with pytest.raises(AudioError, match="longer than 0.002 hours"):
+            list(AudioFile(tmp_path / "a.wav").blocks())
+
+    @pytest.mark.parametrize(
+        ("content", "what"),
+        [
+            (b"\0\0\0\x1cftypM4A \0\0\0\0", r"MPEG-4 \(m4a, mp4\); convert it first: ffmpeg -i .*/a\.wav .*/a\.flac"),
+            (b"\x1a\x45\xdf\xa3" + bytes(60), "WebM or Matroska"),
+            (b"#!AMR-WB\n" + bytes(60), "AMR"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+            (b"\xef\xbb\xbf\n<!DOCTYPE html>", "a web page"),
+            (b"PK\x03\x04" + bytes(60), "a zip archive"),
+            (b"OggS" + bytes(60), "Ogg"),
+            (b"", "it is empty"),
+        ],
+    )
+    def test_what_a_file_holds_in_place_of_audio_is_said(self, tmp_path: Path, content: bytes, what: str):
+        (tmp_path / "a.wav").write_bytes(content)
+        reason = self.refused(tmp_path / "a.wav")
+        assert "a.wav: not readable as audio, it is" in reason
+        assert re.search(what, reason)
 
 
 class TestWriting:
