@@ -1,0 +1,174 @@
+"""Other versions of a recording: the same words from another throat, in another room, over another line.
+
+What :mod:`aasvc_cli.data.augmentation` does to log-mels, this does to the samples, where it is more faithful and fifty
+times slower. It is for training that can afford to vary recordings once and keep them: a network that has to give the
+same result for every version learns to leave speaker and channel aside.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+
+Wave = npt.NDArray[np.float32]
+
+LOUDEST = 0.9
+"""Peak of a recording before it is coded."""
+LOWEST_RATE = 8000
+_WINDOW_SECONDS, _SEARCH_SECONDS = 0.03, 0.008
+
+
+def varied(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """A recording with some of the changes below, drawn at random: (n,) -> (n',).
+
+    Time is stretched evenly, so a place in the result lies at the same share of the recording as before.
+    """
+
+    def happens(share: float) -> bool:
+        return bool(random.random() < share)
+
+    if happens(0.3):
+        wave = revoiced(wave, sample_rate, random)
+    if happens(0.6):
+        wave = _resampled(wave, sample_rate * 1.22 ** random.uniform(-1.0, 1.0), sample_rate)
+    if happens(0.45):
+        wave = stretched(wave, sample_rate, 1.4 ** random.uniform(-1.0, 1.0))
+    if happens(0.35):
+        wave = in_room(wave, sample_rate, random)
+    if happens(0.5):
+        wave = equalised(wave, sample_rate, random)
+    if happens(0.55):
+        wave = with_noise(wave, sample_rate, random)
+    if happens(0.35):
+        wave = over_line(wave, sample_rate, random)
+    if happens(0.05):
+        peak = np.float32(np.abs(wave).max() * random.uniform(0.3, 0.8))
+        wave = np.clip(wave, -peak, peak)
+    return np.asarray(wave, dtype=np.float32)
+
+
+def revoiced(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """Another pitch, intonation and vocal tract through WORLD; now and then a monotonous buzz, or a whisper."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports pkg_resources, which is deprecated
+        import pyworld
+    signal = wave.astype(np.float64) + 1e-5 * random.standard_normal(len(wave))
+    f0, times = pyworld.dio(signal, sample_rate, f0_floor=60.0, f0_ceil=500.0)
+    f0 = pyworld.stonemask(signal, f0, times, sample_rate)
+    envelope = pyworld.cheaptrick(signal, f0, times, sample_rate)
+    aperiodicity = pyworld.d4c(signal, f0, times, sample_rate)
+    factor = 1.2 ** random.uniform(-1.0, 1.0)
+    place = np.arange(envelope.shape[1]) / factor
+    low = np.minimum(place.astype(np.int64), envelope.shape[1] - 2)
+    share = np.clip(place - low, 0.0, 1.0)
+    envelope = np.exp(np.log(envelope[:, low]) * (1.0 - share) + np.log(envelope[:, low + 1]) * share)
+    aperiodicity = aperiodicity[:, low] * (1.0 - share) + aperiodicity[:, low + 1] * share
+    voiced = f0 > 0
+    manner = random.choice(["speech", "buzz", "whisper"], p=[0.7, 0.15, 0.15])
+    if manner == "buzz":
+        f0 = np.full_like(f0, random.uniform(70.0, 220.0))
+        if random.random() < 0.5:
+            aperiodicity = np.full_like(aperiodicity, 1e-3)
+    elif manner == "whisper" or not voiced.any():
+        f0 = np.zeros_like(f0)
+    else:
+        middle = np.exp(np.log(f0[voiced]).mean())
+        moved = middle * 2.0 ** random.uniform(-1.0, 1.0) * (np.maximum(f0, 1.0) / middle) ** random.uniform(0.3, 1.6)
+        f0 = np.where(voiced, np.minimum(moved, 700.0), 0.0)
+    result = pyworld.synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(aperiodicity), sample_rate)
+    return np.asarray(result[: len(wave)], dtype=np.float32)
+
+
+def stretched(wave: Wave, sample_rate: int, factor: float) -> Wave:
+    """Speech that is ``factor`` times as long at the same pitch: (n,) -> (about n * factor,).
+
+    Overlapping pieces are added where they continue each other best (WSOLA, Verhelst and Roelands, 1993).
+    """
+    half, reach = round(_WINDOW_SECONDS * sample_rate / 2), round(_SEARCH_SECONDS * sample_rate)
+    window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
+    length = max(2 * half, round(len(wave) * factor))
+    padded = np.pad(wave, (half + reach, math.ceil(half / factor) + 3 * half + 2 * reach))
+    result = np.zeros(length + 3 * half, dtype=np.float32)
+    after = half + reach  # where the piece before goes on
+    for start in range(0, length + half, half):
+        middle = round(start / factor) + reach
+        area = padded[middle - reach : middle + reach + 2 * half]
+        total = np.cumsum(np.pad(area.astype(np.float64) ** 2, (1, 0)))
+        energy = total[2 * half :] - total[: -2 * half]
+        difference = energy - 2.0 * np.correlate(area, padded[after : after + 2 * half])
+        chosen = middle - reach + (int(np.argmin(difference)) if start else reach)
+        result[start : start + 2 * half] += padded[chosen : chosen + 2 * half] * window
+        after = chosen + half
+    return result[half : half + length]
+
+
+def in_room(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """Exponentially decaying reverberation (RT60 0.1 to 0.7 s) behind the direct sound: (n,) -> (n,)."""
+    from scipy.signal import fftconvolve
+
+    length = int(random.uniform(0.1, 0.7) * sample_rate)
+    response = random.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / length)
+    response[: int(random.uniform(0.001, 0.01) * sample_rate)] = 0.0
+    response *= 10.0 ** (-random.uniform(-3.0, 12.0) / 20.0) / np.sqrt((response**2).sum())
+    response[0] = 1.0
+    return np.asarray(fftconvolve(wave, response)[: len(wave)], dtype=np.float32)
+
+
+def equalised(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """A smooth frequency response, as of another microphone: (n,) -> (n,)."""
+    return _shaped(wave, sample_rate, random.normal(0.0, 5.0, 7).clip(-10.0, 10.0))
+
+
+def with_noise(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """Coloured noise 3 to 40 dB below the speech, steady or swelling: (n,) -> (n,)."""
+    slope = np.linspace(0.0, -8.0 * random.uniform(0.0, 5.0), 6)
+    white = random.standard_normal(len(wave)).astype(np.float32)
+    noise = _shaped(white, sample_rate, slope + random.normal(0.0, 4.0, 6))
+    if random.random() < 0.3:
+        swell = np.abs(random.normal(1.0, 0.6, 8))
+        noise = noise * np.interp(np.arange(len(wave)), np.linspace(0, len(wave), 8), swell).astype(np.float32)
+    level = math.sqrt(float(np.mean(wave**2)) / max(1e-12, float(np.mean(noise**2))))
+    return wave + noise * np.float32(level * 10.0 ** (-random.uniform(3.0, 40.0) / 20.0))
+
+
+def over_line(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """A lower sample rate and what goes with it: telephone band, GSM or mu-law: (n,) -> (about n,)."""
+    rate = int(random.choice([LOWEST_RATE, LOWEST_RATE, LOWEST_RATE, 10000, 11025, 12000]))
+    narrow = _resampled(wave, sample_rate, rate)
+    if rate == LOWEST_RATE:
+        if random.random() < 0.5:
+            spectrum, hertz = np.fft.rfft(narrow), np.fft.rfftfreq(len(narrow), 1.0 / rate)
+            low = (random.uniform(150.0, 330.0) / np.maximum(hertz, 1.0)) ** 8
+            spectrum /= np.sqrt((1.0 + low) * (1.0 + (hertz / 3500.0) ** 16))
+            narrow = np.fft.irfft(spectrum, len(narrow)).astype(np.float32)
+        if random.random() < 0.6:
+            narrow = coded(narrow, rate, str(random.choice(["GSM610", "ULAW"])))
+    return _resampled(narrow, rate, sample_rate)
+
+
+def coded(wave: Wave, sample_rate: int, codec: str) -> Wave:
+    """What a codec of libsndfile leaves of a recording, at full level: (n,) -> (at least n,)."""
+    import soundfile
+
+    stream = io.BytesIO()
+    scale = LOUDEST / max(1e-3, float(np.abs(wave).max()))
+    soundfile.write(stream, wave * scale, sample_rate, format="WAV", subtype=codec)
+    stream.seek(0)
+    return np.asarray(soundfile.read(stream, dtype="float32")[0], dtype=np.float32)
+
+
+def _shaped(wave: Wave, sample_rate: int, gains_db: npt.NDArray[np.float64]) -> Wave:
+    """Gains at points evenly spread over the eight octaves from 60 Hz: (n,) -> (n,)."""
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(wave), 1.0 / sample_rate), 60.0) / 60.0)
+    gains = np.interp(octaves, np.linspace(0.0, 8.0, len(gains_db)), gains_db)
+    return np.fft.irfft(np.fft.rfft(wave) * 10.0 ** (gains / 20.0), len(wave)).astype(np.float32)
+
+
+def _resampled(wave: Wave, sample_rate: float, new_rate: float) -> Wave:
+    import soxr
+
+    return np.asarray(soxr.resample(wave, sample_rate, new_rate, quality="HQ"), dtype=np.float32)
