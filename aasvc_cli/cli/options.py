@@ -42,6 +42,7 @@ class FeatureKindOption(StrEnum):
 
     MEL = "mel"
     MCEP = "mcep"
+    CONTENT = "content"
 
 
 class SetOption(StrEnum):

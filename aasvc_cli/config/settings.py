@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FeatureKind = Literal["mel", "mcep"]
+FeatureKind = Literal["mel", "mcep", "content"]
+CONTENT_CHANNELS = 96
+"""Of the features that the bundled content encoder writes."""
 DEFAULT_PRESET = "small"
 UNNAMED = "custom"
 """Name of a configuration that has none; a file's own name takes its place."""
@@ -110,7 +112,7 @@ class FeatureConfig:
 
     def width(self, kind: str) -> int:
         """Channels of one feature kind."""
-        return {"mel": self.mel.n_mels, "mcep": self.mcep.order + 1, "f0": 1}[kind]
+        return {"mel": self.mel.n_mels, "mcep": self.mcep.order + 1, "content": CONTENT_CHANNELS, "f0": 1}[kind]
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""

@@ -14,6 +14,7 @@ import numpy as np
 from aasvc_cli.audio.mel import Array, checked_mono, log_mel, n_frames
 from aasvc_cli.config.settings import FeatureConfig
 from aasvc_cli.errors import MissingExtraError
+from aasvc_cli.features.content import content_feature, content_settings
 
 _POWER_FLOOR = 1e-12
 """Added to WORLD's power envelope (about -120 dB of a full-scale signal), which is all but zero in digital silence."""
@@ -119,6 +120,7 @@ def _mcep_settings(config: FeatureConfig) -> dict[str, Any]:
 FEATURES: dict[str, FeatureSpec] = {
     "mel": FeatureSpec(lambda wave, config: log_mel(wave, config.mel), _mel_settings),
     "mcep": FeatureSpec(mcep, _mcep_settings),
+    "content": FeatureSpec(content_feature, content_settings),
     "f0": FeatureSpec(f0, _mcep_settings),
 }
 """All kinds of features. A new kind is one more entry."""

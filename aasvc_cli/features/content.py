@@ -1,0 +1,121 @@
+"""What a recording says, whoever says it: the features of the content encoder.
+
+The encoder hears 16 kHz, to which any recording is brought; what comes over a telephone has nothing above 4 kHz, and it
+was trained to do without. Levels are relative to the loudest place of the recording, so its gain does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aasvc_cli.audio.mel import log_mel, n_frames, resample
+from aasvc_cli.config.settings import CONTENT_CHANNELS, FeatureConfig, MelConfig
+from aasvc_cli.errors import ModelError
+from aasvc_cli.storage.checkpoint import load_checkpoint
+from aasvc_cli.storage.files import file_sha256
+from aasvc_cli.storage.home import bundled
+
+if TYPE_CHECKING:
+    from aasvc_cli.model.content import ContentEncoder
+
+Array = npt.NDArray[np.float32]
+
+CONTENT_MEL = MelConfig(sample_rate=16000, n_fft=512, win_length=400, hop_length=160, n_mels=80, log_base=None)
+CONTENT_RATE = 50.0
+"""Frames per second."""
+SILENCE = math.log(1e4)
+"""What lies further (80 dB) below the loudest place counts as silence."""
+WEIGHTS_FILE = "encoder.safetensors"
+BLOCK = 3000
+"""Frames computed at a time, a minute of speech."""
+
+
+def content_input(wave: Array, sample_rate: int) -> Array:
+    """What the encoder is given: (n,) -> (T, 80) at 100 frames a second, from 0 for silence to 1 for the loudest."""
+    levels = log_mel(resample(wave, sample_rate, CONTENT_MEL.sample_rate), CONTENT_MEL)
+    return np.maximum(levels - levels.max() + np.float32(SILENCE), np.float32(0.0)) / np.float32(SILENCE)
+
+
+def content(wave: Array, sample_rate: int) -> Array:
+    """What is said: (n,) -> (T, D) at 50 frames a second, T about n / sample_rate * 50.
+
+    A minute is computed at a time, with as much on either side as can be of influence, so an hour needs no more memory.
+
+    Raises:
+        DataError: no samples at all.
+        ModelError: the encoder is damaged.
+    """
+    return encoded(_encoder(), content_input(wave, sample_rate))
+
+
+def content_feature(wave: Array, config: FeatureConfig) -> Array:
+    """:func:`content` at the frame times of the mel: (n,) at ``config.mel.sample_rate`` -> (1 + n // hop_length, D)."""
+    mel = config.mel
+    count = n_frames(len(wave), mel.hop_length)
+    return at_frames(content(wave, mel.sample_rate), CONTENT_RATE, count, mel.frames_per_second)
+
+
+def content_settings(config: FeatureConfig) -> dict[str, Any]:
+    """What decides the values of :func:`content_feature`, the weights among them."""
+    return {"weights": _identity(), "sample_rate": config.mel.sample_rate, "hop_length": config.mel.hop_length}
+
+
+def encoded(encoder: ContentEncoder, levels: Array) -> Array:
+    """The result of an encoder for :func:`content_input`: (T, 80) -> (ceil(T / 2), D)."""
+    import torch
+
+    count = (len(levels) + 1) // 2
+    blocks = []
+    with torch.inference_mode():
+        for start in range(0, count, BLOCK):
+            low, high = max(0, start - encoder.reach), start + BLOCK + encoder.reach
+            part = encoder(torch.from_numpy(levels[2 * low : 2 * high]).unsqueeze(0))[0]
+            blocks.append(part[start - low : start - low + BLOCK].numpy())
+    return np.concatenate(blocks)
+
+
+def at_frames(feature: Array, frame_rate: float, n_frames: int, wanted_rate: float) -> Array:
+    """A feature at other frame times, between which is interpolated: (T, D) -> (n_frames, D)."""
+    place = np.minimum(np.arange(n_frames) * (frame_rate / wanted_rate), len(feature) - 1.0)
+    low = np.minimum(place.astype(np.int64), max(0, len(feature) - 2))
+    high = np.minimum(low + 1, len(feature) - 1)
+    share = (place - low).astype(np.float32)[:, None]
+    return feature[low] * (1.0 - share) + feature[high] * share
+
+
+def load_encoder(path: Path) -> ContentEncoder:
+    """Read an encoder from its weights file; raises ModelError."""
+    import torch
+
+    from aasvc_cli.model.content import ContentEncoder, ContentSizes
+
+    tensors, header = load_checkpoint(path)
+    try:
+        encoder = ContentEncoder(ContentSizes(**header["sizes"]))
+        encoder.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    except (KeyError, TypeError, RuntimeError):
+        raise ModelError(f"{path}: not the weights of a content encoder") from None
+    return encoder.eval()
+
+
+@lru_cache(maxsize=1)
+def _encoder() -> ContentEncoder:
+    encoder = load_encoder(_weights())
+    if encoder.sizes.n_out != CONTENT_CHANNELS:
+        raise ModelError(f"{_weights()}: writes {encoder.sizes.n_out} channels, expected {CONTENT_CHANNELS}")
+    return encoder
+
+
+@lru_cache(maxsize=1)
+def _identity() -> str:
+    return file_sha256(_weights())[:16]
+
+
+def _weights() -> Path:
+    return bundled("content") / WEIGHTS_FILE

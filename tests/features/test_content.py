@@ -1,0 +1,134 @@
+"""The content encoder: exact in pieces, deaf to gain, level with the mel, and the same words from other people."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+import torch
+
+from aasvc_cli.config.settings import CONTENT_CHANNELS, FeatureConfig, MelConfig
+from aasvc_cli.data.content_path import content_path
+from aasvc_cli.errors import DataError, ModelError
+from aasvc_cli.features import content as module
+from aasvc_cli.features.content import at_frames, content, content_input, encoded, load_encoder
+from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.model.content import ContentEncoder, ContentSizes
+from aasvc_cli.storage.checkpoint import save_checkpoint
+
+Array = npt.NDArray[np.float32]
+DATA = Path(__file__).parents[1] / "assets"
+SMALL = ContentSizes(stem=8, width=12, hidden=16, n_blocks=2, kernel=5, n_out=7)
+
+
+def read(name: str) -> tuple[Array, int]:
+    return soundfile.read(DATA / name, dtype="float32")
+
+
+@pytest.fixture
+def encoder() -> ContentEncoder:
+    torch.manual_seed(0)
+    return ContentEncoder(SMALL).eval()
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 24000, 48000])
+@pytest.mark.parametrize("n_samples", [1, 700, 24000, 30011])
+def test_frames_lie_where_those_of_the_mel_lie(rate: int, n_samples: int) -> None:
+    wave = np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
+    config = FeatureConfig(mel=MelConfig(sample_rate=rate, n_fft=512, hop_length=128))
+    assert extract("content", wave, config).shape == (len(extract("mel", wave, config)), CONTENT_CHANNELS)
+
+
+def test_gain_changes_nothing() -> None:
+    wave, rate = read("male.flac")
+    np.testing.assert_allclose(content_input(wave, rate), content_input(wave * np.float32(0.01), rate), atol=2e-3)
+
+
+def test_silence_is_zero_and_the_loudest_place_is_one() -> None:
+    wave, rate = read("male.flac")
+    levels = content_input(np.concatenate([np.zeros(rate, dtype=np.float32), wave]), rate)
+    assert levels.min() == 0.0 and levels.max() == pytest.approx(1.0)
+    assert (levels[:90] == 0.0).all()
+    assert (content_input(np.zeros(rate, dtype=np.float32), rate) == 1.0).all()  # nothing is louder
+
+
+def test_pieces_give_what_the_whole_gives(encoder: ContentEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = np.random.default_rng(1).uniform(size=(403, 80)).astype(np.float32)
+    with torch.inference_mode():
+        whole = encoder(torch.from_numpy(levels).unsqueeze(0))[0].numpy()
+    monkeypatch.setattr(module, "BLOCK", 17)
+    np.testing.assert_allclose(encoded(encoder, levels), whole, atol=1e-5)
+
+
+def test_nothing_outside_its_reach_matters(encoder: ContentEncoder) -> None:
+    levels = np.random.default_rng(2).uniform(size=(200, 80)).astype(np.float32)
+    changed = levels.copy()
+    changed[100:102] += 1.0  # what frame 50 is made of
+    difference = np.abs(encoded(encoder, changed) - encoded(encoder, levels)).max(axis=1) > 1e-6
+    first, last = np.flatnonzero(difference)[[0, -1]]
+    assert 50 - encoder.reach <= first < 50 < last <= 50 + encoder.reach
+
+
+def test_between_frames_is_interpolated() -> None:
+    ramp = np.arange(10, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(at_frames(ramp, 50.0, 19, 100.0)[:, 0], np.arange(19) / 2)
+    np.testing.assert_allclose(at_frames(ramp, 50.0, 25, 100.0)[19:, 0], 9.0)  # the last frame goes on
+    np.testing.assert_allclose(at_frames(ramp[:1], 50.0, 3, 93.75)[:, 0], 0.0)
+
+
+def test_two_people_say_the_same_at_the_same_moments() -> None:
+    (male, rate), (female, _) = read("male.flac"), read("female.flac")
+    sides = [content(wave, rate) for wave in (male, female)]
+    other = content(read("male_train_parallel_0003.flac")[0], 24000)
+    same = content_path(*sides).cost
+    assert same < 0.35 < content_path(other, sides[1]).cost
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 48000])
+def test_any_sample_rate_is_understood(rate: int) -> None:
+    wave, own = read("female.flac")
+    assert content_path(content(module.resample(wave, own, rate), rate), content(wave, own)).cost < 0.2
+
+
+def test_the_key_names_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FeatureConfig()
+    key = feature_key("content", config)
+    assert key == feature_key("content", dataclasses.replace(config, mel=MelConfig(n_mels=40)))
+    assert key != feature_key("content", dataclasses.replace(config, mel=MelConfig(hop_length=128)))
+    save_checkpoint(tmp_path / module.WEIGHTS_FILE, {}, {})
+    monkeypatch.setattr(module, "bundled", lambda _: tmp_path)
+    module._identity.cache_clear()
+    try:
+        assert feature_key("content", config) != key
+    finally:
+        module._identity.cache_clear()
+
+
+def test_an_encoder_comes_back_from_its_file(encoder: ContentEncoder, tmp_path: Path) -> None:
+    path = tmp_path / module.WEIGHTS_FILE
+    save_checkpoint(path, encoder.state_dict(), {"sizes": dataclasses.asdict(SMALL)})
+    levels = np.random.default_rng(3).uniform(size=(50, 80)).astype(np.float32)
+    np.testing.assert_array_equal(encoded(load_encoder(path), levels), encoded(encoder, levels))
+
+
+@pytest.mark.parametrize("header", [{}, {"sizes": {"widths": 3}}, {"sizes": {"width": 3}}])
+def test_other_weights_are_refused(header: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / module.WEIGHTS_FILE
+    save_checkpoint(path, {"x": torch.zeros(1)}, header)
+    with pytest.raises(ModelError, match="not the weights of a content encoder"):
+        load_encoder(path)
+
+
+def test_nothing_has_no_content() -> None:
+    with pytest.raises(DataError):
+        content(np.zeros(0, dtype=np.float32), 16000)
+
+
+def test_the_bundled_encoder_is_small() -> None:
+    path = Path(str(module._weights()))
+    assert path.stat().st_size < 8_000_000
+    assert 2e6 < sum(parameter.numel() for parameter in load_encoder(path).parameters()) < 4e6
