@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from aasvc_cli.audio.containers import Part
+    from aasvc_cli.audio.mono import Mono, Remark
+
     Wave = npt.NDArray[np.float32]
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
@@ -26,6 +31,8 @@ LONGEST_HOURS = 24
 """Of a recording that is read by blocks."""
 MOST_SAMPLES_AT_ONCE = 1 << 28
 """Of a recording that is read into memory: 1 GiB, three hours at 24 kHz."""
+_COUNTING_SLACK = 2 * 1152
+"""Samples by which headers may count too many: encoders pad to whole frames of an MP3."""
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"})
 
 
@@ -34,85 +41,175 @@ def audio_name(path: Path) -> str | bytes:
     return os.fsencode(path) if os.name == "posix" else str(path)
 
 
-def read_audio(path: Path) -> tuple[Wave, int]:
+OnRemark = Callable[["Remark"], None]
+
+
+def read_audio(path: Path, on_remark: OnRemark | None = None) -> tuple[Wave, int]:
     """Read a recording as mono.
 
-    Any format, rate, channel count and bit depth that libsndfile reads. Channels are averaged. The file is read by
-    blocks, because headers of streamed files can promise sizes that are not there.
+    Any format, rate, channel count and bit depth that libsndfile reads. Recordings joined in one file are read one
+    after the other. Channels are averaged, but for silent ones and such as cancel; a constant offset is taken off. The
+    file is read by blocks, because headers of streamed files can promise sizes that are not there.
+
+    Args:
+        on_remark: called with what the samples don't show: a missing end, joined recordings, channels left out
 
     Returns:
         samples: (n,) float32, full scale at 1.0
         sample_rate: in Hz
 
     Raises:
-        AudioError: missing, unreadable, empty, or with samples that are not finite.
+        AudioError: missing, unreadable, empty, or with samples that are not finite or not scaled.
     """
     if not path.exists():
         raise AudioError(f"{path}: no such file", "missing")
     if path.is_dir():
         raise AudioError(f"{path}: is a folder, expected an audio file")
-    return decode_audio(path, str(path))
+    return decode_audio(path, str(path), on_remark)
 
 
-def decode_audio(source: Path | IO[bytes], name: str) -> tuple[Wave, int]:
+def decode_audio(source: Path | IO[bytes], name: str, on_remark: OnRemark | None = None) -> tuple[Wave, int]:
     """Decode a file or a seekable stream like :func:`read_audio`; ``name`` is used in messages."""
     import numpy as np
 
-    blocks, n_samples = [], 0
-    with open_sound(source, name) as stream:
-        sample_rate = int(stream.samplerate)
-        for block in mono_blocks(stream, name, 1 << 20):
+    sound = Sound(source, name)
+    waves, n_samples = [], 0
+    for part in sound.parts:
+        blocks = []
+        for block in sound.channels(part, 1 << 20):
             blocks.append(block)
             n_samples += len(block)
             if n_samples > MOST_SAMPLES_AT_ONCE:
                 raise AudioError(
-                    f"{name}: longer than {MOST_SAMPLES_AT_ONCE / sample_rate / 60:.0f} minutes; split it into "
+                    f"{name}: longer than {MOST_SAMPLES_AT_ONCE / sound.sample_rate / 60:.0f} minutes; split it into "
                     "sentences first",
                     "long",
                 )
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), sample_rate
+        waves.append(sound.mono(part)(blocks[0] if len(blocks) == 1 else np.concatenate(blocks)))
+    if on_remark:
+        for remark in sound.remarks:
+            on_remark(remark)
+    return waves[0] if len(waves) == 1 else np.concatenate(waves), sound.sample_rate
 
 
-def mono_blocks(stream: Any, name: str, length: int) -> Iterator[Wave]:
-    """The samples of an open sound in order, (n,) float32 each of at most ``length``; channels are averaged.
+class Sound:
+    """The recordings in a file, as mono and by blocks.
 
-    Lengths in headers are not believed: those of streams are often wrong.
-
-    Raises:
-        AudioError: no samples, samples that are not finite, or more than a day of them.
+    Attributes:
+        parts: mostly one
+        sample_rate: in Hz, the same for all
+        remarks: what there is to say, complete once all parts were read
     """
-    import numpy as np
 
-    n_samples = 0
-    while len(block := stream.read(length, dtype="float32", always_2d=True)):
-        n_samples += len(block)
-        mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-        if not np.isfinite(mono).all():
+    def __init__(self, source: Path | IO[bytes], name: str, **raw: Any) -> None:
+        """Look at the headers.
+
+        Args:
+            raw: soundfile's description of samples without a header
+
+        Raises:
+            AudioError: not readable as audio, or its headers say what no recording has.
+        """
+        from aasvc_cli.audio.containers import Part, find_parts
+        from aasvc_cli.audio.mono import Remark
+
+        self._source, self.name, self._raw = source, name, raw
+        self.remarks: list[Remark] = []
+        self._mono: dict[Part, Mono] = {}
+        with readable(name, source):
+            self.parts = find_parts(source) if isinstance(source, Path) and not raw else [Part(0, 0)]
+        rates = []
+        for part in self.parts:
+            with self._open(part) as stream:
+                rates.append(int(stream.samplerate))
+        self.sample_rate = rates[0]
+        if len(set(rates)) > 1:
+            listed = " and ".join(f"{rate} Hz" for rate in dict.fromkeys(rates))
             raise AudioError(
-                f"{name}: holds samples that are not numbers (NaN or infinite); export the recording again", "nan"
+                f"{name}: recordings of {listed} joined in one file; split them, or convert the file with ffmpeg"
             )
-        if n_samples > LONGEST_HOURS * 3600 * stream.samplerate:
-            raise AudioError(f"{name}: longer than {LONGEST_HOURS} hours; split it first", "long")
-        yield mono
-    if not n_samples:
-        raise AudioError(f"{name}: holds no samples", "empty")
+        if len(rates) > 1:
+            self.remarks.append(
+                Remark("joined", f"{len(rates)} recordings joined in one file, read one after the other")
+            )
 
+    def blocks(self, length: int) -> Iterator[Wave]:
+        """The samples in order, (n,) float32 each of at most ``length``; the first time, the file is read twice.
 
-@contextlib.contextmanager
-def open_sound(source: Path | IO[bytes], name: str, **raw: Any) -> Iterator[Any]:
-    """A sound, open for reading from start to end; what goes wrong meanwhile becomes an AudioError.
+        Raises:
+            AudioError: see :func:`read_audio`; or more than a day of samples.
+        """
+        for part in self.parts:
+            if part not in self._mono:
+                for _ in self.channels(part, length):
+                    pass
+        for part in self.parts:
+            mono = self._mono[part]
+            for block in self._decoded(part, length):
+                yield mono(block)
 
-    Args:
-        name: how messages call it
-        raw: soundfile's description of samples without a header
+    def mono(self, part: Part) -> Mono:
+        """How a part that was read becomes mono."""
+        return self._mono[part]
 
-    Raises:
-        AudioError: not readable as audio, or its header says what no recording has.
-    """
-    with readable(name, source):
-        opened = forward_reader()(audio_name(source) if isinstance(source, Path) else source, **raw)
-        with opened as stream:
-            check_header(name, int(stream.samplerate), int(stream.channels))
+    def channels(self, part: Part, length: int) -> Iterator[Wave]:
+        """The samples of a part as they are, (n, C) float32; at the end it is known how they become mono."""
+        from aasvc_cli.audio.mono import Remark, Survey
+
+        with self._open(part) as stream:
+            survey, frames = Survey(stream.channels, stream.subtype), int(stream.frames)
+        for block in self._decoded(part, length):
+            survey.add(block)
+            yield block
+        if not survey.n_samples:
+            cut = ", the file ends before the first one" if part.share != 1.0 else ""
+            raise AudioError(f"{self.name}: holds no samples{cut}", "empty")
+        self._mono[part], remarks = survey.mono(self.name)
+        self.remarks += remarks
+        seconds, whole = survey.n_samples / self.sample_rate, None
+        if part.counted and survey.n_samples + _COUNTING_SLACK < frames < 1 << 60:
+            whole = frames / self.sample_rate
+        elif part.share is not None and part.share < 1.0:
+            whole = seconds / part.share
+        if whole is not None:
+            message = f"ends after {seconds:.2f} of {whole:.2f} s, the rest of the file is missing"
+            self.remarks.append(Remark("truncated", message))
+        elif part.share is None:
+            message = f"ends after {seconds:.2f} s without a mark of the end, so the rest of the file is missing"
+            self.remarks.append(Remark("truncated", message))
+
+    def _decoded(self, part: Part, length: int) -> Iterator[Wave]:
+        import numpy as np
+
+        n_samples = 0
+        with self._open(part) as stream:
+            while len(block := stream.read(length, dtype="float32", always_2d=True)):
+                n_samples += len(block)
+                if not np.isfinite(block).all():
+                    raise AudioError(
+                        f"{self.name}: holds samples that are not numbers (NaN or infinite); export the recording "
+                        "again",
+                        "nan",
+                    )
+                if n_samples > LONGEST_HOURS * 3600 * stream.samplerate:
+                    raise AudioError(f"{self.name}: longer than {LONGEST_HOURS} hours; split it first", "long")
+                yield block
+
+    @contextlib.contextmanager
+    def _open(self, part: Part) -> Iterator[Any]:
+        """A part, open for reading from start to end; what goes wrong meanwhile becomes an AudioError."""
+        from aasvc_cli.audio.containers import Window
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(readable(self.name, self._source))
+            source: Any = audio_name(self._source) if isinstance(self._source, Path) else self._source
+            if len(self.parts) > 1:
+                assert isinstance(self._source, Path)
+                source = Window(stack.enter_context(self._source.open("rb")), part.start, part.stop)
+            elif not isinstance(self._source, Path):
+                self._source.seek(0)
+            stream = stack.enter_context(forward_reader()(source, **self._raw))
+            check_header(self.name, int(stream.samplerate), int(stream.channels))
             yield stream
 
 
@@ -138,7 +235,7 @@ def readable(name: str, source: Path | IO[bytes]) -> Iterator[None]:
         content = what_it_is(source)
         if content is not None:
             raise AudioError(f"{name}: not readable as audio, {content}") from None
-        reason = error.error_string.strip().rstrip(".")
+        reason = error.error_string.strip().rstrip(".").removeprefix("Error : ") or "damaged or cut short"
         raise AudioError(
             f"{name}: not readable as audio ({reason}); expected wav, flac, ogg or mp3 - other formats can be "
             "converted with ffmpeg"
@@ -257,10 +354,72 @@ def write_audio(path: Path, samples: Wave, sample_rate: int) -> None:
     write_bytes(path, encode_audio(samples, sample_rate, audio_format(path)))
 
 
+OTHER_SUFFIXES = frozenset(
+    ".3gp .aac .ac3 .amr .ape .dsf .dts .m4a .m4b .m4p .mka .mkv .mov .mp4 .mpc .ra .shn .spx .sph .tta .webm .wma "
+    ".wv".split()
+)
+"""Sound, or films with sound, that has to be converted first."""
+_NO_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
+"""Folders in which systems keep their own notes under the names of the recordings."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The sounds below a folder, sorted.
+
+    Attributes:
+        recordings: those that can be read
+        others: those of :data:`OTHER_SUFFIXES`
+    """
+
+    recordings: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+    @property
+    def advice(self) -> str:
+        """What the others are and what to do; empty without any."""
+        if not self.others:
+            return ""
+        import shlex
+
+        kinds = Counter(path.suffix.lower()[1:] for path in self.others)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        first = self.others[0]
+        line = f"ffmpeg -i {shlex.quote(str(first))} {shlex.quote(str(first.with_suffix('.wav')))}"
+        return f"{counts} not readable here; convert each to wav first: {line}"
+
+
+def list_sounds(folder: Path) -> Listing:
+    """All sounds below a folder, without hidden ones; links are followed, but no folder is visited twice.
+
+    Raises:
+        AudioError: a folder cannot be listed.
+    """
+    recordings, others = [], []
+    seen: set[tuple[int, int]] = set()
+    waiting, linked = deque([folder]), deque[Path]()
+    while waiting or linked:  # links come last, so that a recording has the name of the folder in which it lies
+        base = waiting.popleft() if waiting else linked.popleft()
+        try:
+            status = base.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            for entry in os.scandir(base):
+                path, suffix = base / entry.name, os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith(".") or entry.name in _NO_FOLDERS:
+                    continue
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else waiting).append(path)
+                elif suffix in AUDIO_SUFFIXES:
+                    recordings.append(path)
+                elif suffix in OTHER_SUFFIXES:
+                    others.append(path)
+        except OSError as error:
+            raise AudioError(f"{base}: cannot be listed ({error.strerror or error})") from None
+    return Listing(tuple(sorted(recordings)), tuple(sorted(others)))
+
+
 def list_audio(folder: Path) -> list[Path]:
-    """All audio files below a folder, sorted; hidden files and folders are left out."""
-    found = []
-    for base, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(base) / n for n in names if Path(n).suffix.lower() in AUDIO_SUFFIXES and not n.startswith(".")]
-    return sorted(found)
+    """The recordings of :func:`list_sounds`."""
+    return list(list_sounds(folder).recordings)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from aasvc_cli.audio.files import audio_format, audio_name, check_header, mono_blocks, open_sound
+from aasvc_cli.audio.files import Sound, audio_format, audio_name, check_header
 from aasvc_cli.errors import AudioError, DataError
 from aasvc_cli.storage.files import atomic_path, storage_error, temporary_file
 
@@ -73,14 +73,20 @@ class AudioFile:
         """Look at the header; ``raw`` if there is none."""
         self.path = path
         self.name = name or str(path)
-        self._raw = raw
         if not path.exists():
             raise AudioError(f"{self.name}: no such file", "missing")
         if path.is_dir():
             raise AudioError(f"{self.name}: is a folder, expected an audio file")
         self._n_samples: int | None = None
-        with self._open() as stream:
-            self.sample_rate = int(stream.samplerate)
+        described: dict[str, Any] = {}
+        if raw is not None:
+            subtype, endian = RAW_ENCODINGS[raw.encoding]
+            described = {
+                "samplerate": raw.sample_rate, "channels": raw.channels, "format": "RAW", "subtype": subtype,
+                "endian": endian,
+            }  # fmt: skip
+        self._sound = Sound(path, self.name, **described)
+        self.sample_rate = self._sound.sample_rate
 
     @property
     def seconds(self) -> float:
@@ -88,27 +94,22 @@ class AudioFile:
         assert self._n_samples is not None
         return self._n_samples / self.sample_rate
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the samples don't show, such as a missing end; known once it was read."""
+        return tuple(remark.message for remark in self._sound.remarks)
+
     def blocks(self) -> Iterator[Wave]:
-        """The samples in order, (n,) float32 each; channels are averaged.
+        """The samples in order, (n,) float32 each, mono as :func:`aasvc_cli.audio.files.read_audio` makes them.
 
         Raises:
             AudioError: damaged, empty, too long, or with samples that are not numbers.
         """
         n_samples = 0
-        with self._open() as stream:
-            for block in mono_blocks(stream, self.name, BLOCK_SAMPLES):
-                n_samples += len(block)
-                yield block
+        for block in self._sound.blocks(BLOCK_SAMPLES):
+            n_samples += len(block)
+            yield block
         self._n_samples = n_samples
-
-    def _open(self) -> contextlib.AbstractContextManager[Any]:
-        if self._raw is None:
-            return open_sound(self.path, self.name)
-        subtype, endian = RAW_ENCODINGS[self._raw.encoding]
-        return open_sound(
-            self.path, self.name, samplerate=self._raw.sample_rate, channels=self._raw.channels, format="RAW",
-            subtype=subtype, endian=endian,
-        )  # fmt: skip
 
 
 def format_of(path: Path, format_name: str | None = None) -> str:

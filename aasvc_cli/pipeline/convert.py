@@ -499,7 +499,7 @@ def _convert_job(
         elapsed_seconds=time.perf_counter() - began,
         pieces=pieces,
         gain=gain,
-        warnings=tuple(warnings),
+        warnings=(*sound.remarks, *warnings),
     )
 
 

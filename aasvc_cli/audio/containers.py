@@ -1,0 +1,267 @@
+"""The bytes of sound files: recordings joined end to end in one file, and how much of each is there.
+
+Decoders stop at the end of the first recording of a joined file, and take a file that was cut short for a short one.
+Both show in the bytes: each recording begins with the signature of its format, and most headers say how long it is.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_CHUNK = 1 << 20
+_LONGEST_SIGNATURE = 64
+_STREAM_SIZE = 0x7FFF0000
+"""Sizes from here on, and 0, are those of programs that write into a pipe and don't know the length yet."""
+
+_SIGNATURES = {
+    "wav": re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE", re.DOTALL),
+    "aiff": re.compile(rb"FORM....AIF[FC]", re.DOTALL),
+    "au": re.compile(rb"\.snd\x00\x00\x00[\x18-\xff].{4}\x00\x00\x00[\x01-\x1c]", re.DOTALL),
+    "flac": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+    "ogg": re.compile(rb"OggS\x00[\x02\x03\x06\x07]\x00{8}"),
+    "caf": re.compile(rb"caff\x00\x01\x00\x00"),
+    "w64": re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"),
+    "mp3": re.compile(rb"Xing|Info|VBRI"),
+}
+"""How a recording begins; in an MP3, what its first frame holds."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One recording in a file.
+
+    Attributes:
+        start, stop: its bytes
+        share: how much of it is there, 1.0 for all; None for less than all, but nobody knows how much
+        counted: the header counts the samples, so that the decoder's number of frames is no guess
+    """
+
+    start: int
+    stop: int
+    share: float | None = 1.0
+    counted: bool = False
+
+
+def find_parts(path: Path) -> list[Part]:
+    """The recordings in a file, in order; a file of an unknown format is one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        kind = _kind(file)
+        if kind is None:
+            return [Part(0, size)]
+        starts = _mp3_starts(file, size) if kind == "mp3" else _starts(file, kind)
+        stops = [*starts[1:], size]
+        return [_part(file, kind, start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+class Window(io.RawIOBase):
+    """Bytes ``start`` to ``stop`` of a file as a file of their own."""
+
+    def __init__(self, file: IO[bytes], start: int, stop: int) -> None:
+        self._file, self._start, self._length, self._place = file, start, stop - start, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move within the window."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._length}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def tell(self) -> int:
+        """The place within the window."""
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer with what is left."""
+        self._file.seek(self._start + self._place)
+        content = self._file.read(max(0, min(len(buffer), self._length - self._place)))
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+
+def _read(file: IO[bytes], start: int, length: int) -> bytes:
+    file.seek(start)
+    return file.read(length)
+
+
+def _kind(file: IO[bytes]) -> str | None:
+    head = _read(file, _after_id3(file, 0), _LONGEST_SIGNATURE)
+    for kind, signature in _SIGNATURES.items():
+        if kind != "mp3" and signature.match(head):
+            return kind
+    return "mp3" if _is_layer3(head) else None
+
+
+def _after_id3(file: IO[bytes], start: int) -> int:
+    """Where the sound begins behind an ID3v2 tag, if there is one."""
+    head = _read(file, start, 10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return start
+    length = 0
+    for octet in head[6:10]:
+        length = length << 7 | octet & 0x7F
+    return start + 10 + length
+
+
+def _hits(file: IO[bytes], signature: re.Pattern[bytes], start: int = 0) -> Iterator[int]:
+    """Where a signature stands, looked for chunk by chunk."""
+    file.seek(start)
+    window, base, last = b"", start, -1
+    while chunk := file.read(_CHUNK):
+        window += chunk
+        place = file.tell()
+        for match in signature.finditer(window):
+            if base + match.start() > last:
+                last = base + match.start()
+                yield last
+        file.seek(place)
+        kept = window[-_LONGEST_SIGNATURE:]
+        base += len(window) - len(kept)
+        window = kept
+
+
+def _starts(file: IO[bytes], kind: str) -> list[int]:
+    hits = list(_hits(file, _SIGNATURES[kind]))
+    if kind == "ogg":  # streams that run side by side begin on neighbouring pages
+        hits = [
+            hit for before, hit in zip([None, *hits], hits, strict=False) if not before or hit > _page_end(file, before)
+        ]
+    return [0, *hits[1:]]
+
+
+# --- what is there of a recording -----------------------------------------------------------------------------------
+
+
+def _part(file: IO[bytes], kind: str, start: int, stop: int) -> Part:
+    if kind == "ogg":
+        return Part(start, stop, 1.0 if _ogg_ends(file, start, stop) else None)
+    if kind in ("flac", "mp3"):
+        return Part(start, stop, counted=kind == "flac" or _xing(file, start, stop) is not None)
+    stated = _stated(file, kind, start, stop)
+    if stated is None:
+        return Part(start, stop)
+    offset, length = stated
+    return Part(start, stop, min(1.0, max(0, stop - offset) / length))
+
+
+def _stated(file: IO[bytes], kind: str, start: int, stop: int) -> tuple[int, int] | None:
+    """Where the samples begin and how many bytes of them the header promises; None if it doesn't say."""
+    if kind == "au":
+        head = _read(file, start, 12)
+        offset, length = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
+        return None if length == 0 or length >= _STREAM_SIZE else (start + offset, length)
+    head = _read(file, start, 12)
+    order = "big" if head[:4] in (b"FORM", b"RIFX") or kind == "caf" else "little"
+    # name, size field and what the size counts besides the content
+    name, field, inside, wanted = {
+        "wav": (4, 4, 0, b"data"), "aiff": (4, 4, 0, b"SSND"), "caf": (4, 8, 0, b"data"), "w64": (16, 8, 24, b"data"),
+    }[kind]  # fmt: skip
+    place = start + {"wav": 12, "aiff": 12, "caf": 8, "w64": 40}[kind]
+    long_length = None
+    while place + name + field <= stop:
+        chunk = _read(file, place, name + field + 16)
+        length = int.from_bytes(chunk[name : name + field], order) - inside  # type: ignore[arg-type]
+        content = place + name + field
+        if chunk[:4] == b"ds64":
+            long_length = int.from_bytes(chunk[16:24], "little")
+        if chunk[:4] == wanted:
+            if length == 0xFFFFFFFF and long_length is not None:
+                length = long_length
+            elif (field == 4 and length >= _STREAM_SIZE) or length >= 1 << 62:
+                return None
+            return (content, length) if length > 0 else None
+        step = 8 if kind == "w64" else 1 if kind == "caf" else 2
+        place = content + length + -length % step
+    return None
+
+
+def _page_end(file: IO[bytes], page: int) -> int:
+    head = _read(file, page, 27 + 255)
+    segments = head[26] if len(head) > 26 else 0
+    return page + 27 + segments + sum(head[27 : 27 + segments])
+
+
+def _ogg_ends(file: IO[bytes], start: int, stop: int) -> bool:
+    """Whether the last page is there and says that it is the last one."""
+    tail = max(start, stop - (1 << 17))
+    content = _read(file, tail, stop - tail)
+    page = content.rfind(b"OggS\x00")
+    if page < 0 or page + 27 > len(content):
+        return False
+    return bool(content[page + 5] & 4) and _page_end(file, tail + page) <= stop
+
+
+# --- MP3 ------------------------------------------------------------------------------------------------------------
+
+
+def _is_layer3(header: bytes) -> bool:
+    return len(header) >= 4 and header[0] == 0xFF and header[1] & 0xE6 == 0xE2 and header[1] & 0x18 != 0x08
+
+
+def _mp3_starts(file: IO[bytes], size: int) -> list[int]:
+    """Where the recordings begin: at a frame that describes a recording, or behind all that such a frame counts."""
+    first = _after_id3(file, 0)
+    described = []
+    for hit in _hits(file, _SIGNATURES["mp3"]):
+        frame = _described_frame(file, hit)
+        if frame is not None:
+            described.append(frame)
+    starts = {0, *(frame for frame in described if frame > first)}
+    for frame in described:
+        end = frame + (_xing(file, frame, size) or 0)
+        if frame < end < size - 4 and not any(frame < other <= end + _CHUNK for other in described):
+            while _read(file, end, 3) == b"TAG":
+                end += 128
+            if _is_layer3(_read(file, end, 4)) or _is_layer3(_read(file, _after_id3(file, end), 4)):
+                starts.add(end)
+    return sorted(starts)
+
+
+def _described_frame(file: IO[bytes], hit: int) -> int | None:
+    """The start of the frame whose description stands at ``hit``; None if this is no such thing."""
+    for distance in (13, 15, 21, 23, 36, 38):
+        if hit >= distance:
+            header = _read(file, hit - distance, 4)
+            if _is_layer3(header) and _description_offset(header, _read(file, hit, 4)) == distance:
+                return hit - distance
+    return None
+
+
+def _description_offset(header: bytes, name: bytes) -> int:
+    if name == b"VBRI":
+        return 36
+    mono, first_version = header[3] >> 6 == 3, header[1] & 0x18 == 0x18
+    side = (17 if mono else 32) if first_version else (9 if mono else 17)
+    return 4 + side + (0 if header[1] & 1 else 2)
+
+
+def _xing(file: IO[bytes], start: int, stop: int) -> int | None:
+    """Bytes of the recording as its first frame counts them; 0 if it counts frames only, None without such a frame."""
+    frame = _after_id3(file, start)
+    head = _read(file, frame, min(64, stop - frame))
+    if not _is_layer3(head):
+        return None
+    for name in (b"Xing", b"Info"):
+        place = _description_offset(head, name)
+        if head[place : place + 4] == name:
+            flags = int.from_bytes(head[place + 4 : place + 8], "big")
+            counted = place + 8 + (4 if flags & 1 else 0)
+            return int.from_bytes(head[counted : counted + 4], "big") if flags & 2 else 0
+    return 0 if head[36:40] == b"VBRI" else None
