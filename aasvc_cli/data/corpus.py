@@ -1,30 +1,25 @@
-"""Parallel recordings: where they lie, which belong together, and which set each pair is in.
+"""The recordings of two speakers: where they lie, and which set each is in.
 
 Two forms of data are understood: the layout of Hi-Fi-CAPTAIN (``<speaker>/wav/<set>/*`` with
-``<speaker>/text/<set>.txt``) and any two folders, whose recordings are matched by file name.
+``<speaker>/text/<set>.txt``) and any two folders.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aasvc_cli.audio.files import AUDIO_SUFFIXES, list_audio
-from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, ParallelPair, suggest
+from aasvc_cli.audio.files import AUDIO_SUFFIXES, Listing, list_sounds
+from aasvc_cli.data.manifest import UNASSIGNED, suggest
 from aasvc_cli.errors import DataError
-from aasvc_cli.storage.files import storage_error
 from aasvc_cli.storage.home import Home
 
 _SET_OF_FOLDER = {"train_parallel": "train", "train": "train", "dev": "dev", "eval": "eval"}
 _NOT_A_SPEAKER = frozenset({"wav", "wavs", "audio", "clips", "recordings", "flac", "mp3", "ogg"})
-_DEFAULT_SHARE = 0.1
-_DEFAULT_MOST = 20
-_SHOWN = 3
+SHOWN = 3
 """How many examples a message lists."""
 
 
@@ -36,11 +31,24 @@ class Recordings:
         speaker: name of the speaker, usable in file names
         root: the folder that was given
         sets: recordings per set; only :data:`UNASSIGNED` if the folder has no layout
+        others: sounds that have to be converted first
     """
 
     speaker: str
     root: Path
     sets: Mapping[str, tuple[Path, ...]]
+    others: tuple[Path, ...] = ()
+
+    @property
+    def advice(self) -> str:
+        """How many other sounds there are and what to do; empty without any."""
+        return Listing((), self.others).advice
+
+    def relative(self, path: Path) -> Path:
+        """The path of a recording in the folder of its set."""
+        parts = path.relative_to(self.root).parts
+        layout = len(parts) > 2 and parts[0] == "wav" and parts[1] in _SET_OF_FOLDER
+        return Path(*parts[2:]) if layout else Path(*parts)
 
     @property
     def n_files(self) -> int:
@@ -70,7 +78,7 @@ def locate(
     both = scan_speaker(speakers[source_name]), scan_speaker(speakers[target_name])
     for recordings in both:
         if not recordings.n_files:
-            raise DataError(_no_recordings(recordings.root / "wav"))
+            raise DataError(_no_recordings(recordings.root / "wav", recordings))
     return both
 
 
@@ -95,28 +103,21 @@ def find_speakers(root: Path) -> dict[str, Path]:
 def scan_speaker(folder: Path) -> Recordings:
     """The recordings of one speaker: set by set if the folder has the Hi-Fi-CAPTAIN layout, all of them otherwise."""
     if not _has_layout(folder):
-        return Recordings(_speaker_name(folder), folder, {UNASSIGNED: tuple(list_audio(folder))})
+        return _scan_folder(folder)
     sets: dict[str, tuple[Path, ...]] = {}
+    others: tuple[Path, ...] = ()
     for child in _children(folder / "wav"):
         if child.name in _SET_OF_FOLDER:
+            listing = list_sounds(child)
             name = _SET_OF_FOLDER[child.name]
-            sets[name] = sets.get(name, ()) + tuple(list_audio(child))
-    return Recordings(_speaker_name(folder), folder, sets)
+            sets[name] = sets.get(name, ()) + listing.recordings
+            others += listing.others
+    return Recordings(_speaker_name(folder), folder, sets, others)
 
 
-def read_texts(folder: Path) -> dict[str, str]:
-    """Sentences by utterance id from ``text/<set>.txt`` of a speaker (lines ``<id> <sentence>``); empty without any."""
-    texts: dict[str, str] = {}
-    for path in sorted((folder / "text").glob("*.txt")):
-        try:
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        except OSError as error:
-            raise storage_error("read", path, error) from None
-        for line in lines:
-            utterance_id, _, sentence = line.strip().replace("\t", " ").partition(" ")
-            if sentence.strip():
-                texts[utterance_id] = sentence.strip()
-    return texts
+def _scan_folder(folder: Path) -> Recordings:
+    listing = list_sounds(folder)
+    return Recordings(_speaker_name(folder), folder, {UNASSIGNED: listing.recordings}, listing.others)
 
 
 def _only_corpus(home: Home) -> Path | None:
@@ -184,12 +185,9 @@ def _two_folders(source: Path, target: Path) -> tuple[Recordings, Recordings]:
     layout = _has_layout(source) and _has_layout(target)
     both = []
     for folder in (source.absolute(), target.absolute()):
-        if layout:
-            recordings = scan_speaker(folder)
-        else:
-            recordings = Recordings(_speaker_name(folder), folder, {UNASSIGNED: tuple(list_audio(folder))})
+        recordings = scan_speaker(folder) if layout else _scan_folder(folder)
         if not recordings.n_files:
-            raise DataError(_no_recordings(folder))
+            raise DataError(_no_recordings(folder, recordings))
         both.append(recordings)
     return _with_distinct_names(*both)
 
@@ -199,21 +197,21 @@ def _with_distinct_names(source: Recordings, target: Recordings) -> tuple[Record
     if source.speaker != target.speaker:
         return source, target
     renamed = [
-        Recordings(clean_name(f"{each.root.parent.name}-{each.speaker}"), each.root, each.sets)
-        for each in (source, target)
+        replace(each, speaker=clean_name(f"{each.root.parent.name}-{each.speaker}")) for each in (source, target)
     ]
     if renamed[0].speaker == renamed[1].speaker:
         renamed = [
-            Recordings(f"{side}-{each.speaker}", each.root, each.sets)
-            for side, each in (("source", source), ("target", target))
+            replace(each, speaker=f"{side}-{each.speaker}") for side, each in (("source", source), ("target", target))
         ]
     return renamed[0], renamed[1]
 
 
-def _no_recordings(folder: Path) -> str:
+def _no_recordings(folder: Path, recordings: Recordings) -> str:
+    if recordings.others:
+        return f"{folder}: holds no recordings but {recordings.advice}"
     others = sorted({path.suffix.lower() for path in folder.rglob("*") if path.is_file() and path.suffix})
     return f"{folder}: holds no recordings; expected {', '.join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))}" + (
-        f", found only {', '.join(others[:_SHOWN])}" if others else ""
+        f", found only {', '.join(others[:SHOWN])}" if others else ""
     )
 
 
@@ -248,141 +246,3 @@ def _speaker_name(folder: Path) -> str:
 def clean_name(name: str) -> str:
     """A name that is safe in file names on every system."""
     return re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name)).strip("-.") or "speaker"
-
-
-def match(source: Recordings, target: Recordings) -> tuple[list[tuple[str, ParallelPair]], list[Finding]]:
-    """Put recordings with the same file name (without suffix) together, set by set.
-
-    Returns:
-        (set, pair) in the order of their names, and what has no partner or is there twice
-
-    Raises:
-        DataError: not a single pair.
-    """
-    pairs: list[tuple[str, ParallelPair]] = []
-    findings: list[Finding] = []
-    texts = read_texts(target.root) | read_texts(source.root)
-    for name in [key for key in (UNASSIGNED, *SETS) if key in source.sets or key in target.sets]:
-        ours, theirs = _by_stem(source.sets.get(name, ())), _by_stem(target.sets.get(name, ()))
-        for stem in sorted(ours.keys() | theirs.keys()):
-            sides = {"source": ours.get(stem, []), "target": theirs.get(stem, [])}
-            twice = next((side for side, paths in sides.items() if len(paths) > 1), None)
-            missing = next((side for side, paths in sides.items() if not paths), None)
-            if twice is not None:
-                listed = ", ".join(str(path) for path in sides[twice][:_SHOWN])
-                message = f"{len(sides[twice])} {twice} recordings have this name ({listed}); keep one"
-                findings.append(Finding(stem, name, twice, "duplicate", True, message))
-            elif missing is not None:
-                there = (sides["source"] or sides["target"])[0]
-                message = f"no {missing} recording of this name (only {there})"
-                findings.append(Finding(stem, name, missing, "no_partner", True, message))
-            else:
-                pairs.append((name, ParallelPair(stem, ours[stem][0], theirs[stem][0], texts.get(stem))))
-    if not pairs:
-        examples = [next((paths[0].name for paths in each.sets.values() if paths), "none") for each in (source, target)]
-        raise DataError(
-            f"no recording in {source.root} ({source.n_files} files, e.g. {examples[0]}) has a partner of the same "
-            f"name in {target.root} ({target.n_files} files, e.g. {examples[1]}); recordings of one sentence must "
-            "share their file name"
-        )
-    return pairs, findings
-
-
-def _by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Recordings by file name without suffix; composed and decomposed accents are the same name."""
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        found.setdefault(unicodedata.normalize("NFC", path.stem), []).append(Path(os.path.abspath(path)))
-    return found
-
-
-# --- splitting ------------------------------------------------------------------------------------------------------
-
-
-def split(
-    utterance_ids: Sequence[str], draw: Mapping[str, str | None], *, seed: int, known: Collection[str] = ()
-) -> list[str]:
-    """Draw dev and evaluation sets; what is left is for training.
-
-    The draw depends on the seed and the names only, so a pair that is added or removed moves hardly any other one.
-
-    Args:
-        draw: for ``dev`` and/or ``eval`` a count (``"20"``), a fraction (``"0.1"``), a file with one utterance id per
-            line, or None for a tenth, 20 at most, but leaving two to train on.
-        known: further names that a list may hold, as these pairs exist but cannot be used
-
-    Returns:
-        the set of each utterance, in order
-
-    Raises:
-        DataError: a size that is impossible, or a list with unknown names.
-    """
-    chosen = [""] * len(utterance_ids)
-    sizes: dict[str, str | None] = {}
-    for name, wanted in draw.items():
-        path = Path(wanted).expanduser() if wanted is not None and not _is_number(wanted) else None
-        if path is None:
-            sizes[name] = wanted
-            continue
-        listed = _read_names(path, name)
-        unknown = sorted(listed - set(utterance_ids) - set(known))
-        if unknown:
-            examples = ", ".join(unknown[:_SHOWN])
-            raise DataError(
-                f"{path}: {len(unknown)} of {len(listed)} names are not among the pairs (first: {examples})"
-            )
-        for index, utterance_id in enumerate(utterance_ids):
-            if utterance_id in listed:
-                if chosen[index]:
-                    raise DataError(f"{path}: {utterance_id} is listed for both dev and eval; list it once")
-                chosen[index] = name
-    free = [index for index, name in enumerate(chosen) if not name]
-    free.sort(key=lambda index: hashlib.sha256(f"{seed}:{utterance_ids[index]}".encode()).digest())
-    n_all, start = len(free), 0
-    for name in (each for each in ("dev", "eval") if each in sizes):
-        count = _size(name, sizes[name], n_all, n_all - start)
-        for index in free[start : start + count]:
-            chosen[index] = name
-        start += count
-    return [name or "train" for name in chosen]
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text.strip(), re.IGNORECASE) is not None
-
-
-def _size(name: str, wanted: str | None, n_all: int, n_left: int) -> int:
-    if wanted is None:
-        usual = max(1, min(_DEFAULT_MOST, round(n_all * _DEFAULT_SHARE)))
-        return max(0, min(usual, n_left - 2))
-    text = wanted.strip()
-    if text.isdigit():
-        count = int(text)
-    else:
-        share = float(text)
-        if not 0.0 < share < 1.0:
-            raise DataError(
-                f"--{name} {wanted}: expected a count, a fraction between 0 and 1, or a file of utterance ids"
-            )
-        count = max(1, round(n_all * share))
-    if count > n_left:
-        raise DataError(
-            f"--{name} {wanted}: asks for {count} pairs, but only {n_left} of {n_all} are left to draw from"
-        )
-    return count
-
-
-def _read_names(path: Path, name: str) -> set[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"--{name} {path}: not a number, and no such file of utterance ids") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: expected a text file with one utterance id per line") from None
-    except OSError as error:
-        raise storage_error("read", path, error) from None
-    names = {line.strip() for line in lines if line.strip() and not line.strip().startswith("#")}
-    names = {
-        entry[: -len(Path(entry).suffix)] if Path(entry).suffix.lower() in AUDIO_SUFFIXES else entry for entry in names
-    }
-    return {unicodedata.normalize("NFC", entry) for entry in names}

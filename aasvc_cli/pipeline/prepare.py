@@ -23,8 +23,10 @@ import numpy as np
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import resample
 from aasvc_cli.config.settings import Config
-from aasvc_cli.data.corpus import Recordings, clean_name, locate, match, split
+from aasvc_cli.data.corpus import Recordings, clean_name, locate
 from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, Manifest, ParallelPair, read_manifest, write_manifest
+from aasvc_cli.data.matching import match
+from aasvc_cli.data.splitting import split
 from aasvc_cli.errors import AasvcError, AudioError, DataError, Interrupted
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.store import FeatureStore, recording_stamp
@@ -140,14 +142,15 @@ def prepare(
         raise DataError(f"--jobs {jobs}: expected 1 or more")
     ours, theirs = locate(home, corpus, source, target)
     name = _check_name(home, name, ours, theirs, overwrite)
-    candidates, unmatched = match(ours, theirs)
+    matching = match(ours, theirs)
+    candidates = matching.pairs
     store = FeatureStore(home.features, config.features, feature_key)
     _assign_sets(candidates, candidates, dev, evaluation, seed)  # an impossible split is told before hours of analysis
     analyses = _analyse_all(candidates, config, store, jobs, on_progress)
 
     store.remove_leftovers()
     good, breaking, findings = check_pairs(candidates, analyses, config)
-    findings = unmatched + findings
+    findings = matching.findings + findings
     sets = _assign_sets(good, candidates, dev, evaluation, seed)
     smallest = smallest_frames_per_token([pair for _, pair in [*good, *breaking]], config)
     _check_enough(sets, findings, len(breaking), smallest, config)

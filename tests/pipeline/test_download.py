@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.data.corpus import find_speakers, locate, read_texts, scan_speaker
+from aasvc_cli.data.corpus import find_speakers, locate, scan_speaker
+from aasvc_cli.data.texts import read_texts
 from aasvc_cli.errors import AasvcError, DataError, DownloadError, Interrupted, StorageError
 from aasvc_cli.pipeline import download
 from aasvc_cli.pipeline.download import (
