@@ -17,8 +17,8 @@ SILENT_SHARE = 1e-4
 """A channel with less power than this share of the loudest one's (-40 dB) holds no voice."""
 CANCELLED_SHARE = 0.2
 """Power of the mean over that of its channels: 1 for equal ones, a half for independent ones, 0 for inverted ones."""
-OFFSET_FLOOR = 2.0**-12
-"""Smallest offset that is taken off, 8 steps of 16 bits: below, recordings stay as they are to the bit."""
+OFFSET_FLOOR = 2e-3
+"""Smallest offset that is taken off (-54 dB): below, recordings stay as they are to the bit."""
 OFFSET_DEVIATIONS = 4.0
 """So many standard errors of the mean an offset must have: the mean of a short noise is not zero, either."""
 _FRAME = 1024

@@ -69,12 +69,16 @@ class TestChannels:
 
 
 class TestOffset:
-    @pytest.mark.parametrize("offset", [0.0, 0.002, 0.03, -0.2])
+    @pytest.mark.parametrize("offset", [0.0, 0.004, 0.03, -0.2])
     @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
     def test_an_offset_changes_nothing(self, read, offset, subtype):
         wave, remarks = read(voice() + offset, subtype)
         np.testing.assert_allclose(wave, voice(), atol=1e-4)
         assert ("offset" in remarks) == (abs(offset) >= 0.01)
+
+    def test_what_nobody_hears_nor_measures_stays(self, read):
+        slight = (voice() + 1e-3).astype(np.float32)
+        np.testing.assert_array_equal(read(slight)[0], slight)
 
     def test_the_mean_of_a_short_noise_is_no_offset(self, read):
         noise = np.random.default_rng(1).uniform(-0.1, 0.1, 500).astype(np.float32)

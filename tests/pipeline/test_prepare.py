@@ -456,7 +456,7 @@ class TestResuming:
 
     def test_a_killed_run_is_taken_up_where_it_was(self, home, corpus, run):
         code = (
-            "import os, signal, sys; from pathlib import Path;\n"
+            "import os, signal, sys\n"
             "from tests.pipeline.test_prepare import CONFIG; from aasvc_cli.storage.home import find_home\n"
             "from aasvc_cli.pipeline.prepare import prepare\n"
             "kill = lambda done, total: done == 7 and os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -471,7 +471,7 @@ class TestResuming:
         """The pipe stays open as long as any worker lives."""
         corpus = Corpus(tmp_path / "more", 40)
         code = (
-            "import os, signal, sys;\n"
+            "import os, signal, sys\n"
             "from tests.pipeline.test_prepare import CONFIG; from aasvc_cli.storage.home import find_home\n"
             "from aasvc_cli.errors import Interrupted; from aasvc_cli.pipeline.prepare import prepare\n"
             "stop = lambda done, total: done == 8 and os.kill(os.getpid(), signal.SIGINT)\n"
