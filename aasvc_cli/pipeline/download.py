@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from aasvc_cli import __version__
 from aasvc_cli.audio.files import AUDIO_SUFFIXES
 from aasvc_cli.errors import AasvcError, DataError, DownloadError, Interrupted, StorageError
 from aasvc_cli.storage.archive import BadArchive, DamagedArchive, ZipLimits, read_members, unpack
@@ -270,7 +271,8 @@ class Source:
 
     def connect(self, policy: HttpPolicy | None = None) -> Http:
         """Connections; the token goes to the hub alone."""
-        return Http(policy or HttpPolicy(), {origin(self.hub): self.token} if self.token else {})
+        tokens = {origin(self.hub): self.token} if self.token else {}
+        return Http(f"aasvc/{__version__}", policy or HttpPolicy(), tokens)
 
 
 # --- what is here ---------------------------------------------------------------------------------------------------

@@ -1,72 +1,77 @@
-"""One file from the network: resumed where it stopped, tried again where that helps, checked before it gets its name.
+"""One file from the network: resumed where it stopped, retried where that helps, checked before it gets its name.
 
-While a file is on its way it is ``<name>.part``, and beside it ``<name>.part.json`` says which version of the file on
-the server these bytes belong to. What never happens: bytes of two versions glued together, or a file under its final
-name that is not whole. What is never lost: bytes that arrived, whether the connection, the process or the user stopped
-the transfer.
+A file that is on its way is ``<name>.part``; beside it, ``<name>.part.json`` says which version on the server its bytes
+belong to. Two versions are never glued together, and a file under its final name is whole. Bytes that arrived are kept,
+whether the connection, the process or the user stopped the transfer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import email.utils
+import functools
 import json
 import os
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Self
 from urllib.parse import urljoin, urlsplit
 
-from aasvc_cli import __version__
 from aasvc_cli.errors import DownloadError
 from aasvc_cli.storage.files import file_sha256, make_folder, remove_file, storage_error, write_json
 
 if TYPE_CHECKING:
     import requests
+    from urllib3.util import Retry
 
-PART_SUFFIX = ".part"
 STATE_SUFFIX = ".part.json"
-MOST_REDIRECTS = 10
+MAX_REDIRECTS = 10
 _BLOCK = 1 << 18
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524})
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ADVICE = {
+    401: "permission is needed; put your Hugging Face token into HF_TOKEN",
+    403: "permission is needed; put your Hugging Face token into HF_TOKEN, or give another --mirror",
+    404: "not found; give another --mirror, or use a newer version of this program",
+    407: "the proxy needs a name and a password; put them into HTTPS_PROXY",
+    410: "the file is gone; give another --mirror",
+}
 
 OnBytes = Callable[[str, int, int | None], None]
-"""Told (what is done with which file, bytes so far, bytes in all or None)."""
+"""Called with what is being done to which file, bytes so far, and bytes in all or None."""
 OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class HttpPolicy:
-    """How patient transfers are.
+    """Timeouts and retries.
 
     Attributes:
         retries: attempts in a row that may fail without a single new byte
-        backoff_seconds: wait before the first of them is repeated; doubled each time, up to ``longest_backoff_seconds``
-        longest_wait_seconds: the longest wait that a server may ask for
-        connect_seconds: until the server answers the phone
-        read_seconds: of silence within a transfer
-        sleep, jitter: for tests; ``jitter`` draws from 0 to 1
+        backoff_seconds, jitter_seconds: of :class:`urllib3.util.Retry`; the first retry is at once
+        longest_wait_seconds: longest ``Retry-After`` that is waited for
+        connect_seconds: timeout of a connection
+        read_seconds: longest silence within a transfer
+        sleep: for tests
     """
 
     retries: int = 5
     backoff_seconds: float = 1.0
-    longest_backoff_seconds: float = 60.0
+    jitter_seconds: float = 1.0
     longest_wait_seconds: float = 600.0
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
     sleep: Callable[[float], None] = time.sleep
-    jitter: Callable[[], float] = random.random
 
-    def backoff(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row: exponential, and shaken so that clients do not march."""
-        longest = min(self.longest_backoff_seconds, self.backoff_seconds * 2.0 ** (failures - 1))
-        return longest * (0.5 + 0.5 * self.jitter())
+    def retry(self) -> Retry:
+        """How often to try again, and how long to wait before."""
+        from urllib3.util import Retry
+
+        return Retry(
+            self.retries, backoff_factor=self.backoff_seconds, backoff_max=60, backoff_jitter=self.jitter_seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ class RemoteFacts:
         size: in bytes
         etag: a strong entity tag; weak ones say nothing about bytes
         last_modified: date of the last change
-        settled: whether that date is old enough to be a proof: it counts whole seconds (RFC 9110, 8.8.2.2)
-        sha256: Hugging Face tells it for large files
+        settled: whether that date, which counts whole seconds, is old enough to identify a version (RFC 9110, 8.8.2.2)
+        sha256: as Hugging Face gives it for large files
     """
 
     size: int | None = None
@@ -89,28 +94,23 @@ class RemoteFacts:
 
     @property
     def validator(self) -> str | None:
-        """What ``If-Range`` may hold."""
+        """The value of ``If-Range``."""
         return self.etag or (self.last_modified if self.settled else None)
 
     def same_version(self, other: RemoteFacts) -> bool:
         """Whether both certainly describe the same bytes."""
-        if self.size is not None and other.size is not None and self.size != other.size:
-            return False
-        if self.sha256 and other.sha256:
-            return self.sha256 == other.sha256
-        if self.etag or other.etag:
-            return self.etag == other.etag
-        return self.settled and self.last_modified == other.last_modified
+        shared = {self.sha256, self.validator} & {other.sha256, other.validator} - {None}
+        return bool(shared) and not self.differs(other)
 
     def differs(self, other: RemoteFacts) -> bool:
         """Whether both certainly describe different bytes."""
         pairs = [(getattr(self, name), getattr(other, name)) for name in ("size", "etag", "last_modified", "sha256")]
-        return any(ours is not None and theirs is not None and ours != theirs for ours, theirs in pairs)
+        return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is there, whole.
+    """A whole file.
 
     Attributes:
         facts: of the version that was fetched
@@ -126,16 +126,11 @@ class Fetched:
 
 
 class _Transient(Exception):
-    """An attempt failed in a way that another one may not."""
+    """An attempt failed in a way that another one may not; ``wait`` as the server asks, 0 for at once."""
 
-    def __init__(self, reason: str, *, wait: float | None = None, at_once: bool = False) -> None:
+    def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
-        self.at_once = at_once
-
-
-class _Corrupt(_Transient):
-    """All bytes are there, and they are wrong."""
 
 
 @dataclass
@@ -146,29 +141,49 @@ class Http:
     ``REQUESTS_CA_BUNDLE``).
 
     Attributes:
-        tokens: secrets by origin (``https://host``); sent there and nowhere else, whatever redirects say
+        tokens: secrets by origin (``https://host``); sent to no other, not even after a redirect
     """
 
+    user_agent: str
     policy: HttpPolicy = field(default_factory=HttpPolicy)
     tokens: Mapping[str, str] = field(default_factory=dict)
-    _session: requests.Session | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if "_session" in vars(self):
+            vars(self).pop("_session").close()
+
+    @functools.cached_property
+    def _session(self) -> requests.Session:
+        import requests
+
+        session = requests.Session()
+        session.max_redirects = MAX_REDIRECTS
+        # compressed transfers have other lengths and ranges than the file
+        session.headers.update({"User-Agent": self.user_agent, "Accept-Encoding": "identity"})
+        session.hooks["response"].append(_check_redirect)
+        return session
+
+    def open(
+        self, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float]
+    ) -> requests.Response:
+        """Send a request and follow redirects; the body is not read yet."""
+        token = self.tokens.get(origin(url))
+        return self._session.request(
+            method, url, headers={**headers}, auth=_Bearer(token) if token else None, timeout=timeout, stream=True,
+            allow_redirects=True,
+        )  # fmt: skip
 
     def probe(self, url: str, seconds: float = 5.0) -> RemoteFacts | None:
-        """Ask for size and version of a file, once; None if there is no answer."""
+        """Ask for size and version of a file, once; None without an answer."""
         import requests
 
         try:
-            with self._open("HEAD", url, {}, (seconds, seconds)) as (response, linked):
-                return _facts(response, linked) if response.status_code == 200 else None
-        except (requests.RequestException, _Transient, DownloadError, ValueError):
+            with self.open("HEAD", url, {}, (seconds, seconds)) as response:
+                return _facts(response) if response.status_code == 200 else None
+        except (requests.RequestException, DownloadError, ValueError):
             return None
 
     def fetch(
@@ -185,120 +200,79 @@ class Http:
 
         Args:
             sha256, size: of the right file, where they are known
-            on_bytes: told what happens, with bytes
-            on_message: told what went wrong and is tried again, in a sentence
+            on_bytes: called with the progress
+            on_message: called with a sentence on what went wrong and is tried again
 
         Raises:
-            DownloadError: it could not be had, or is not what it should be. What arrived is kept.
+            DownloadError: the server does not give the file, or not the right one. What arrived is kept.
             StorageError: no permission, no space.
         """
-        part = _Part(path)
+        from urllib3.exceptions import MaxRetryError
+
         make_folder(path.parent)
+        part = _Part(path)
         transfer = _Transfer(self, url, part, sha256, size, on_bytes or _ignore, on_message or _ignore)
-        most, failures, corrupt = part.size(), 0, 0
+        most, retry = part.size(), self.policy.retry()
         while True:
             try:
                 transfer.attempt()
                 return transfer.finish()
             except _Transient as error:
                 # a server that sends another file each time does not get beyond its first bytes
-                grown = part.size() > most
-                most = max(most, part.size())
-                corrupt += isinstance(error, _Corrupt)
-                failures = 1 if grown and not isinstance(error, _Corrupt) else failures + 1
-                if failures > self.policy.retries or corrupt > 1:
-                    raise DownloadError(_given_up(path, part, url, str(error), failures, corrupt)) from None
-                if error.wait is not None and error.wait > self.policy.longest_wait_seconds:
+                if part.size() > most:
+                    most, retry = part.size(), self.policy.retry()
+                try:
+                    retry = retry.increment("GET", url, error=error)
+                except MaxRetryError:
+                    state = "nothing has arrived, try again later or give another --mirror"
+                    if part.size():
+                        state = f"{part.size()} bytes are kept in {part.file.name}, the same command goes on from there"
+                    times = len(retry.history) + 1
+                    raise DownloadError(f"{path.name}: {error}, {times} times in a row; {state}") from None
+                wait = 0.0 if error.wait == 0 else max(error.wait or 0.0, retry.get_backoff_time())
+                if wait > self.policy.longest_wait_seconds:
                     raise DownloadError(
-                        f"{path.name}: {error} and asks to come back in {error.wait:.0f} s; run the same command then"
+                        f"{path.name}: {error} and asks to come back in {wait:.0f} s; run the same command then"
                     ) from None
-                wait = 0.0 if error.at_once else max(error.wait or 0.0, self.policy.backoff(failures))
-                again = f"in {wait:.0f} s" if wait >= 1 else "now"
-                transfer.on_message(f"{path.name}: {error}; trying again {again}")
+                when = f"in {wait:.0f} s" if wait >= 1 else "now"
+                transfer.on_message(f"{path.name}: {error}; trying again {when}")
                 if wait:
                     self.policy.sleep(wait)
 
-    @contextlib.contextmanager
-    def _open(
-        self, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float]
-    ) -> Iterator[tuple[requests.Response, Mapping[str, str]]]:
-        """Send a request and follow redirects; gives the last response, unread, and what the redirects said.
 
-        Redirects are followed here and not by ``requests``, so that a token goes to its own origin only.
-        """
-        linked: dict[str, str] = {}
-        for _ in range(MOST_REDIRECTS):
-            response = self._send(method, url, headers, timeout)
-            try:
-                if "X-Linked-ETag" in response.headers:
-                    linked["X-Linked-ETag"] = response.headers["X-Linked-ETag"]
-                if response.status_code not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
-                    yield response, linked
-                    return
-                there = urljoin(url, response.headers["Location"])
-            finally:
-                response.close()
-            if urlsplit(there).scheme not in ("http", "https"):
-                raise DownloadError(f"{_shown(url)}: redirects to {_shown(there)}, which is no web address")
-            if urlsplit(url).scheme == "https" and urlsplit(there).scheme == "http":
-                raise DownloadError(f"{_shown(url)}: redirects to an unencrypted address, {_shown(there)}; refused")
-            url = there
-        raise DownloadError(f"{_shown(url)}: redirects more than {MOST_REDIRECTS} times; give another --mirror")
-
-    def _send(
-        self, method: str, url: str, headers: Mapping[str, str], timeout: tuple[float, float]
-    ) -> requests.Response:
-        import requests
-
-        if self._session is None:
-            self._session = requests.Session()
-        # compressed transfers have other lengths and ranges than the file
-        sent = {"User-Agent": f"aasvc/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*", **headers}
-        token = self.tokens.get(origin(url))
-        # a function, as requests would let a .netrc replace a plain header
-        auth = _Bearer(token) if token else None
-        return self._session.request(
-            method, url, headers=sent, auth=auth, timeout=timeout, stream=True, allow_redirects=False
-        )
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Part:
-    """The bytes that are here so far, and what they are part of."""
+    """The bytes that are here so far, and the version that they are part of."""
 
     path: Path
 
     @property
     def file(self) -> Path:
-        return self.path.with_name(self.path.name + PART_SUFFIX)
+        return self.path.with_name(self.path.name + ".part")
 
     @property
     def state_file(self) -> Path:
         return self.path.with_name(self.path.name + STATE_SUFFIX)
 
     def size(self) -> int:
-        try:
-            return self.file.stat().st_size
-        except OSError:
-            return 0
+        return self.file.stat().st_size if self.file.is_file() else 0
 
     def state(self) -> RemoteFacts | None:
         """The version that the bytes belong to; None if that is not known."""
         try:
-            tree = json.loads(self.state_file.read_text(encoding="utf-8"))
-            facts = RemoteFacts(**{each.name: tree[each.name] for each in dataclasses.fields(RemoteFacts)})
-        except (OSError, ValueError, KeyError, TypeError):
+            facts = RemoteFacts(**json.loads(self.state_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             return None
         texts = (facts.etag, facts.last_modified, facts.sha256)
-        sound = all(text is None or isinstance(text, str) for text in texts)
-        return facts if sound and (facts.size is None or isinstance(facts.size, int)) else None
+        sound = isinstance(facts.size, int | None) and all(isinstance(text, str | None) for text in texts)
+        return facts if sound else None
 
     def remember(self, facts: RemoteFacts) -> None:
         if self.state() != facts:
             write_json(self.state_file, dataclasses.asdict(facts))
 
     def forget(self) -> None:
-        """Keep the bytes, but trust them no longer: they are compared with what comes."""
+        """Keep the bytes, but as of unknown origin: they are compared with what comes."""
         remove_file(self.state_file)
 
     def open(self) -> BinaryIO:
@@ -311,7 +285,12 @@ class _Part:
 
 @dataclass
 class _Transfer:
-    """One file on its way."""
+    """One file on its way.
+
+    Attributes:
+        ranges: whether the server can be asked for the rest of a file
+        corrupt: all bytes were here once, and they were wrong
+    """
 
     http: Http
     url: str
@@ -323,68 +302,46 @@ class _Transfer:
     n_received: int = 0
     facts: RemoteFacts = field(default_factory=RemoteFacts)
     ranges: bool = True
+    corrupt: bool = False
 
     def attempt(self) -> None:
-        """Ask for what is missing and write it down; raises _Transient unless all of it is there then."""
+        """Ask for what is missing and write it; raises _Transient unless the file is complete then."""
         import requests
 
-        policy = self.http.policy
-        there, known = self.part.size(), self.part.state()
-        if known is not None and known.size is not None and there > known.size:
+        here, known = self.part.size(), self.part.state()
+        if here and known is not None and known.size is not None and here >= known.size:
+            if here == known.size:
+                self.facts = known
+                return
             self.part.forget()
             known = None
-        if known is not None and there and there == known.size:
-            self.facts = known
-            return
         headers = {}
-        if self.ranges and known is not None and there and (known.validator or self.sha256 or known.sha256):
-            headers["Range"] = f"bytes={there}-"
-            if known.validator:
-                headers["If-Range"] = known.validator
-        host = urlsplit(self.url).netloc.rpartition("@")[2]
+        if self.ranges and here and known is not None and (known.validator or known.sha256 or self.sha256):
+            headers = {"Range": f"bytes={here}-"} | ({"If-Range": known.validator} if known.validator else {})
+        timeout = (self.http.policy.connect_seconds, self.http.policy.read_seconds)
         try:
-            with self.http._open("GET", self.url, headers, (policy.connect_seconds, policy.read_seconds)) as opened:
-                response, linked = opened
-                self._check_status(response, bool(headers))
-                if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
-                    raise DownloadError(f"{_shown(self.url)}: sent compressed, which was not asked for; use --mirror")
-                if response.status_code == 206:
-                    self._append(response, linked, known or RemoteFacts(), there)
-                else:
-                    self._whole(response, linked, known, there)
-        except requests.exceptions.SSLError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise DownloadError(
-                    f"{self.part.path.name}: the certificate of {host} cannot be verified; behind a proxy that "
-                    "replaces certificates, name its own one in REQUESTS_CA_BUNDLE"
-                ) from None
-            raise _Transient(f"the encrypted connection to {host} failed") from None
-        except requests.exceptions.ProxyError:
-            raise _Transient(f"the proxy does not lead to {host}") from None
-        except requests.exceptions.ConnectTimeout:
-            raise _Transient(f"{host} did not answer within {policy.connect_seconds:g} s") from None
-        except requests.exceptions.Timeout:
-            raise _Transient(f"{host} was silent for {policy.read_seconds:g} s") from None
-        except (
-            requests.exceptions.InvalidURL,
-            requests.exceptions.MissingSchema,
-            requests.exceptions.InvalidSchema,
-        ):
-            raise DownloadError(f"{self.url}: not a web address; expected http://... or https://...") from None
-        except requests.exceptions.RequestException as error:
-            raise _Transient(f"no connection to {host} ({_reason(error)})") from None
+            response = self.http.open("GET", self.url, headers, timeout)
+        except requests.RequestException as error:
+            self._no_answer(error)
+        with response:
+            self._check_answer(response, bool(headers))
+            if response.status_code == 206:
+                self._write(response, here, *self._rest(response, known or RemoteFacts(), here))
+            else:
+                self._write(response, 0, *self._whole(response, known, here))
 
     def finish(self) -> Fetched:
         """Check the bytes and give the file its name."""
         path, size = self.part.path, self.part.size()
-        if self.size is not None and size != self.size:
-            self.part.forget()
-            raise _Corrupt(f"has {size} bytes, expected {self.size}", at_once=True)
         digest = file_sha256(self.part.file, lambda done: self.on_bytes(f"checking {path.name}", done, size))
-        for expected in (self.sha256, self.facts.sha256):
-            if expected is not None and digest != expected:
-                self.part.forget()
-                raise _Corrupt(f"has the SHA-256 {digest}, expected {expected}", at_once=True)
+        expected = [each for each in (self.size, self.sha256, self.facts.sha256) if each not in (None, size, digest)]
+        if expected:
+            self.part.forget()
+            fault = f"has {size} bytes with the SHA-256 {digest}, expected {expected[0]}"
+            if self.corrupt:
+                raise DownloadError(f"{path.name}: {fault}, twice; {_shown(self.url)} is the wrong file, use --mirror")
+            self.corrupt = True
+            raise _Transient(fault, wait=0)
         try:
             with self.part.open() as stream:
                 os.fsync(stream.fileno())
@@ -394,116 +351,107 @@ class _Transfer:
         self.part.forget()
         return Fetched(path, size, digest, self.facts, self.n_received)
 
-    def _check_status(self, response: requests.Response, asked_for_range: bool) -> None:
-        status = response.status_code
-        if status == 200:
-            if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-                raise DownloadError(
-                    f"{_shown(self.url)}: answered with a web page instead of the file; does this network ask for a "
-                    "login first?"
-                )
-            return
-        if status == 206 and asked_for_range:
-            return
-        if status == 416 and asked_for_range:
-            # what is here is no part of what is there; look at the whole
-            self.part.forget()
-            raise _Transient("the server has a shorter file than before", at_once=True)
-        if status in _TRANSIENT_STATUS:
-            raise _Transient(f"the server answered {_status(response)}", wait=_retry_after(response))
-        advice = {
-            401: "it needs a permission; put your Hugging Face token into HF_TOKEN",
-            403: "it needs a permission; put your Hugging Face token into HF_TOKEN, or give another --mirror",
-            404: "it is not there (any more); give another --mirror, or a newer version of this program",
-            407: "the proxy needs a name and a password; put them into HTTPS_PROXY",
-            410: "it is gone; give another --mirror",
-        }.get(status, "give another --mirror, or try later")
-        raise DownloadError(f"{_shown(self.url)}: the server answered {_status(response)}: {advice}")
+    def _no_answer(self, error: requests.RequestException) -> NoReturn:
+        from requests import exceptions
 
-    def _append(self, response: requests.Response, linked: Mapping[str, str], known: RemoteFacts, there: int) -> None:
-        """What is missing follows what is here."""
-        answer = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if answer is None or int(answer[1]) != there or int(answer[2]) < there:
+        host = urlsplit(self.url).netloc.rpartition("@")[2]
+        if isinstance(error, exceptions.InvalidURL | exceptions.MissingSchema | exceptions.InvalidSchema):
+            raise DownloadError(f"{self.url}: not a web address; expected http://... or https://...") from None
+        if isinstance(error, exceptions.TooManyRedirects):
+            raise DownloadError(f"{_shown(self.url)}: more than {MAX_REDIRECTS} redirects; use --mirror") from None
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise DownloadError(
+                f"{self.part.path.name}: the certificate of {host} cannot be verified; behind a proxy that replaces "
+                "certificates, set REQUESTS_CA_BUNDLE to its own"
+            ) from None
+        if isinstance(error, exceptions.ProxyError):
+            raise _Transient(f"the proxy does not lead to {host}") from None
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        raise _Transient(f"no connection to {host} ({getattr(cause, 'strerror', None) or cause})") from None
+
+    def _check_answer(self, response: requests.Response, asked_for_range: bool) -> None:
+        from urllib3.exceptions import InvalidHeader
+
+        status = response.status_code
+        if status == 416 and asked_for_range:
+            self.part.forget()
+            raise _Transient("the server has a shorter file than before", wait=0)
+        answer = f"the server answered {status} {response.reason or ''}".rstrip()
+        if status in _TRANSIENT_STATUS:
+            try:
+                wait = self.http.policy.retry().get_retry_after(response.raw)
+            except InvalidHeader:
+                wait = None
+            raise _Transient(answer, wait or None)
+        if status != 200 and not (status == 206 and asked_for_range):
+            advice = _ADVICE.get(status, "give another --mirror, or try later")
+            raise DownloadError(f"{_shown(self.url)}: {answer}: {advice}")
+        if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
+            raise DownloadError(f"{_shown(self.url)}: sent compressed, which was not asked for; use --mirror")
+        if status == 200 and response.headers.get("Content-Type", "").lower().startswith("text/html"):
+            raise DownloadError(
+                f"{_shown(self.url)}: answered with a web page instead of the file; does this network need a login?"
+            )
+
+    def _rest(self, response: requests.Response, known: RemoteFacts, here: int) -> tuple[RemoteFacts, int]:
+        """Check that a partial answer follows what is here; returns the file's facts and where the answer ends."""
+        answer = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", "").strip())
+        if answer is None or int(answer[1]) != here or int(answer[2]) < here:
             self.ranges = False
-            raise _Transient("the server sent another part than the one asked for", at_once=True)
-        total = None if answer[3] == "*" else int(answer[3])
-        now = dataclasses.replace(_facts(response, linked), size=total)
+            raise _Transient("the server sent another part than the one asked for", wait=0)
+        now = dataclasses.replace(_facts(response), size=int(answer[3]))
         if known.differs(now):
             self.part.forget()
-            raise _Transient("the file has changed on the server, starting over", at_once=True)
-        size = known.size if known.size is not None else total
-        self.facts = dataclasses.replace(known, size=size, sha256=known.sha256 or now.sha256)
-        end = int(answer[2]) + 1
-        with self.part.open() as stream:
-            stream.seek(there)
-            for block in self._blocks(response, end - there):
-                self._write(stream, block)
-                self._tell(stream.tell())
-            there = stream.tell()
-        if there < end or (size is not None and there < size):
-            raise _Transient(f"the connection ended after {there} of {size or end} bytes")
-        if size is None:
-            # nobody says that this was the last part
-            self.ranges = False
-            raise _Transient("the server does not say how long the file is", at_once=True)
+            raise _Transient("the file has changed on the server, starting over", wait=0)
+        return dataclasses.replace(known, size=now.size, sha256=known.sha256 or now.sha256), int(answer[2]) + 1
 
     def _whole(
-        self, response: requests.Response, linked: Mapping[str, str], known: RemoteFacts | None, there: int
-    ) -> None:
-        """The file from its start; what is here already is compared with it and kept as far as it is the same."""
-        self.facts = now = _facts(response, linked)
+        self, response: requests.Response, known: RemoteFacts | None, here: int
+    ) -> tuple[RemoteFacts, int | None]:
+        """Check an answer with the whole file; returns its facts and its size."""
+        now = _facts(response)
+        size = now.size if now.size is not None else self.size
+        if self.size is not None and size != self.size:
+            raise DownloadError(f"{_shown(self.url)}: has {size} bytes, expected {self.size}; give another --mirror")
         chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-        if self.size is not None and now.size is not None and now.size != self.size:
-            raise DownloadError(
-                f"{_shown(self.url)}: has {now.size} bytes, expected {self.size}; give another --mirror"
-            )
-        if now.size is None and not chunked and self.size is None and not (self.sha256 or now.sha256):
+        if size is None and not chunked and not (self.sha256 or now.sha256):
             raise DownloadError(f"{_shown(self.url)}: the server does not say how long the file is; use --mirror")
-        if there and known is not None and not known.same_version(now):
-            if known.differs(now):
-                self.on_message(f"{self.part.path.name}: the file has changed on the server, starting over")
-            known = None
-        if known is None:
-            # until the comparison has passed the last byte that is here, no one may append to it
+        if here and known is not None and known.differs(now):
+            self.on_message(f"{self.part.path.name}: the file has changed on the server, starting over")
+        if known is not None and not known.same_version(now):
             self.part.forget()
-            if not there:
-                self.part.remember(now)
-        comparing = known is None and there > 0
-        with self.part.open() as stream:
-            received = 0
-            for block in self._blocks(response, now.size):
-                done = 0
-                if received < there:
-                    old = stream.read(min(len(block), there - received))
-                    done = _common(old, block)
-                    if done < len(old):
-                        stream.seek(received + done)
-                        _truncate(stream, self.part.file)
-                        there = received + done
-                        known = None
-                if comparing and received + len(block) >= there:
-                    self.part.remember(now)
-                    comparing = False
-                if done < len(block):
-                    self._write(stream, block[done:])
-                received += len(block)
-                self._tell(received)
-            if now.size is not None and received < now.size:
-                raise _Transient(f"the connection ended after {received} of {now.size} bytes")
-            if self.size is not None and received < self.size:
-                raise _Transient(f"the connection ended after {received} of {self.size} bytes")
-            stream.seek(received)
-            _truncate(stream, self.part.file)
-        self.part.remember(now)
+        return now, size
 
-    def _blocks(self, response: requests.Response, limit: int | None) -> Iterator[bytes]:
-        """The body as it comes in, at most ``limit`` bytes of it."""
+    def _write(self, response: requests.Response, start: int, facts: RemoteFacts, end: int | None) -> None:
+        """Write an answer from ``start`` on; bytes that are here already are kept as far as they are the same."""
+        self.facts, compared_at = facts, self.part.size()
+        with self.part.open() as stream:
+            if not compared_at:
+                self.part.remember(facts)
+            done = stream.seek(start)
+            for block in self._blocks(response, None if end is None else end - start):
+                same = _put(stream, block, self.part.file)
+                done += len(block)
+                if compared_at and (done >= compared_at or not same):  # all bytes are of this version now
+                    self.part.remember(facts)
+                    compared_at = 0
+                self.on_bytes(self.part.path.name, done, facts.size if facts.size is not None else self.size)
+            if end is not None and done < end:
+                raise _Transient(f"the connection ended after {done} of {end} bytes")
+            stream.truncate()
+        self.part.remember(facts)
+        if facts.size is not None and done < facts.size:
+            raise _Transient(f"the server sent {done} of {facts.size} bytes", wait=0)
+
+    def _blocks(self, response: requests.Response, n_bytes: int | None) -> Iterator[bytes]:
+        """The body as it comes in, at most ``n_bytes`` of it."""
         from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-        left = limit
-        while left is None or left > 0:
+        while n_bytes is None or n_bytes > 0:
             try:
-                block = response.raw.read1(_BLOCK if left is None else min(_BLOCK, left), decode_content=False)
+                block = response.raw.read1(_BLOCK if n_bytes is None else min(_BLOCK, n_bytes), decode_content=False)
             except ReadTimeoutError:
                 raise _Transient(f"the server was silent for {self.http.policy.read_seconds:g} s") from None
             except (HTTPError, OSError, ValueError):
@@ -511,29 +459,47 @@ class _Transfer:
             if not block:
                 return
             self.n_received += len(block)
-            if left is not None:
-                left -= len(block)
+            n_bytes = None if n_bytes is None else n_bytes - len(block)
             yield block
 
-    def _write(self, stream: BinaryIO, block: bytes) -> None:
-        view = memoryview(block)
-        try:
-            while view:
-                view = view[stream.write(view) :]
-        except OSError as error:
-            raise storage_error("write", self.part.file, error) from None
 
-    def _tell(self, done: int) -> None:
-        self.on_bytes(self.part.path.name, done, self.facts.size if self.facts.size is not None else self.size)
+def _put(stream: BinaryIO, block: bytes, path: Path) -> bool:
+    """Write a block where a file stands; returns False if other bytes were there, which go with all that follow."""
+    try:
+        position = stream.tell()
+        before = stream.read(len(block))
+        if before == block:
+            return True
+        stream.seek(position)
+        if not block.startswith(before):
+            stream.truncate()
+        view = memoryview(block)
+        while view:
+            view = view[stream.write(view) :]
+        return block.startswith(before)
+    except OSError as error:
+        raise storage_error("write", path, error) from None
 
 
 @dataclass(frozen=True)
 class _Bearer:
+    """A token as ``requests`` wants it: a plain header would be replaced by what a .netrc says."""
+
     token: str = field(repr=False)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self.token}"
         return request
+
+
+def _check_redirect(response: requests.Response, **_: Any) -> None:
+    if response.is_redirect:
+        target = urljoin(response.url, response.headers["Location"])
+        schemes = urlsplit(response.url).scheme, urlsplit(target).scheme
+        if schemes[1] not in ("http", "https") or schemes == ("https", "http"):
+            response.close()
+            kind = "an unencrypted address" if schemes[1] == "http" else "no web address"
+            raise DownloadError(f"{_shown(response.url)}: redirects to {_shown(target)}, {kind}; refused")
 
 
 def distrust(path: Path) -> None:
@@ -545,79 +511,37 @@ def distrust(path: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise storage_error("rename", path, error) from None
+        raise storage_error("write", part.file, error) from None
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port of an address: who gets to see what is sent there."""
+    """Scheme, host and port of an address."""
     parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{parts.port or default}"
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
-def _facts(response: requests.Response, linked: Mapping[str, str]) -> RemoteFacts:
+def _facts(response: requests.Response) -> RemoteFacts:
     headers = response.headers
-    length = headers.get("Content-Length", "")
-    etag = headers.get("ETag")
-    if etag is not None and (etag.startswith("W/") or not etag.strip('"')):
-        etag = None
-    stated = linked.get("X-Linked-ETag", "").strip('"').lower()
+    length, etag = headers.get("Content-Length", ""), headers.get("ETag", "")
     changed, now = _date(headers.get("Last-Modified")), _date(headers.get("Date"))
+    # Hugging Face gives the checksum of a large file where it redirects to the storage
+    stated = [each.headers.get("X-Linked-ETag", "").strip('"').lower() for each in (*response.history, response)]
     return RemoteFacts(
         size=int(length) if length.isdigit() else None,
-        etag=etag,
+        etag=etag if etag.strip('"') and not etag.startswith("W/") else None,
         last_modified=headers.get("Last-Modified"),
         settled=changed is not None and now is not None and now - changed >= 1,
-        sha256=stated if _SHA256.fullmatch(stated) else None,
+        sha256=next((text for text in stated if re.fullmatch(r"[0-9a-f]{64}", text)), None),
     )
 
 
 def _date(text: str | None) -> float | None:
-    """Seconds since 1970 of a date in a header; None if there is none or it is no date."""
+    """Seconds since 1970 of a date in a header; None without a valid one."""
     try:
         return email.utils.parsedate_to_datetime(text).timestamp() if text else None
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that the server asks to wait; it may give seconds or a date."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return float(text)
-    then, now = _date(text), _date(response.headers.get("Date"))
-    if then is None:
-        return None
-    # by the server's own clock, if it tells: ours may be wrong
-    return max(0.0, then - (now if now is not None else time.time()))
-
-
-def _common(old: bytes, new: bytes) -> int:
-    """How many leading bytes are the same."""
-    n = min(len(old), len(new))
-    if old[:n] == new[:n]:
-        return n
-    low, high = 0, n
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if old[:middle] == new[:middle] else (low, middle - 1)
-    return low
-
-
-def _truncate(stream: BinaryIO, path: Path) -> None:
-    try:
-        stream.truncate()
-    except OSError as error:
-        raise storage_error("write", path, error) from None
-
-
-def _given_up(path: Path, part: _Part, url: str, reason: str, failures: int, corrupt: int) -> str:
-    if corrupt > 1:
-        return f"{path.name}: {reason}, twice; what {_shown(url)} sends is not the right file, give another --mirror"
-    often = f"{path.name}: {reason}, {failures} times in a row"
-    if not part.size():
-        return f"{often}; nothing has arrived, try again later or give another --mirror"
-    return f"{often}; {part.size()} bytes are kept in {part.file.name}, the same command goes on from there"
 
 
 def _shown(url: str) -> str:
@@ -626,20 +550,5 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _status(response: requests.Response) -> str:
-    return f"{response.status_code} {response.reason or ''}".strip()
-
-
-def _reason(error: BaseException) -> str:
-    """What the operating system said, out of the messages that libraries nest into each other."""
-    numbered = re.findall(r"\[Errno -?\d+\] ([^()'\"]+)", str(error))
-    inner: BaseException | None = error
-    while inner is not None:
-        error = inner
-        nested = (getattr(error, "reason", None), *error.args)
-        inner = next((each for each in nested if isinstance(each, Exception)), None)
-    return " ".join((numbered[-1] if numbered else str(getattr(error, "strerror", None) or error)).split())[:100]
-
-
 def _ignore(*_: Any) -> None:
-    """Nobody listens."""
+    """Default callback."""
