@@ -10,8 +10,9 @@ import typer
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.options import JsonOption, OverwriteOption, data_option, machine_option, output_option
 from aasvc_cli.cli.output import home_folder, say, say_next, show_result, usage
-from aasvc_cli.cli.progress import byte_progress, byte_size
+from aasvc_cli.cli.progress import byte_progress
 from aasvc_cli.errors import DataError
+from aasvc_cli.storage.files import byte_size
 
 if TYPE_CHECKING:
     from aasvc_cli.pipeline.download import CatalogueItem, DownloadReport, DownloadResult, Survey

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from aasvc_cli.cli.interrupt import watch
 from aasvc_cli.cli.output import clock, is_first_process, live, say, settings
+from aasvc_cli.storage.files import byte_size
 
 OnProgress = Callable[[int, int], None]
 OnBytes = Callable[[str, int, int | None], None]
@@ -130,16 +131,6 @@ def _plain_byte_progress() -> OnBytes:
         say(f"{what}: {byte_size(done)} of {byte_size(total)}, {byte_size(rate)}/s{left}")
 
     return on_bytes
-
-
-def byte_size(n_bytes: float | None) -> str:
-    """A number of bytes in the largest unit that leaves a digit before the point."""
-    if n_bytes is None:
-        return "unknown size"
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.1f} {unit}"
-    return f"{n_bytes:.0f} B"
 
 
 class TrainingReport(Protocol):

@@ -1,7 +1,7 @@
-"""Everything that can be had by name: corpora, published models and vocoders, laid out in the data folder.
+"""Download corpora, published models and vocoders by name into the data folder.
 
-What is being fetched grows in a hidden folder beside its place, ``.<name>.partial``, and takes its name when it is
-whole. So nothing half-done is ever found under a name, and the same command always goes on where it was stopped.
+An item grows in a hidden folder beside its place, ``.<name>.partial``, and takes its name when it is
+complete. So a name never stands for half an item, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import dataclasses
 import datetime
 import difflib
 import filecmp
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -25,6 +26,8 @@ from aasvc_cli.errors import AasvcError, DataError, DownloadError, Interrupted, 
 from aasvc_cli.storage.archive import BadArchive, DamagedArchive, ZipLimits, read_members, unpack
 from aasvc_cli.storage.files import (
     atomic_write,
+    byte_size,
+    lock,
     make_folder,
     read_json,
     remove_file,
@@ -50,9 +53,9 @@ LICENCE_FILE = "LICENCE.txt"
 LOCK_FILE = "downloads.lock.json"
 """In the data folder: what each file's checksum was when it was first seen."""
 UNPACKED_FACTOR = 1.3
-"""Recordings compress that badly; an estimate for the disk, until the archive is here and says it exactly."""
+"""Estimated size of unpacked recordings relative to their archive; the archive itself has the exact size."""
 OFFLINE_WORDS = frozenset({"1", "on", "yes", "true"})
-"""Values of HF_HUB_OFFLINE and its like that mean yes."""
+"""Values of HF_HUB_OFFLINE that mean yes."""
 
 _PROGRESS = ".progress.json"
 _ARCHIVES = ".archives"
@@ -68,13 +71,13 @@ _ARCHIVE_LIMITS = ZipLimits(members=200_000, total_bytes=60_000_000_000)
 
 @dataclass(frozen=True)
 class Licence:
-    """Under which conditions something may be used.
+    """Conditions of use.
 
     Attributes:
         name: short, as SPDX has it
         terms: the conditions in a sentence
         url: of the whole text; empty if there is none
-        must_accept: nothing flows before the user has agreed
+        must_accept: the user has to agree before the download
     """
 
     name: str
@@ -91,8 +94,8 @@ class RemoteFile:
         name: under which it is kept
         url: where it was published
         speaker: whose recordings are in it, if it is an archive of a corpus
-        about_bytes: size by hearsay
-        sha256: where it is known; otherwise the first one seen is remembered
+        about_bytes: approximate size
+        sha256: if published; otherwise that of the first download is remembered
     """
 
     name: str
@@ -104,7 +107,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class CatalogueItem:
-    """Something that can be had by name.
+    """Something that can be downloaded by name.
 
     Attributes:
         kind: ``corpus``, ``model`` or ``vocoder``
@@ -286,7 +289,7 @@ class ItemState:
         state: ``present``, ``partial`` or ``absent``
         bytes_here: on the disk
         bytes_to_fetch: of the files as the server has them; None if unknown
-        estimated: the size is hearsay, the server was not asked or did not answer
+        estimated: the size is approximate, as the server was not asked or did not answer
         addresses: where its files are fetched
         disk_bytes: still needed on the disk to fetch and unpack it; None if unknown
     """
@@ -321,7 +324,7 @@ class ItemState:
 
 @dataclass(frozen=True)
 class Survey:
-    """What there is, and what of it is here.
+    """What can be downloaded, and how much of it is on this machine.
 
     Attributes:
         free_bytes: on the disk of the data folder
@@ -344,10 +347,10 @@ def survey(
     overwrite: bool = False,
     policy: HttpPolicy | None = None,
 ) -> Survey:
-    """Look what is here and, unless offline, ask the servers how large the rest is; changes nothing.
+    """Find what is on this machine and, unless offline, ask the servers for the sizes of the rest; changes nothing.
 
     Args:
-        overwrite: count what is here as if it were not
+        overwrite: ignore what is on this machine
     """
     silent: set[str] = set()
     with source.connect(policy) as http:
@@ -383,7 +386,7 @@ def _look(
         if not source.offline and origin(address) not in silent:
             facts = http.probe(address)
             if facts is None:
-                silent.add(origin(address))  # one silent server is waited for once
+                silent.add(origin(address))  # wait for a silent server only once
         sizes.append(facts.size if facts is not None else None)
         if sizes[-1] is None:
             estimated = True
@@ -396,7 +399,7 @@ def _look(
 
 
 def _peak(item: CatalogueItem, sizes: Sequence[int], keep_archives: bool) -> int:
-    """The most that is on the disk at once: an archive goes when it is unpacked, before the next one comes."""
+    """Peak disk usage: an archive is removed after unpacking, before the next one is fetched."""
     if item.kind != "corpus":
         return sum(sizes)
     unpacked = [round(size * UNPACKED_FACTOR) for size in sizes]
@@ -460,17 +463,17 @@ def download(
     on_bytes: OnBytes | None = None,
     on_message: OnMessage | None = None,
 ) -> DownloadReport:
-    """Fetch, check and lay out what is not here yet.
+    """Download, check and lay out the items that are not on this machine yet.
 
     Args:
-        accept_licence: asked before anything flows that has conditions to agree to
-        overwrite: fetch again what is here, too
+        accept_licence: asked before the download of an item whose licence has to be accepted
+        overwrite: download again what is on this machine, too
         keep_archives: leave the archives of corpora in ``.archives`` of their folder
-        on_bytes: told (what, done, all or None)
-        on_message: told in a sentence what is worth knowing on the way
+        on_bytes: called with (what, done, all or None)
+        on_message: called with a sentence on what happens
 
     Raises:
-        DownloadError: no network, or something that is not what it should be. What arrived is kept.
+        DownloadError: no network, or a wrong file. What arrived is kept.
         DataError: an archive that is damaged or dangerous.
         StorageError: no permission, no space.
         Interrupted: on Ctrl-C; what arrived is kept.
@@ -491,7 +494,9 @@ def download(
                 results.append(download_demo(home, overwrite=overwrite))
                 continue
             try:
-                with _alone(item.folder(home), item.name, say):
+                folder = item.folder(home)
+                waiting = functools.partial(say, f"{item.name}: another process is fetching it; waiting")
+                with lock(folder.parent / f".{folder.name}.lock", waiting):
                     job = _Job(home, item, source, http, overwrite, keep_archives, on_bytes or _ignore, say)
                     results.append(job.run())
             except KeyboardInterrupt:
@@ -504,7 +509,7 @@ def download(
 
 @dataclass
 class _Job:
-    """One item on its way; its lock is held.
+    """The download of one item, whose lock is held.
 
     ``record`` has an entry for each file that is done: where it came from, its checksum, and the files that it became.
     """
@@ -576,7 +581,7 @@ class _Job:
 
     def _fetch(self, file: RemoteFile, path: Path) -> Fetched:
         if path.exists():
-            # whole, but no one has noted its checksum any more
+            # complete, but its checksum was not noted
             distrust(path)
         fetched = self.http.fetch(
             self.source.address(file), path, sha256=file.sha256, on_bytes=self.on_bytes, on_message=self.say
@@ -585,7 +590,7 @@ class _Job:
         return fetched
 
     def _archive(self, file: RemoteFile) -> None:
-        """Fetch an archive, if it is not here already, and unpack what is wanted of it."""
+        """Fetch an archive if need be, and unpack the recordings and texts in it."""
         archive = self.building / _ARCHIVES / file.name
         entry = self.record.get(file.name)
         if entry is None or not _has_size(archive, entry["size"]):
@@ -598,8 +603,8 @@ class _Job:
             needed = sum(each.size for each in members if not _has_size(self.building / each.path, each.size))
             if needed > _free_bytes(self.building):
                 raise StorageError(
-                    f"{archive}: unpacks to {_size(needed)}, and {_size(_free_bytes(self.building))} are free; free "
-                    "some space, then the same command goes on from there"
+                    f"{archive}: unpacks to {byte_size(needed)}, and {byte_size(_free_bytes(self.building))} are free; "
+                    "free some space, then the same command goes on from there"
                 )
             unpack(
                 archive,
@@ -621,7 +626,7 @@ class _Job:
             remove_file(archive)
 
     def _discard(self, name: str, archive: Path) -> None:
-        """The archive is no good; the next fetch compares it with what the server has then."""
+        """Forget a bad archive; the next fetch compares it with the one on the server."""
         self.record.pop(name, None)
         write_json(self.building / _PROGRESS, _record_tree(self.item, self.record))
         distrust(archive)
@@ -637,7 +642,7 @@ class _Job:
             )
 
     def _publish(self) -> None:
-        """Give the finished folder its name, or move what is new into the one that is there."""
+        """Give the finished folder its name, or move new files into an existing one."""
         mark = _record_tree(self.item, self.record)
         remove_file(self.building / _PROGRESS)
         if not self.keep_archives:
@@ -692,7 +697,7 @@ def download_demo(
 
     Args:
         overwrite: write every file again
-        on_progress: told (done, all) files
+        on_progress: called with (done, all) files
 
     Raises:
         StorageError: no permission or no space; what was finished stays.
@@ -775,7 +780,7 @@ def _record_tree(item: CatalogueItem, record: Mapping[str, Any]) -> dict[str, An
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What a mark or a progress file says, if it can be understood; nothing otherwise."""
+    """Content of a mark or a progress file; empty if it cannot be read."""
     if not path.is_file():
         return {}
     try:
@@ -792,7 +797,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _is_present(folder: Path, item: CatalogueItem) -> bool:
-    """Whether all that belongs to an item is in its place."""
+    """Whether all files of an item are in place."""
     record = _read_record(folder / COMPLETED)
     if set(record) != {file.name for file in item.files}:
         return False
@@ -808,7 +813,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _bytes_below(folder: Path) -> int:
-    """Of what was fetched, without the notes about it."""
+    """Size of the fetched files in a folder, without our notes."""
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
@@ -835,8 +840,8 @@ def _check_disk(home: Home, found: Survey) -> None:
         names = ", ".join(state.item.name for state in found.items)
         about = "about " if any(state.estimated or state.item.kind == "corpus" for state in found.items) else ""
         raise StorageError(
-            f"{names}: needs {about}{_size(needed)} on the disk of {home.root}, {_size(found.free_bytes)} are free; "
-            "free some space, or set AASVC_HOME to another disk"
+            f"{names}: needs {about}{byte_size(needed)} on the disk of {home.root}, {byte_size(found.free_bytes)} are "
+            "free; free some space, or set AASVC_HOME to another disk"
         )
 
 
@@ -844,11 +849,7 @@ def _free_bytes(folder: Path) -> int:
     for place in (folder, *folder.parents):
         if place.is_dir():
             return shutil.disk_usage(place).free
-    raise StorageError(f"{folder}: there is no such disk; set AASVC_HOME to a folder that can be created")
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+    raise StorageError(f"{folder}: no such disk; set AASVC_HOME to a folder that can be created")
 
 
 def _was_accepted(home: Home, item: CatalogueItem) -> bool:
@@ -867,52 +868,26 @@ def _licence_text(item: CatalogueItem) -> str:
     )
 
 
-@contextlib.contextmanager
-def _alone(folder: Path, name: str, say: OnMessage) -> Iterator[None]:
-    """One process at a time works on an item; the others wait. The lock vanishes with the process, however it ends."""
-    from filelock import FileLock, Timeout
-
-    make_folder(folder.parent)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"{name}: another process is fetching it; waiting")
-            lock.acquire(poll_interval=0.2)
-    except OSError as error:
-        raise storage_error("lock", folder, error) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _remember(home: Home, url: str, sha256: str, size: int) -> dict[str, Any] | None:
-    """Note a file's checksum; returns what was noted first, if that was something else."""
-    from filelock import FileLock
-
+    """Note a file's checksum; returns the first entry if that has another checksum."""
     path = home.root / LOCK_FILE
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    try:
-        with FileLock(home.root / f".{LOCK_FILE}.lock"):
-            tree = read_json(path, "checksums of downloads") if path.is_file() else {}
-            if not isinstance(tree, dict) or not all(isinstance(entry, dict) for entry in tree.values()):
-                raise DataError(f"{path}: expected checksums of downloads; remove it")
-            first = tree.get(url)
-            if first is None:
-                tree[url] = {"sha256": sha256, "size": size, "first_seen": now}
-            elif first.get("sha256") != sha256:
-                later = first.setdefault("later", [])
-                if not any(entry["sha256"] == sha256 for entry in later):
-                    later.append({"sha256": sha256, "size": size, "seen": now})
-            else:
-                return None
-            write_json(path, tree)
-    except OSError as error:
-        raise storage_error("lock", path, error) from None
+    with lock(home.root / f".{LOCK_FILE}.lock"):
+        tree = read_json(path, "checksums of downloads") if path.is_file() else {}
+        if not isinstance(tree, dict) or not all(isinstance(entry, dict) for entry in tree.values()):
+            raise DataError(f"{path}: expected checksums of downloads; remove it")
+        first = tree.get(url)
+        if first is None:
+            tree[url] = {"sha256": sha256, "size": size, "first_seen": now}
+        elif first.get("sha256") == sha256:
+            return None
+        else:
+            later = first.setdefault("later", [])
+            if all(entry["sha256"] != sha256 for entry in later):
+                later.append({"sha256": sha256, "size": size, "seen": now})
+        write_json(path, tree)
     return None if first is None else {"sha256": "?", "first_seen": "?", **first}
 
 
 def _ignore(*_: Any) -> None:
-    """Nobody listens."""
+    """Default callback."""

@@ -116,6 +116,44 @@ def remove_unfinished(path: Path) -> None:
             leftover.unlink()
 
 
+@contextlib.contextmanager
+def lock(path: Path, on_busy: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock file; the lock ends with the process, however that ends.
+
+    Args:
+        on_busy: called if another process holds it, before this one waits for it; may raise instead
+
+    Raises:
+        StorageError: the file cannot be locked.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(make_folder(path.parent) / path.name)
+    try:
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            if on_busy is not None:
+                on_busy()
+            held.acquire(poll_interval=0.2)
+    except OSError as error:
+        raise storage_error("lock", path, error) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def byte_size(n_bytes: float | None) -> str:
+    """A number of bytes for people, in the largest unit that leaves a digit before the point."""
+    if n_bytes is None:
+        return "unknown size"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
 def file_sha256(path: Path, on_done: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file's content, in hexadecimal digits; raises StorageError.
 

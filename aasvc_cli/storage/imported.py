@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from aasvc_cli.errors import DataError, StorageError
-from aasvc_cli.storage.files import file_sha256, make_folder, read_json, storage_error, write_json
+from aasvc_cli.storage.files import file_sha256, lock, read_json, storage_error, write_json
 from aasvc_cli.storage.home import Home
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ def import_once(
         return place
     with contextlib.ExitStack() as stack:
         try:
-            make_folder(home.imported)
-            stack.enter_context(_alone(home.imported / f".{name}.lock"))
+            stack.enter_context(lock(home.imported / f".{name}.lock"))
             if place.is_dir():
                 return place
             for leftover in home.imported.glob(f".{name}.*.part"):  # of a process that was killed
@@ -105,14 +104,6 @@ def _note_origin(home: Home, name: str, files: Sequence[Path]) -> None:
     with contextlib.suppress(DataError, StorageError):
         if not note.is_file() or read_json(note, "where it came from") != tree:
             write_json(note, tree)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    with FileLock(path):
-        yield
 
 
 def _umask() -> int:

@@ -6,10 +6,10 @@ import contextlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aasvc_cli.errors import ConfigError, TrainingError
-from aasvc_cli.storage.files import make_folder, read_json, remove_file, storage_error, write_json, write_text
+from aasvc_cli.storage.files import lock, read_json, remove_file, storage_error, write_json, write_text
 
 LAST = "last.safetensors"
 """The state that training goes on from."""
@@ -35,24 +35,16 @@ class RunFolder:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes from training here; the lock vanishes with the process, however it ends."""
-        from filelock import FileLock, Timeout
 
-        make_folder(self.path.parent)
-        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise TrainingError(
-                f"{self.path}: another process is training here; wait for it, or use another --tag"
-            ) from None
-        except OSError as error:
-            raise storage_error("lock", self.path, error) from None
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                self.path.rmdir()  # only if it is empty: what could not begin leaves no run behind
-            lock.release()
+        def refuse() -> NoReturn:
+            raise TrainingError(f"{self.path}: another process is training here; wait for it, or use another --tag")
+
+        with lock(self.path.parent / f".{self.path.name}.lock", refuse):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()  # only if it is empty: what could not begin leaves no run behind
 
     def clear(self) -> None:
         """Remove what an earlier run left, results included; raises ConfigError if the folder is no run."""

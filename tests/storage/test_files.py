@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,16 @@ from hypothesis import strategies as st
 from aasvc_cli.audio.files import decode_audio, list_audio, read_audio, write_audio
 from aasvc_cli.errors import AudioError, DataError, ModelError, StorageError
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.files import atomic_write, make_folder, read_json, write_bytes, write_json, write_text
+from aasvc_cli.storage.files import (
+    atomic_write,
+    byte_size,
+    lock,
+    make_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from aasvc_cli.storage.home import HOME_VARIABLE, Home, bundled, find_home
 
 ROOT = Path(__file__).parents[2]
@@ -310,3 +320,32 @@ class TestHome:
     def test_what_the_package_ships_is_found(self):
         assert bundled("").is_dir()
         assert not bundled("no such thing").exists()
+
+
+def test_a_lock_that_another_holds_is_refused_or_waited_for(tmp_path: Path):
+    def refuse() -> None:
+        raise DataError("in use")
+
+    path, waited = tmp_path / "new" / ".lock", threading.Event()
+    with lock(path):
+        with pytest.raises(DataError, match="in use"), lock(path, refuse):
+            pass
+
+        def wait() -> None:
+            with lock(path, waited.set):
+                (tmp_path / "done").touch()
+
+        other = threading.Thread(target=wait)
+        other.start()
+        assert waited.wait(10)
+        assert not (tmp_path / "done").exists()
+    other.join(10)
+    assert (tmp_path / "done").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="a file stands there"), lock(tmp_path / "file" / ".lock"):
+        pass
+
+
+def test_sizes_are_for_people():
+    sizes = [byte_size(n) for n in (0, 999, 1000, 1_550_000, 25_300_000_000, None)]
+    assert sizes == ["0 B", "999 B", "1.0 kB", "1.6 MB", "25.3 GB", "unknown size"]
