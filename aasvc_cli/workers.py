@@ -1,31 +1,32 @@
-"""Work spread over processes that can be stopped at any moment.
+"""Work spread over processes, on top of :class:`concurrent.futures.Executor`.
 
-Workers are spawned: they inherit no threads in an unknown state, and that is what there is on every platform. Each gets
-one item at a time over a pipe of its own, so that it is always known what a worker is at, and none has to be asked
-before it is ended. A worker that is still starting is ended like any other.
+A process pool gives up when one of its processes is killed, and cannot be stopped while it works. Here, the jobs of a
+pool that broke are run once more, each alone, so that the one that is to blame is known; and work can be stopped at any
+moment, within half a second and without a traceback. Ctrl-C, which reaches every process of a terminal, is left to the
+process that started the others.
 
-Ctrl-C reaches every process of a terminal; workers never see it, and the process that started them decides.
+Workers are spawned: they inherit no threads in an unknown state, and every platform can do it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from aasvc_cli.errors import AasvcError
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.process import BaseProcess
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -36,32 +37,30 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 """What the libraries of numpy and torch look at when they are loaded."""
 
 
-@dataclass
-class _Worker:
-    """A process.
-
-    Attributes:
-        item: what it is working on, while it is busy
-        knows: the function that it was told
-    """
-
-    process: SpawnProcess
-    connection: Connection
-    busy: bool = False
-    item: Any = None
-    knows: object = None
-
-
 class Workers:
-    """Processes that are started when there is work for them, and ended by :meth:`close`.
+    """An executor that is made when there is work for it, and ended by :meth:`close`.
 
-    They stay from one :meth:`spread` to the next, so that what they have loaded serves again.
+    Its processes stay from one :meth:`spread` to the next, so that what they have loaded serves again.
     """
 
-    def __init__(self, count: int) -> None:
-        """No process yet, and never more than ``count``."""
+    def __init__(
+        self,
+        count: int,
+        executor: Callable[[int], Executor] | None = None,
+        lost: type[Exception] = BrokenExecutor,
+    ) -> None:
+        """No process yet.
+
+        Args:
+            count: jobs at the same time
+            executor: makes an executor for so many; by default, one of processes on this machine
+            lost: what a future raises if its worker was lost
+        """
         self.count = count
-        self._workers: list[_Worker] = []
+        self._make = executor or _local_pool
+        self._lost = lost
+        self._executor: Executor | None = None
+        self._processes: set[BaseProcess] = set()
 
     def __enter__(self) -> Workers:
         return self
@@ -80,80 +79,77 @@ class Workers:
         """Outcomes in the order in which they are done.
 
         Args:
-            function: sent to each worker once, so what it remembers from one item to the next, it remembers there
+            function: made once in each worker, so it may remember there what it has loaded
             items: taken as they are needed
-            killed: gives the outcome of an item whose worker was killed, or raises
+            killed: gives the outcome of an item whose worker was killed twice, or raises
             sweep: removes what a worker has left that had no time to do so itself
 
         Raises:
             AasvcError, MemoryError: what ``function`` raises.
             RuntimeError: it raised anything else; says what.
         """
-        from multiprocessing.connection import wait
-
+        job = functools.partial(_call, pickle.dumps((uuid.uuid4().hex, function)))
         todo = iter(items)
+        running: dict[Future[Outcome], Item] = {}
+        suspects: list[Item] = []
         try:
-            while len(self._busy()) < self.count and (item := next(todo, todo)) is not todo:
-                self._give(function, item)
-            while busy := self._busy():
-                ready = wait([worker.connection for worker in busy])
-                for worker in [worker for worker in busy if worker.connection in ready]:
-                    item = worker.item
+            while True:
+                while not suspects and len(running) < self.count and (item := next(todo, todo)) is not todo:
+                    running[self._submit(job, item)] = item  # type: ignore[assignment]
+                alone = not running
+                if alone:
+                    if not suspects:
+                        return
+                    item = suspects.pop()
+                    running[self._submit(job, item)] = item
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    item = running.pop(future)
                     try:
-                        answer = worker.connection.recv()
-                    except (EOFError, OSError):  # killed, most likely for want of memory
-                        self._retire(worker)
+                        outcome = future.result()
+                    except self._lost:  # most likely for want of memory
+                        self.close()
                         if sweep is not None:
                             sweep(item)
-                        answer = killed(item)
-                    if isinstance(answer, _Raised):
-                        raise answer.error
-                    worker.busy = False
-                    yield answer
-                    if (item := next(todo, todo)) is not todo:
-                        self._give(function, item)
+                        if not alone:
+                            suspects.append(item)
+                            continue
+                        outcome = killed(item)
+                    yield outcome
         finally:
-            self._stop([worker for worker in self._workers if worker.busy], sweep)
+            if running:
+                self.close()
+                for item in running.values():
+                    if sweep is not None:
+                        sweep(item)
+
+    def _submit(self, job: Callable[[Item], Outcome], item: Item) -> Future[Outcome]:
+        from multiprocessing import active_children
+
+        with children_without_ctrl_c():  # which is let through when the process is known here
+            others = set(active_children())
+            if self._executor is None:
+                self._executor = self._make(self.count)
+            try:
+                return self._executor.submit(job, item)
+            except self._lost:  # a worker was killed while it had nothing to do
+                self.close()
+            finally:
+                self._processes |= set(active_children()) - others
+        return self._submit(job, item)
 
     def close(self) -> None:
-        """End all processes; they have nothing to do any more."""
-        self._stop(self._workers, None)
-
-    def _busy(self) -> list[_Worker]:
-        return [worker for worker in self._workers if worker.busy]
-
-    def _give(self, function: object, item: object) -> None:
-        """Let an idle worker do something, or a new one."""
-        for worker in [worker for worker in self._workers if not worker.busy]:
-            try:
-                _send(worker, function, item)
-            except OSError:  # killed while it had nothing to do
-                self._retire(worker)
-            else:
-                return
-        with children_without_ctrl_c():  # which is let through when the process is known here
-            self._workers.append(worker := _start(self.count))
-        _send(worker, function, item)  # waits in the pipe until the process is there
-
-    def _retire(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        worker.process.join()
-        worker.connection.close()
-
-    def _stop(self, workers: Sequence[_Worker], sweep: Callable[[Any], None] | None) -> None:
-        for worker in workers:
-            with contextlib.suppress(OSError):
-                worker.connection.close()
-            worker.process.terminate()
+        """End the executor, and its processes if they are here."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+        self._executor = None
+        for process in self._processes:
+            process.terminate()
         until = time.monotonic() + PATIENCE_SECONDS
-        for worker in list(workers):
-            worker.process.join(max(0.0, until - time.monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            self._workers.remove(worker)
-            if worker.busy and sweep is not None:
-                sweep(worker.item)
+        for process in self._processes:
+            process.join(max(0.0, until - time.monotonic()))
+            process.kill()
+            process.join()
+        self._processes.clear()
 
 
 def core_count() -> int:
@@ -171,7 +167,7 @@ def core_count() -> int:
 def children_without_ctrl_c() -> Iterator[None]:
     """Processes that are started meanwhile never see Ctrl-C, not even while they are still starting.
 
-    Here it arrives when the block is left.
+    It arrives here when the block is left.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
@@ -181,9 +177,7 @@ def children_without_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
     if mask:  # starting the first process of any pool starts this one, which would let the signal through
-        from multiprocessing import resource_tracker
-
-        resource_tracker.ensure_running()
+        _start_resource_tracker()
     # what is blocked here is blocked in processes that are started from here
     blocked = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
     try:
@@ -196,71 +190,77 @@ def children_without_ctrl_c() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-# --- between the processes ------------------------------------------------------------------------------------------
+def _start_resource_tracker() -> None:
+    """It removes the semaphores of a program that was killed, and would complain about them."""
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    resource_tracker.ensure_running()
+    if before is None:
+        del os.environ["PYTHONWARNINGS"]
+    else:
+        os.environ["PYTHONWARNINGS"] = before
 
 
-@dataclass(frozen=True)
-class _Raised:
-    """An answer that is none."""
-
-    error: Exception
+# --- in the workers -------------------------------------------------------------------------------------------------
 
 
-def _start(count: int) -> _Worker:
-    import multiprocessing
+def _local_pool(count: int) -> Executor:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
 
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    threads = {name: str(max(1, core_count() // count)) for name in THREAD_VARIABLES}
-    process = context.Process(target=_serve, args=(theirs, threads), daemon=True)
-    process.start()
-    theirs.close()
-    return _Worker(process, ours)
+    threads = max(1, core_count() // count)
+    return ProcessPoolExecutor(count, get_context("spawn"), _begin, (threads,))
 
 
-def _send(worker: _Worker, function: object, item: object) -> None:
-    worker.busy, worker.item = True, item
-    worker.connection.send((None if worker.knows is function else function, item))
-    worker.knows = function
-
-
-def _serve(connection: Connection, threads: dict[str, str]) -> None:
-    """The life of a worker: do what comes until nothing more does."""
+def _begin(threads: int) -> None:
+    """Prepare a process for its work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
-    for name, value in threads.items():
-        os.environ.setdefault(name, value)
-    function: Any = None
-    # without a word, whatever is the reason: the other end is gone, or wants this one to go
-    with contextlib.suppress(KeyboardInterrupt, EOFError, OSError):
-        while True:
-            received = connection.recv_bytes()
-            try:
-                signal.signal(signal.SIGTERM, _interrupt_once)  # what is half written is removed on the way out
-                told, item = pickle.loads(received)  # imports what the function needs
-                function = function if told is None else told
-                answer = function(item)
-            except Exception as error:
-                answer = _Raised(_portable(error))
-            signal.signal(signal.SIGTERM, _leave)
-            connection.send(answer)
-    _leave()
+    signal.signal(signal.SIGTERM, _stop)
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, str(threads))
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
-def _leave(*_: object) -> NoReturn:
-    os._exit(0)  # nothing is left to do that would be worth the time
+def _leave_with_parent() -> None:
+    """The process that gives the work may be killed, and a worker would wait for more of it for ever."""
+    from multiprocessing import parent_process
+
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(0)
 
 
-def _interrupt_once(_number: int, _frame: object) -> NoReturn:
-    """Not again while the work is given up: a second one would come out where nobody expects it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+_working = False
+"""Whether this process is at a job."""
+
+
+def _stop(*_: object) -> NoReturn:
+    """Leave at once, or, from a job, as soon as it has removed what is half written."""
+    if not _working:
+        os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would come out where nobody expects it
     raise KeyboardInterrupt
 
 
-def _portable(error: Exception) -> Exception:
-    """What the other process can make again."""
-    if isinstance(error, (AasvcError, MemoryError)):
-        return error
-    told = RuntimeError(f"{type(error).__name__}: {error}")
-    told.add_note("".join(traceback.format_exception(error)))
-    return told
+def _call(pickled: bytes, item: Any) -> Any:
+    global _working
+    try:
+        _working = True
+        return _made(pickled)(item)
+    except KeyboardInterrupt:
+        os._exit(0)
+    except (AasvcError, MemoryError):
+        raise
+    except Exception as error:  # that one may need libraries, or arguments, to be made again elsewhere
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    finally:
+        _working = False
+
+
+@functools.lru_cache(maxsize=1)
+def _made(pickled: bytes) -> Callable[[Any], Any]:
+    """The function of a spread, made once; it may remember things from one item to the next."""
+    _, function = pickle.loads(pickled)
+    return function

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ def misbehave(how: str) -> str:
     if how == "threads":
         return os.environ[THREAD_VARIABLES[0]]
     return how
+
+
+def die_the_first_time(path: Path) -> str:
+    if path.name == "c" and not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return path.name
 
 
 def write_for_ever(path: Path) -> str:
@@ -111,13 +119,61 @@ def test_items_are_taken_as_they_are_needed(workers: Workers):
     outcomes.close()
 
 
-def test_an_item_that_kills_its_process_costs_that_item_alone(workers: Workers):
+def test_an_item_that_kills_its_process_is_tried_again_and_costs_that_item_alone(workers: Workers):
     swept: list[str] = []
     done = list(
         workers.spread(misbehave, ["a", "die", "b", "die", "c"], killed=lambda item: f"{item}d", sweep=swept.append)
     )
     assert sorted(done) == ["a", "b", "c", "died", "died"]
-    assert swept == ["die", "die"]
+    assert swept.count("die") == 4
+
+
+def test_a_job_whose_process_was_killed_once_is_done(workers: Workers, tmp_path: Path):
+    items = [tmp_path / name for name in "abcd"]
+    assert sorted(workers.spread(die_the_first_time, items, killed=refuse)) == ["a", "b", "c", "d"]
+
+
+def test_a_process_that_is_killed_while_it_has_nothing_to_do_is_replaced(workers: Workers):
+    ((_, _, pid),) = workers.spread(Counting(), [1], killed=refuse)
+    os.kill(pid, signal.SIGKILL)
+    assert [item for item, _, _ in workers.spread(Counting(), [2], killed=refuse)] == [2]
+
+
+def test_any_executor_will_do():
+    with Workers(3, ThreadPoolExecutor) as workers:
+        assert sorted(workers.spread(str, range(9), killed=refuse)) == [str(number) for number in range(9)]
+        with pytest.raises(AudioError, match=r"a\.wav"):
+            list(workers.spread(misbehave, ["audio"], killed=refuse))
+
+
+ORPHAN = """
+import os, sys, time
+from aasvc_cli.workers import Workers
+
+def work(item):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    with Workers(1) as workers:
+        list(workers.spread(work, [1], killed=print))
+"""
+
+
+def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "orphan.py"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
 
 
 def test_errors_arrive_as_they_were_raised(workers: Workers):
@@ -129,7 +185,7 @@ def test_errors_arrive_as_they_were_raised(workers: Workers):
     assert config.value.faults == ("one: fault", "another: fault")
     with pytest.raises(RuntimeError, match="ZeroDivisionError: by zero") as fault:
         list(workers.spread(misbehave, ["fault"], killed=refuse))
-    assert "in misbehave" in fault.value.__notes__[0]
+    assert "in misbehave" in str(fault.value.__cause__)
     assert list(workers.spread(misbehave, ["a"], killed=refuse)) == ["a"], "the next ones are not harmed"
 
 
@@ -150,18 +206,8 @@ def test_what_was_being_written_is_removed_when_the_work_is_given_up(workers: Wo
 
 
 SIGNALLED_EVERYWHERE = """
-import os, pickle, signal, sys
-from aasvc_cli.workers import _serve
-
-class Pipe:
-    def __init__(self):
-        self.items = [pickle.dumps((int, "5"))]
-    def recv_bytes(self):
-        if not self.items:
-            raise EOFError
-        return self.items.pop()
-    def send(self, answer):
-        assert answer == 5
+import os, pickle, shlex, signal, sys
+from aasvc_cli.workers import _begin, _call
 
 def after(steps):
     left = steps
@@ -177,9 +223,13 @@ def after(steps):
 for steps in range(1, 500):
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # before it serves, nothing is of interest
+        _begin(1)
         sys.settrace(after(steps))
-        _serve(Pipe(), {})
+        try:
+            assert _call(pickle.dumps(("", shlex.split)), "a b") == ["a", "b"]
+        except BaseException:  # which the pool would send to the parent
+            pass
+        os._exit(0)
     os.write(1, b"%d " % os.waitpid(child, 0)[1])
 """
 

@@ -109,10 +109,10 @@ class Watch:
         """End everything, with as little as possible that could go wrong."""
         from aasvc_cli.storage.files import abandon_unfinished
 
-        multiprocessing = sys.modules.get("multiprocessing.process")
         with contextlib.suppress(Exception):
-            for process in list(getattr(multiprocessing, "_children", ())):
-                process.kill()
+            if "multiprocessing" in sys.modules:
+                for process in sys.modules["multiprocessing"].active_children():
+                    process.kill()
         abandon_unfinished()
         with contextlib.suppress(OSError):
             if os.isatty(2):
