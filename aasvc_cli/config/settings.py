@@ -231,9 +231,14 @@ class LossConfig:
     """The duration loss counts only after this many optimiser steps."""
     binarisation_warmup_steps: int = option(0, minimum=0)
     """Steps over which the binarisation loss grows from 0 to its full weight (published: full from the start)."""
-    prior: Literal["published", "beta-binomial", "none"] = "published"
+    prior: Literal["published", "beta-binomial", "content", "none"] = "published"
     """Prior on alignments: ``published`` has one trial too many, so its last frames favour a token that is not there;
-    ``beta-binomial`` is the distribution of the literature."""
+    ``beta-binomial`` is the distribution of the literature; ``content`` starts from where both recordings say the same
+    and turns into ``beta-binomial``."""
+    prior_band: float = option(2.0, minimum=0.1)
+    """Standard deviation of the band that ``content`` starts with, in tokens."""
+    prior_steps: int = option(400, minimum=0)
+    """Steps over which the band of ``content`` fades."""
     forward_sum_gradient: Literal["published", "exact"] = "published"
     """``published`` copies the extra gradient term of the framework's CTC on unnormalised input."""
 

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.augmentation import Augmenter
+from aasvc_cli.data.content_path import content_path
 from aasvc_cli.data.manifest import ParallelPair
 from aasvc_cli.data.splicing import Splicer
 from aasvc_cli.features.stats import NormStats
@@ -43,6 +45,8 @@ class Item:
     """(T, M)"""
     duration_feature: Array
     """(S, D')"""
+    guide: Array | None = None
+    """(T,), the source frame at which the same is said as in each target frame; not whole. None if not known."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Batch:
     """(B,)"""
     duration_feature: Tensor
     """(B, S, D')"""
+    guide: Tensor | None = None
+    """(B, T), see :class:`Item`; None if not known."""
     spare: bool = False
     """Counts nothing: a process that has no part in a batch computes one utterance all the same, to stay in step."""
 
@@ -67,25 +73,29 @@ class Batch:
         """The batch on a device."""
         if self.source.device == device:
             return self
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
         return dataclasses.replace(self, **moved)
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, called by the loader."""
-        pinned = {name: getattr(self, name).pin_memory() for name in _TENSORS}
+        pinned = {name: tensor.pin_memory() for name, tensor in self._tensors().items()}
         return dataclasses.replace(self, **pinned)
+
+    def _tensors(self) -> dict[str, Any]:
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def rows(self, start: int, stop: int, *, trim: bool) -> Batch:
         """Some utterances of the batch; ``trim`` cuts padding that none of them needs."""
-        part = {name: getattr(self, name)[start:stop] for name in _TENSORS}
+        part = {name: tensor[start:stop] for name, tensor in self._tensors().items()}
         if trim:
             source, target = (int(part[f"{side}_lengths"].max()) for side in ("source", "target"))
-            for name, length in (("source", source), ("target", target), ("duration_feature", source)):
-                part[name] = part[name][:, :length]
+            lengths = {"source": source, "target": target, "duration_feature": source, "guide": target}
+            part |= {name: part[name][:, :length] for name, length in lengths.items() if name in part}
         return dataclasses.replace(self, utterance_ids=self.utterance_ids[start:stop], **part)
 
 
-_TENSORS = ("source", "source_lengths", "target", "target_lengths", "duration_feature")
+_TENSORS = ("source", "source_lengths", "target", "target_lengths", "duration_feature", "guide")
 
 
 class PairDataset(Dataset[Item]):
@@ -97,6 +107,7 @@ class PairDataset(Dataset[Item]):
         stats: mean and scale of each side, and the kinds of feature
         augmenter: changes the sources, differently in every epoch
         splicer: joins pairs with others, differently in every epoch
+        guided: also find out where both sides say the same, from their stored content
     """
 
     def __init__(
@@ -106,12 +117,16 @@ class PairDataset(Dataset[Item]):
         stats: NormStats,
         augmenter: Augmenter | None = None,
         splicer: Splicer | None = None,
+        *,
+        guided: bool = False,
     ):
         self.pairs = tuple(pairs)
         self._load = load
         self._stats = stats
         self._augmenter = augmenter
         self._splicer = splicer
+        self._guided = guided
+        self._guides: dict[int, Array] = {}
         self._seed = (0, 0)
 
     def __len__(self) -> int:
@@ -138,6 +153,7 @@ class PairDataset(Dataset[Item]):
             source, target = self._sides(index)
         else:
             source, target = self._splicer(index, len(self.pairs), self._sides, seed=(*self._seed, index))
+        guide = self._guide(index) / np.float32(len(source)) if self._guided and self._splicer is None else None
         if self._augmenter is not None:
             source = self._augmenter(source, target_frames=len(target), seed=(*self._seed, index))
         same = stats.kinds["duration"] == stats.kinds["source"]
@@ -147,7 +163,16 @@ class PairDataset(Dataset[Item]):
             source=stats.source.normalise(source),
             target=stats.target.normalise(target),
             duration_feature=stats.duration.normalise(duration),
+            guide=None if guide is None else guide * np.float32(len(source)),
         )
+
+    def _guide(self, index: int) -> Array:
+        """(T,), in frames of the source as it was recorded; found once."""
+        if index not in self._guides:
+            pair = self.pairs[index]
+            path = content_path(*(self._load("content", recording) for recording in (pair.source, pair.target)))
+            self._guides[index] = path.source_positions().astype(np.float32)
+        return self._guides[index]
 
     def _sides(self, index: int) -> tuple[Array, Array]:
         """Source (S, D) and target (T, M) of a pair as stored."""
@@ -169,7 +194,7 @@ def varied_pairs(
     possible = can_vary(config)
     augmenter = Augmenter(settings, mel, frames_per_step=ratio) if possible and settings.share else None
     splicer = Splicer(settings.splice_share, mel, frames_per_step=ratio) if possible and settings.splice_share else None
-    return PairDataset(pairs, load, stats, augmenter, splicer)
+    return PairDataset(pairs, load, stats, augmenter, splicer, guided=config.loss.prior == "content")
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -182,6 +207,7 @@ def collate(items: Sequence[Item]) -> Batch:
             row[: len(array)] = torch.from_numpy(array)
         return result
 
+    guides = [item.guide[:, None] for item in items if item.guide is not None]
     return Batch(
         utterance_ids=tuple(item.utterance_id for item in items),
         source=padded([item.source for item in items]),
@@ -189,6 +215,7 @@ def collate(items: Sequence[Item]) -> Batch:
         target=padded([item.target for item in items]),
         target_lengths=torch.tensor([len(item.target) for item in items]),
         duration_feature=padded([item.duration_feature for item in items]),
+        guide=padded(guides)[..., 0] if len(guides) == len(items) else None,
     )
 
 

@@ -54,6 +54,8 @@ class TeacherForced:
     """(B, K) of the deterministic predictor, as ``log(duration + 1)``; else None."""
     log_expected: Tensor | None
     """(B, K) of the Poisson predictor, log of the expected duration; else None."""
+    log_prior: Tensor | None = None
+    """(B, T, K), what was known of the alignment beforehand; None for nothing."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ class AASVC(nn.Module):
         duration_feature: Tensor | None = None,
         *,
         noise: Tensor | None = None,
+        log_prior: Tensor | None = None,
     ) -> TeacherForced:
         """Pass a padded batch through the network with the durations that the alignment finds.
 
@@ -179,6 +182,7 @@ class AASVC(nn.Module):
             target_lengths: (B,)
             duration_feature: (B, S, duration_dim), normalised; needed if ``duration_input`` is ``feature``
             noise: (B, K, 2) standard normal for the stochastic predictor; drawn if None
+            log_prior: (B, T, K), what is known of the alignment beforehand; the search for the path heeds it
         """
         config = self.config
         tokens, token_lengths = self._encode(source, source_lengths)
@@ -191,7 +195,8 @@ class AASVC(nn.Module):
         # Distances and flows lose too much in half precision, and cost little.
         with torch.autocast(source.device.type, enabled=False):
             log_alignment = self.aligner(tokens.float(), stacked, token_padding, frame_padding)
-            path = monotonic_search(log_alignment, stacked_lengths, token_lengths)
+            scores = log_alignment if log_prior is None else log_alignment + log_prior
+            path = monotonic_search(scores, stacked_lengths, token_lengths)
             durations = path_durations(path, frame_padding, n_tokens)
             inputs = self._duration_inputs(tokens.float(), duration_feature, source_lengths, token_lengths)
             duration_nll = log_durations = log_expected = None
@@ -224,6 +229,7 @@ class AASVC(nn.Module):
             duration_nll=duration_nll,
             log_durations=log_durations,
             log_expected=log_expected,
+            log_prior=log_prior,
         )
 
     def convert(

@@ -22,6 +22,10 @@ UPSAMPLING_TEMPERATURE = 0.1
 """Inverse temperature of the Gaussian upsampling, as published."""
 
 
+LEAST_LIKELY = -20.0
+"""Log-probability of what a prior all but rules out, so that a path through it can still be found."""
+
+
 class Aligner(nn.Module):
     """Soft alignment from distances between encoded tokens and encoded target frames (RAD-TTS, One TTS Alignment)."""
 
@@ -52,6 +56,24 @@ class Aligner(nn.Module):
         queries = self.frame_conv3(F.relu(self.frame_conv2(queries, frame_mask)))
         scores = -euclidean_distance(queries.float(), keys.float())
         return torch.log_softmax(scores.masked_fill(token_padding.unsqueeze(1), -torch.inf), dim=-1)
+
+
+def band_log_prior(positions: Tensor, token_lengths: Tensor, n_tokens: int, width: float) -> Tensor:
+    """Log-prior that favours tokens near a given place, up to a constant for each frame.
+
+    Args:
+        positions: (B, T), the token at which each target frame is expected; not whole
+        token_lengths: (B,)
+        n_tokens: K
+        width: standard deviation, in tokens
+
+    Returns:
+        (B, T, K) float32, -inf for padded tokens; nothing else is less likely than :data:`LEAST_LIKELY`
+    """
+    tokens = torch.arange(n_tokens, device=positions.device)
+    prior = (-0.5 * ((tokens - positions.unsqueeze(2)) / width).square()).clamp_min(LEAST_LIKELY)
+    outside = tokens >= token_lengths.view(-1, 1, 1)
+    return prior.to(torch.float32).masked_fill(outside, -torch.inf)
 
 
 def euclidean_distance(queries: Tensor, keys: Tensor) -> Tensor:

@@ -296,6 +296,9 @@ def _analyse_all(
     for _, pair in candidates:
         kinds.setdefault(pair.source, {}).update({features.source: None, features.duration: None})
         kinds.setdefault(pair.target, {}).update({features.target: None})
+        if config.loss.prior == "content":
+            for recording in (pair.source, pair.target):
+                kinds[recording]["content"] = None
     work: list[Job] = [(recording, tuple(wanted)) for recording, wanted in kinds.items()]
     analyses: dict[Path, Analysis] = {}
     if on_progress:

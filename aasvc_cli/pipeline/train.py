@@ -606,6 +606,7 @@ def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> Non
         (features.source, pair.source),
         (features.duration, pair.source),
         (features.target, pair.target),
+        *((("content", pair.source), ("content", pair.target)) if config.loss.prior == "content" else ()),
     ):
         if not store.path(kind, recording).is_file():
             store.load(kind, recording)  # says what is missing and what to do

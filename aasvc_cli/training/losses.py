@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from aasvc_cli.config.settings import LossConfig
 from aasvc_cli.model.aasvc import TeacherForced
+from aasvc_cli.model.alignment import band_log_prior
 from aasvc_cli.model.layers import padding_mask
 
 BLANK_LOG_SCORE = -1.0
@@ -107,12 +108,39 @@ def beta_binomial_log_prior(target_lengths: Tensor, token_lengths: Tensor, shape
     return prior.masked_fill(outside, -torch.inf)
 
 
+def alone(prior: str) -> str:
+    """The prior where nothing is known of the content."""
+    return "beta-binomial" if prior == "content" else prior
+
+
+def content_log_prior(
+    positions: Tensor, target_lengths: Tensor, token_lengths: Tensor, n_tokens: int, config: LossConfig, step: int
+) -> Tensor | None:
+    """The prior of ``loss.prior: content``: a band around known places that turns into the beta-binomial.
+
+    Args:
+        positions: (B, T), the token at which each target frame is expected
+        target_lengths, token_lengths: (B,)
+        step: optimiser steps taken so far
+
+    Returns:
+        (B, T, K), or None once nothing of the band is left
+    """
+    weight = 1.0 - step / config.prior_steps if config.prior_steps else 1.0
+    if weight <= 0.0:
+        return None
+    band = band_log_prior(positions, token_lengths, n_tokens, config.prior_band)
+    shape = (positions.shape[1], n_tokens)
+    diagonal = beta_binomial_log_prior(target_lengths, token_lengths, shape, alone(config.prior))
+    return weight * band + (1.0 - weight) * diagonal.clamp_min(PADDING_LOG_SCORE)
+
+
 def forward_sum_loss(
     log_alignment: Tensor,
     target_lengths: Tensor,
     token_lengths: Tensor,
     *,
-    prior: str = "published",
+    prior: str | Tensor = "published",
     gradient: str = "published",
 ) -> Tensor:
     """Negative log of the summed probability of all monotonic alignments (One TTS Alignment, arXiv 2108.10447).
@@ -125,13 +153,16 @@ def forward_sum_loss(
     Args:
         log_alignment: (B, T, K)
         target_lengths, token_lengths: (B,)
+        prior: a kind of :func:`beta_binomial_log_prior`, ``none``, or a log-prior itself, (B, T, K)
 
     Returns:
         scalar: mean over utterances of the loss per token; an utterance with fewer frames than tokens counts as 0
     """
     scores = log_alignment.float()
     shape = (scores.shape[1], scores.shape[2])
-    if prior != "none":
+    if isinstance(prior, Tensor):
+        scores = scores + prior
+    elif prior != "none":
         scores = scores + beta_binomial_log_prior(target_lengths, token_lengths, shape, prior)
     # The framework's CTC backward turns scores of -inf into NaN as soon as lengths differ within a batch.
     scores = scores.masked_fill(torch.isneginf(scores), PADDING_LOG_SCORE)
@@ -190,7 +221,7 @@ def total_loss(result: TeacherForced, config: LossConfig, step: int, share: Shar
         result.log_alignment,
         result.target_lengths,
         result.token_lengths,
-        prior=config.prior,
+        prior=result.log_prior if result.log_prior is not None else alone(config.prior),
         gradient=config.forward_sum_gradient,
     )
     binarisation = binarisation_loss(result.log_alignment, result.path, result.target_lengths)

@@ -17,7 +17,7 @@ from aasvc_cli.model.aasvc import AASVC, TeacherForced
 from aasvc_cli.model.conformer import Conformer, ConformerBlock
 from aasvc_cli.model.layers import Dropout
 from aasvc_cli.training.distributed import ALONE, World
-from aasvc_cli.training.losses import WHOLE, Losses, Share, total_loss
+from aasvc_cli.training.losses import WHOLE, Losses, Share, content_log_prior, total_loss
 from aasvc_cli.training.memory import is_out_of_memory, release_memory, return_free_memory
 from aasvc_cli.training.optimisation import Averaged, DivergenceGuard, learning_rate
 
@@ -181,8 +181,22 @@ class Trainer:
                 batch.target_lengths,
                 batch.duration_feature,
                 noise=noise,
+                log_prior=self._log_prior(batch, n_tokens),
             )
         return result
+
+    def _log_prior(self, batch: Batch, n_tokens: int) -> Tensor | None:
+        """(B, T, K) of a batch whose pairs are known to say the same at the same places."""
+        if batch.guide is None:
+            return None
+        model = self.config.model
+        per_token, stack = model.source_frames_per_token, model.target_stack
+        n_steps = batch.guide.shape[1] // stack
+        frames = batch.guide[:, : n_steps * stack].unflatten(1, (n_steps, stack)).mean(2)
+        return content_log_prior(
+            (frames + 0.5) / per_token - 0.5, batch.target_lengths // stack, batch.source_lengths // per_token,
+            n_tokens, self.config.loss, self.step,
+        )  # fmt: skip
 
     def _n_tokens(self, batch: Batch) -> int:
         return batch.source.shape[1] // self.config.model.source_frames_per_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 from itertools import islice, pairwise
@@ -195,3 +196,55 @@ def test_signals_wait_until_workers_are_started():
         assert heard == [signal.SIGUSR1]
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+class TestGuides:
+    """Where pairs say the same."""
+
+    @staticmethod
+    def dataset(**options: Any) -> PairDataset:
+        """The target says everything twice as slowly as the source; how often its content is loaded is counted."""
+        content = np.random.default_rng(0).standard_normal((10, 6)).astype(np.float32)
+        sides = {"s": content, "t": np.repeat(content, 2, axis=0)}
+        plain = _dataset(1)
+        pairs = [ParallelPair("u0", Path("s0"), Path("t0"), source_frames=10, target_frames=20)]
+        loaded: list[str] = []
+
+        def load(kind: str, recording: Path) -> np.ndarray:
+            loaded.append(kind)
+            return sides[recording.name[0]] if kind == "content" else sides[recording.name[0]][:, :2]
+
+        dataset = PairDataset(pairs, load, plain._stats, **options)
+        dataset.loaded = loaded  # type: ignore[attr-defined]
+        return dataset
+
+    def test_say_which_source_frame_belongs_to_each_target_frame(self):
+        batch = collate([self.dataset(guided=True)[0]])
+        assert batch.guide is not None
+        np.testing.assert_allclose(batch.guide[0], np.repeat(np.arange(10), 2))
+
+    def test_follow_a_source_that_is_changed_in_tempo(self):
+        def slower(source: np.ndarray, **_: Any) -> np.ndarray:
+            return np.repeat(source, 3, axis=0)
+
+        item = self.dataset(guided=True, augmenter=slower)[0]
+        np.testing.assert_allclose(item.guide, 3.0 * np.repeat(np.arange(10), 2), rtol=1e-6)
+
+    def test_are_found_once(self):
+        dataset = self.dataset(guided=True)
+        for epoch in range(3):
+            dataset.in_epoch(1, epoch)[0]
+        assert dataset.loaded.count("content") == 2
+
+    def test_are_left_out_where_nobody_asks_for_them(self):
+        dataset = self.dataset()
+        assert collate([dataset[0]]).guide is None
+        assert "content" not in dataset.loaded
+
+    def test_are_padded_cut_and_moved_with_their_batch(self):
+        short, long = self.dataset(guided=True)[0], self.dataset(guided=True)[0]
+        short = dataclasses.replace(short, target=short.target[:6], guide=short.guide[:6])
+        batch = collate([short, long])
+        assert batch.guide is not None and batch.guide.shape == (2, 20) and not batch.guide[0, 6:].any()
+        piece = batch.rows(0, 1, trim=True).to(torch.device("cpu"))
+        assert piece.guide is not None and piece.guide.shape == (1, 6)

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aasvc_cli.model.alignment import (
+    LEAST_LIKELY,
+    band_log_prior,
     euclidean_distance,
     gaussian_upsampling,
     monotonic_search,
@@ -131,3 +133,17 @@ def test_ceil_never_shortens_and_the_limit_cuts():
     assert round_durations(exact, "ceil", None).tolist() == [[1, 2, 3, 30]]
     assert round_durations(exact, "ceil", 10).tolist() == [[1, 2, 3, 10]]
     assert round_durations(exact, "nearest", None).tolist() == [[0, 2, 2, 30]]
+
+
+def test_a_band_is_a_normal_density_around_the_places_asked_for():
+    places = torch.tensor([[0.0, 1.5, 3.25]])
+    prior = band_log_prior(places, torch.tensor([4]), 5, 1.5)
+    expected = torch.distributions.Normal(places.unsqueeze(2), 1.5)
+    density = expected.log_prob(torch.arange(4.0)) - expected.log_prob(places.unsqueeze(2))
+    torch.testing.assert_close(prior[..., :4], density)
+    assert torch.isneginf(prior[..., 4]).all()
+
+
+def test_nothing_is_ruled_out_by_a_band():
+    prior = band_log_prior(torch.zeros(1, 1), torch.tensor([200]), 200, 1.0)
+    assert float(prior.min()) == LEAST_LIKELY

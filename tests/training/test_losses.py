@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
+from aasvc_cli.config.settings import LossConfig
 from aasvc_cli.model.aasvc import TeacherForced
 from aasvc_cli.model.layers import padding_mask
 from aasvc_cli.training.losses import (
     BLANK_LOG_SCORE,
     beta_binomial_log_prior,
     binarisation_loss,
+    content_log_prior,
     duration_loss,
     forward_sum_loss,
     masked_l1,
@@ -138,3 +140,38 @@ def test_the_poisson_loss_is_least_at_the_mean_duration_and_zero_only_where_all_
     assert math.exp(best) == pytest.approx(5.0, rel=0.02)
     assert loss(pause, best) > 1.0
     assert loss([4.0, 4.0], math.log(4.0)) == pytest.approx(0.0, abs=1e-5)
+
+
+class TestContentPrior:
+    """What is known of the content, and how it fades."""
+
+    PLACES = torch.tensor([[0.0, 1.0, 1.0, 2.0, 3.0, 3.0]])
+    LENGTHS = torch.tensor([6]), torch.tensor([4])
+
+    def prior(self, step: int, **settings):
+        config = LossConfig(prior="content", prior_band=1.0, prior_steps=10, **settings)
+        return content_log_prior(self.PLACES, *self.LENGTHS, 4, config, step)
+
+    def test_begins_as_a_band_and_ends_as_the_beta_binomial(self):
+        diagonal = beta_binomial_log_prior(*self.LENGTHS, (6, 4), "beta-binomial")
+        band = -0.5 * (torch.arange(4.0) - self.PLACES.unsqueeze(2)).square()
+        torch.testing.assert_close(self.prior(0), band)
+        torch.testing.assert_close(self.prior(5), (band + diagonal) / 2)
+        assert self.prior(10) is None
+
+    def test_takes_the_place_of_the_other_prior(self):
+        scores, known = _alignment(1, 6, 4), self.prior(0)
+        assert known is not None
+        expected = forward_sum_loss(scores + known, *self.LENGTHS, prior="none")
+        torch.testing.assert_close(forward_sum_loss(scores, *self.LENGTHS, prior=known), expected)
+
+    def test_leaves_padding_without_a_gradient(self):
+        lengths = torch.tensor([6, 3]), torch.tensor([4, 2])
+        places = self.PLACES.repeat(2, 1)
+        known = content_log_prior(places, *lengths, 4, LossConfig(prior="content"), 0)
+        assert known is not None
+        scores = _alignment(2, 6, 4).masked_fill(padding_mask(lengths[1], 4).unsqueeze(1), -torch.inf)
+        leaf = scores.clone().requires_grad_()
+        forward_sum_loss(leaf, *lengths, prior=known, gradient="exact").backward()
+        assert leaf.grad is not None and torch.isfinite(leaf.grad).all()
+        assert not leaf.grad[1, 3:].any() and leaf.grad[1, :3, :2].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -298,3 +299,38 @@ def test_without_a_compiler_training_goes_on_as_if_it_had_not_been_asked_for(mon
         assert torch.equal(found, expected)
     assert len(said) == 1
     assert said[0] == "going on without --compile, which does not work here (no C++ compiler found)"
+
+
+class TestContentPrior:
+    """An alignment that is known beforehand."""
+
+    @staticmethod
+    def setup() -> tuple[Trainer, Batch, torch.Tensor]:
+        """A pair whose target dwells on the first half of the source."""
+        config = override(_config(lr=1e-2), {"loss.prior": "content", "loss.prior_band": 0.5, "loss.prior_steps": 30})
+        batch = dataclasses.replace(
+            _batch(1), guide=torch.cat([torch.arange(15) * 0.8, torch.linspace(12, 23, 5)])[None]
+        )
+        assert batch.guide is not None
+        return Trainer(config, CPU), batch, (batch.guide[0] + 0.5) / 4 - 0.5
+
+    def test_is_followed_from_the_first_step_on(self):
+        trainer, batch, places = self.setup()
+        with torch.no_grad():
+            assert (trainer.forward(batch).path[0] - places).abs().max() < 1.0
+            unaware = trainer.forward(dataclasses.replace(batch, guide=None)).path[0]
+        assert (unaware - places).abs().max() > 1.0
+
+    def test_has_been_learnt_when_it_has_faded(self):
+        trainer, batch, places = self.setup()
+        for _ in range(31):
+            trainer.update([batch])
+        result = trainer.forward(batch)
+        assert result.log_prior is None
+        assert (result.path[0] - places).abs().max() < 1.5
+
+    def test_is_not_there_when_held_out_pairs_are_measured(self):
+        trainer, batch, _ = self.setup()
+        blind = dataclasses.replace(batch, guide=None)
+        diagonal = Trainer(override(trainer.config, {"loss.prior": "beta-binomial"}), CPU)
+        assert trainer.evaluate([blind]) == diagonal.evaluate([blind])
