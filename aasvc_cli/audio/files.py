@@ -232,6 +232,8 @@ def readable(name: str, source: Path | IO[bytes]) -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
+        if isinstance(source, Path) and not os.access(source, os.R_OK):  # "System error" to libsndfile
+            raise AudioError(f"{name}: no permission to read") from None
         content = what_it_is(source)
         if content is not None:
             raise AudioError(f"{name}: not readable as audio, {content}") from None

@@ -44,6 +44,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint")
     try:
+        path.open("rb").close()  # safetensors takes a file that it may not open for one that does not exist
         with safe_open(os.fspath(path), framework="pt", device="cpu") as stream:
             header = json.loads((stream.metadata() or {}).get(_HEADER, "{}"))
             return {name: stream.get_tensor(name) for name in stream.keys()}, header

@@ -155,7 +155,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(home: Home):
         download_demo(home)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not hold for this user")
+@pytest.mark.unprivileged
 def test_no_permission_is_an_error(home: Home):
     home.root.mkdir(parents=True)
     home.root.chmod(0o500)
@@ -728,6 +728,7 @@ class TestOtherProcesses:
             assert (home.vocoders / "pwg_jp_female" / name).read_bytes() == content
         assert hidden(home.vocoders) == []
 
+    @pytest.mark.process
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
     def test_a_killed_download_goes_on_where_it_was_killed(self, server: Server, slow: dict[str, bytes], home: Home):
         for sent in (60_000, 200_000):
@@ -747,6 +748,7 @@ class TestOtherProcesses:
         assert server.gets()[0].headers["Range"] == f"bytes={kept}-"
         self.check(home, slow)
 
+    @pytest.mark.process
     @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
     def test_an_interrupted_download_says_that_the_same_command_goes_on(
         self, server: Server, slow: dict[str, bytes], home: Home
@@ -767,6 +769,7 @@ class TestOtherProcesses:
         assert "Range" in [request for request in server.gets() if "400000" in request.path][-1].headers
         self.check(home, slow)
 
+    @pytest.mark.process
     def test_a_disk_that_takes_no_more_is_an_error_and_what_it_took_is_kept(
         self, server: Server, slow: dict[str, bytes], home: Home
     ):
@@ -785,6 +788,7 @@ class TestOtherProcesses:
         assert server.gets()[0].headers["Range"] == "bytes=100000-"
         self.check(home, slow)
 
+    @pytest.mark.process
     def test_two_processes_at_once_fetch_it_once(self, server: Server, slow: dict[str, bytes], home: Home):
         go_on = threading.Event()
         server.faults = [servers.pause(30_000, go_on)]
@@ -800,6 +804,7 @@ class TestOtherProcesses:
         assert len(server.gets()) == 3
         self.check(home, slow)
 
+    @pytest.mark.process
     @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1)])
     def test_on_a_terminal_the_licence_is_a_question(self, corpora: Server, home: Home, answer: bytes, code: int):
         ours, theirs = pytest.importorskip("pty").openpty()

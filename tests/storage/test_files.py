@@ -107,7 +107,7 @@ class TestAtomicWrite:
             write_bytes(tmp_path / "a", b"x")
         assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    @pytest.mark.unprivileged
     def test_a_folder_without_write_permission_is_named(self, tmp_path: Path):
         tmp_path.chmod(0o500)
         try:
@@ -121,6 +121,7 @@ class TestAtomicWrite:
         with pytest.raises(StorageError, match="cannot write /proc/file"):
             write_bytes(Path("/proc/file"), b"x")
 
+    @pytest.mark.process
     def test_a_process_killed_in_the_middle_leaves_the_old_file(self, tmp_path: Path):
         path = tmp_path / "file"
         path.write_bytes(b"old")
