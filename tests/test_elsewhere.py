@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def odd(tmp_path: Path, small_corpus: Path) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_everything_works_with_spaces_and_signs_of_any_language_whatever_the_locale(odd: Path, tiny_conf: Path):
     conf = odd / "meine Einstellungen.yaml"
     shutil.copy(tiny_conf, conf)
@@ -87,6 +89,7 @@ def test_everything_works_with_spaces_and_signs_of_any_language_whatever_the_loc
     assert "文 0 é" in (odd / "結果.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.process
 def test_messages_name_files_of_any_language_under_an_ascii_locale(tmp_path: Path):
     done = run(
         "convert", "録音.wav", "-o", "x.wav", folder=tmp_path, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
@@ -95,6 +98,7 @@ def test_messages_name_files_of_any_language_under_an_ascii_locale(tmp_path: Pat
     assert "録音.wav: no such file" in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are always text there")
 def test_a_name_that_is_no_text_is_printed_as_it_is(trained: Home, data: Path, tmp_path: Path):
     name = os.fsdecode(b"r\xe9sum\xe9.wav")
@@ -112,6 +116,7 @@ def test_a_name_that_is_no_text_is_printed_as_it_is(trained: Home, data: Path, t
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_training_reads_its_data_in_spawned_processes(trained: Home, tmp_path: Path):
     """As on Windows and macOS, where nothing is inherited: what goes to the workers has to be picklable."""
     (tmp_path / "aasvc.yaml").write_text("train: {n_workers: 1}")
@@ -131,44 +136,68 @@ def test_training_reads_its_data_in_spawned_processes(trained: Home, tmp_path: P
     assert json.loads(done.stdout)["step"] == 2
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_module_needs_what_only_posix_has(path: Path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def lines_of(source: str, offends: Callable[[ast.AST], bool], guards: tuple[str, ...] = ()) -> list[str]:
+    """The statements of a source that a check objects to, unless a surrounding try, with or if names a guard."""
+    tree = ast.parse(source)
     guarded = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, (ast.Try, ast.With, ast.If))
-        and any(word in ast.unparse(node) for word in ("AttributeError", "ImportError", "hasattr"))
+        if isinstance(node, (ast.Try, ast.With, ast.If)) and any(word in ast.unparse(node) for word in guards)
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and id(node) not in guarded:
-            assert not {alias.name.split(".")[0] for alias in node.names} & POSIX_MODULES, f"line {node.lineno}"
-        if isinstance(node, ast.ImportFrom):
-            assert (node.module or "").split(".")[0] not in POSIX_MODULES, f"line {node.lineno}"
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and id(node) not in guarded:
-            assert node.attr not in POSIX_NAMES.get(node.value.id, ()), f"line {node.lineno}: {ast.unparse(node)}"
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            assert not node.value.startswith("/dev/"), f"line {node.lineno}: {node.value}"
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if id(node) not in guarded and offends(node)
+    ]
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_text_files_are_read_and_written_as_utf8(path: Path):
-    """Windows has another encoding unless it is told."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        given = {keyword.arg for keyword in node.keywords}
-        if name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute):
-            assert "encoding" in given, f"line {node.lineno}: {ast.unparse(node)}"
-        # the built-in one, or a path's with a mode; archives and the like have an open() of their own
-        modes = [
-            a.value for a in node.args if isinstance(a, ast.Constant) and re.fullmatch(r"[rwax+bt]+", str(a.value))
-        ]
-        if name == "open" and (isinstance(node.func, ast.Name) or modes) and not any("b" in str(m) for m in modes):
-            assert "encoding" in given, f"line {node.lineno}: {ast.unparse(node)}"
+def offences(offends: Callable[[ast.AST], bool], guards: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """The same for every file of the package, by name."""
+    found = {
+        str(path.relative_to(PACKAGE)): lines_of(path.read_text(encoding="utf-8"), offends, guards)
+        for path in PACKAGE.rglob("*.py")
+    }
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def needs_posix(node: ast.AST) -> bool:
+    """Whether a node imports or names what only POSIX has."""
+    if isinstance(node, ast.Import):
+        return any(alias.name.split(".")[0] in POSIX_MODULES for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").split(".")[0] in POSIX_MODULES
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return node.attr in POSIX_NAMES.get(node.value.id, ())
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/dev/")
+
+
+def leaves_the_encoding_open(node: ast.AST) -> bool:
+    """Whether a node reads or writes text in the encoding of the system, which is not UTF-8 on Windows."""
+    if not isinstance(node, ast.Call) or "encoding" in {keyword.arg for keyword in node.keywords}:
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name in ("read_text", "write_text"):
+        return isinstance(node.func, ast.Attribute)
+    # the built-in open(), or a path's with a mode; archives and the like have an open() of their own
+    modes = [a.value for a in node.args if isinstance(a, ast.Constant) and re.fullmatch(r"[rwax+bt]+", str(a.value))]
+    is_open = name == "open" and (isinstance(node.func, ast.Name) or bool(modes))
+    return is_open and not any("b" in str(mode) for mode in modes)
+
+
+def test_no_module_needs_what_only_posix_has():
+    guards = ("AttributeError", "ImportError", "hasattr")
+    assert len(lines_of("import fcntl\nos.fork()\nopen('/dev/null')", needs_posix, guards)) == 3
+    assert not lines_of("try:\n    import fcntl\nexcept ImportError:\n    pass", needs_posix, guards)
+    assert not offences(needs_posix, guards)
+
+
+def test_text_files_are_read_and_written_as_utf8():
+    assert len(lines_of("path.read_text()\nopen('name')\npath.open('w')", leaves_the_encoding_open)) == 3
+    assert not lines_of(
+        "archive.open('name')\nopen('name', 'rb')\nopen('name', encoding='utf-8')", leaves_the_encoding_open
+    )
+    assert not offences(leaves_the_encoding_open)
 
 
 WITHOUT_POSIX = """
@@ -185,6 +214,7 @@ sys.exit(program.run(sys.argv[1:]))
 """
 
 
+@pytest.mark.process
 def test_conversion_needs_nothing_that_windows_has_not(trained: Home, data: Path, tmp_path: Path):
     names = {"os": sorted({"fork", "forkpty", "killpg", "getuid", "geteuid", "setsid", "sysconf"}),
              "signal": sorted(POSIX_NAMES["signal"])}  # fmt: skip
@@ -219,12 +249,11 @@ def imported_by(source: str) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("version", REMOVED)
-def test_no_module_needs_what_a_later_python_has_not(version: str):
+def test_no_module_needs_what_a_later_python_has_not():
     assert imported_by("def f():\n    from imp import x\nimport cgi.y as z") == {"imp", "cgi"}
+    gone = set().union(*REMOVED.values())
     for path in PACKAGE.rglob("*.py"):
-        gone = imported_by(path.read_text(encoding="utf-8")) & REMOVED[version]
-        assert not gone, f"{path.name} imports {gone}, which Python {version} has not"
+        assert not imported_by(path.read_text(encoding="utf-8")) & gone, path.name
 
 
 @pytest.mark.filterwarnings("error")
@@ -233,7 +262,6 @@ def test_the_source_compiles_without_a_warning():
         compile(path.read_text(encoding="utf-8"), str(path), "exec")
 
 
-@pytest.mark.parametrize("minor", [11, 12, 13])
-def test_the_source_is_of_every_supported_python(minor: int):
+def test_the_source_is_of_the_oldest_supported_python():
     for path in PACKAGE.rglob("*.py"):
-        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, minor))
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 11))
