@@ -1,11 +1,20 @@
-"""What every test shares: a data folder of its own, the bundled demo corpus, short synthetic recordings."""
+"""What every test shares: the tiers, a data folder of its own, the bundled demo corpus, short synthetic recordings.
+
+Tests belong to tiers, by marker: ``process`` (starts a process), ``browser``, ``slow`` (more than ten seconds),
+``unprivileged`` (skips for root, whom no permission stops), and the default tier, which is all the others.
+
+* ``pytest`` and ``pytest FOLDER`` run the default tier;
+* ``pytest FILE`` and ``pytest -m EXPRESSION`` run whatever they select, of every tier;
+* ``pytest --tiers all`` (or a list of names) runs those tiers, and fails if one of them ran no test.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +29,94 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # so it is in jobs that a script started in the background; programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 DATA = Path(__file__).parent / "assets"
+TIERS = ("default", "slow", "process", "browser", "unprivileged")
+"""From the first to the last. A test with several markers belongs to the last of its tiers."""
+
+
+def tier(keywords: Container[str]) -> str:
+    """The tier of a test, by the keywords that pytest knows it by."""
+    return next((name for name in reversed(TIERS) if name in keywords), TIERS[0])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare --tiers."""
+    parser.addoption(
+        "--tiers",
+        type=lambda text: list(TIERS) if text == "all" else text.split(","),
+        help=f"run these tiers ({', '.join(TIERS)}; or all), and fail if one of them ran no test",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse tiers that do not exist; count what runs."""
+    if unknown := set(config.getoption("--tiers") or ()) - set(TIERS):
+        raise pytest.UsageError(f"--tiers: no such tier: {', '.join(unknown)}; there are {', '.join(TIERS)}")
+    config.pluginmanager.register(_Count(config), "tiers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tiers that are not asked for."""
+    tiers = config.getoption("--tiers")
+    if tiers is None:
+        if config.option.markexpr or not all(Path(argument).is_dir() for argument in config.args):
+            return
+        tiers = ["default", "unprivileged"]
+    left_out = [item for item in items if tier(item.keywords) not in tiers]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if tier(item.keywords) in tiers]
+
+
+class _Count:
+    """How many tests of each tier ran, and why the others did not."""
+
+    def __init__(self, config: pytest.Config):
+        self.ran: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.required = config.getoption("--tiers") or []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and not report.skipped:
+            self.ran[tier(report.keywords)] += 1
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
+
+    @property
+    def empty(self) -> list[str]:
+        return [name for name in self.required if not self.ran[name]]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.empty and not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("tiers")
+        for name in TIERS:
+            if self.ran[name]:
+                terminalreporter.line(f"{self.ran[name]:5} {name}")
+        for reason, count in self.skipped.most_common():
+            terminalreporter.line(f"{count:5} skipped: {reason}")
+        for name in self.empty:
+            terminalreporter.line(f"ERROR: no test of the tier {name} ran", red=True)
+
+
+def permissions_hold(folder: Path) -> bool:
+    """Whether the permissions of a file stop this user; nothing stops root, unless it has given up its capabilities."""
+    path = folder / "unreadable"
+    path.touch(mode=0)
+    try:
+        path.read_bytes()
+    except PermissionError:
+        return True
+    finally:
+        path.unlink()
+    return False
+
+
+@pytest.fixture(autouse=True)
+def _as_its_tier_allows(request: pytest.FixtureRequest) -> None:
+    """A test of permissions is skipped where they stop nobody."""
+    if "unprivileged" in request.keywords and not permissions_hold(request.getfixturevalue("tmp_path")):
+        pytest.skip("no permission stops this user")
 
 
 @pytest.fixture(autouse=True)

@@ -183,6 +183,7 @@ print("\\n" + json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)],

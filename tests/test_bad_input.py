@@ -147,6 +147,7 @@ class TestPrepare:
         assert "nothing" in refused("prepare", "nothing")
         assert "mal" in refused("prepare", small_corpus, "--source", "mal", "--target", "female")
 
+    @pytest.mark.process
     def test_a_full_disk(self, refused: Callable[..., str], pairs, home: Home):
         with small_disk(home.root, 16 * 1024) as message:
             error = self.refuse(refused, pairs, home)
@@ -191,6 +192,7 @@ class TestStatsAndTrain:
         assert "last.safetensors" in refused("train", "--tag", "tiny", "--max-steps", 4)
         assert tree(trained.root) == before
 
+    @pytest.mark.process
     def test_a_full_disk(self, refused: Callable[..., str], trained: Home):
         before = tree(trained.root)
         with small_disk(trained.exp / "male_female_full", 24 * 1024) as message:
@@ -228,6 +230,7 @@ class TestConvert:
             assert str(tmp_path / named) in error
             assert tree(tmp_path) == before
 
+    @pytest.mark.process
     def test_a_full_disk(self, refused: Callable[..., str], trained: Home, tmp_path: Path):
         with small_disk(tmp_path / "disk", 4096) as message:
             error = refused("convert", DATA / "male.flac", "-o", tmp_path / "disk" / "out.wav", "--model", "tiny")
@@ -274,6 +277,7 @@ class TestEvaluate:
         assert "u0" in error
 
 
+@pytest.mark.process
 def test_the_program_itself_says_one_line_and_exits_with_one(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run(

@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from aasvc_cli.compiled import has_machine_code
 
+pytestmark = pytest.mark.process
+
 MODULE = """
-from aasvc_cli.jit import compiled
+from aasvc_cli.compiled import compiled
 
 @compiled
 def double(value: float) -> float:

@@ -15,6 +15,8 @@ from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
 from tests import processes
 
+pytestmark = pytest.mark.process
+
 SETTINGS = ["--max-steps", "160", "--eval-every", "30", "--save-every", "3", "--keep", "2"]
 KILLS = 20
 

@@ -65,6 +65,7 @@ def test_the_first_two_commands_set_everything_up_themselves():
     assert any(line.startswith("pytest") for line in project["project"]["optional-dependencies"]["test"])
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_installed_package_converts_the_recording_of_the_first_command(tmp_path: Path):
     """Installs what `pip install .` would, with the dependencies that are here already."""
@@ -159,6 +160,7 @@ def folder(tmp_path: Path, demo_corpus: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["sox", "ffmpeg", "find"])
 def test_every_pipe_works_as_it_is_written(folder: Path, program: str):

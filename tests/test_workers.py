@@ -19,7 +19,10 @@ from aasvc_cli.errors import AudioError, ConfigError
 from aasvc_cli.storage.files import atomic_write, remove_unfinished
 from aasvc_cli.workers import THREAD_VARIABLES, Workers, core_count
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals"),
+]
 
 
 class Counting:

@@ -74,6 +74,7 @@ def furnished(home: Home) -> Home:
     return home
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -108,6 +109,7 @@ def test_names_are_completed(
     assert complete("bash", *words) == expected
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -120,6 +122,7 @@ def test_other_shells_ask_in_their_own_way(
     assert complete(shell, *words) == expected
 
 
+@pytest.mark.process
 def test_the_data_folder_of_the_line_is_looked_at(
     complete: Callable[..., list[str]], furnished: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -128,6 +131,7 @@ def test_the_data_folder_of_the_line_is_looked_at(
     assert complete("bash", "--home", str(furnished.root), "convert", "--model", "f") == ["first"]
 
 
+@pytest.mark.process
 def test_configuration_files_in_the_working_directory_are_offered(complete: Callable[..., list[str]], tmp_path: Path):
     (tmp_path / "mine.yaml").write_text("")
     assert complete("bash", "train", "--conf", "mi") == ["mine.yaml"]
@@ -140,11 +144,13 @@ def test_everything_that_can_be_downloaded_is_offered():
     assert [name for name, _ in completion.catalogue()] == list(CATALOGUE)
 
 
+@pytest.mark.process
 def test_without_a_data_folder_nothing_breaks(complete: Callable[..., list[str]], home: Home):
     assert complete("zsh", "convert", "--model", "x") == []
     assert not home.root.exists()
 
 
+@pytest.mark.process
 def test_zsh_and_fish_show_what_a_name_means(furnished: Home, tmp_path: Path):
     for shell in ("zsh", "fish"):
         environment = {
@@ -162,6 +168,7 @@ def test_zsh_and_fish_show_what_a_name_means(furnished: Home, tmp_path: Path):
         assert "training run male_female_first" in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_for_the_shell_can_be_had(shell: str):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "_AASVC_COMPLETE": f"source_{shell}"}
@@ -266,6 +273,7 @@ def _drain(terminal: int) -> None:
             pass
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_real_shell_completes(furnished: Home, type_into: Callable[[str, Sequence[str]], list[str]], shell: str):
     if shutil.which(shell) is None:

@@ -23,7 +23,10 @@ import torch
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups"),
+]
 ROOT = Path(__file__).parents[2]
 PATIENCE = 10.0
 """Seconds in which the program must have ended: far above what it takes, for machines that are busy elsewhere."""

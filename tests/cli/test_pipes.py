@@ -19,6 +19,8 @@ import soundfile
 
 from tests.voices import tiny_config, write_voice
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 sox = pytest.mark.skipif(shutil.which("sox") is None, reason="needs sox: apt-get install sox")

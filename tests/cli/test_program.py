@@ -25,7 +25,7 @@ from aasvc_cli.cli import program as program_module
 from aasvc_cli.cli import progress
 from aasvc_cli.config.reading import read_preset
 from aasvc_cli.config.settings import Config
-from aasvc_cli.data import corpus
+from aasvc_cli.data import manifest as manifest_module
 from aasvc_cli.data.manifest import Finding, Manifest
 from aasvc_cli.errors import DataError, StorageError
 from aasvc_cli.storage.files import atomic_write
@@ -383,7 +383,7 @@ class TestTrain:
         replace(monkeypatch, "aasvc_cli.pipeline.train.train", train)
         replace(monkeypatch, "aasvc_cli.pipeline.stats.compute_stats", compute_stats)
         # last, as modules that are imported for the first time would keep the stand-in
-        monkeypatch.setattr(corpus, "read_manifest", lambda home, name=None: manifest)
+        monkeypatch.setattr(manifest_module, "read_manifest", lambda home, name=None: manifest)
         return calls
 
     def test_flags_override_the_prepared_configuration(self, aasvc: Aasvc, calls: list[dict[str, Any]]):
@@ -709,6 +709,7 @@ class TestProcess:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         return subprocess.Popen([sys.executable, "-m", "aasvc_cli", *arguments], env=environment, **options)
 
+    @pytest.mark.process
     def test_a_reader_that_goes_away_ends_it_quietly(self):
         read_end, write_end = os.pipe()
         os.close(read_end)
@@ -717,6 +718,7 @@ class TestProcess:
             assert process.stderr is not None
             assert process.stderr.read() == b""
 
+    @pytest.mark.process
     def test_wrong_usage_exits_with_two_and_one_line(self):
         with self.start("nonsense", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             out, err = process.communicate(timeout=60)
@@ -724,6 +726,7 @@ class TestProcess:
         assert out == b""
         assert err.count(b"\n") == 1
 
+    @pytest.mark.process
     def test_training_that_is_stopped_goes_on_where_it_was(self, trained: Home, aasvc: Aasvc):
         train = ["train", "--tag", "stopped", "--eval-every", "1000", "--max-steps"]
         with self.start(*train, "100000", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

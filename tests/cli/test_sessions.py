@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("pty", reason="needs pseudo-terminals")
 from tests.screens import run_on_terminal, visible
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXACT = ("download", "prepare", "stats")

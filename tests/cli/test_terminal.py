@@ -15,6 +15,8 @@ import pytest
 
 from aasvc_cli.storage.home import Home
 
+pytestmark = pytest.mark.process
+
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
 ROOT = Path(__file__).parents[2]
 BAR = "━"

@@ -422,6 +422,7 @@ class TestSchema:
             config_schema._leaf(int | str, dataclasses.fields(Config)[0])
 
 
+@pytest.mark.process
 @pytest.mark.skipif(importlib.util.find_spec("yaml") is None, reason="needs PyYAML")
 def test_without_settings_files_nothing_is_read(tmp_path: Path):
     code = "import sys\nfrom aasvc_cli.cli import run\nrun(['--version'])\nassert 'yaml' not in sys.modules\n"

@@ -300,6 +300,7 @@ class TestLibrary:
             assert np.array_equal(one.wave, other.wave)
             assert np.array_equal(one.log_mel, other.log_mel)
 
+    @pytest.mark.process
     def test_it_is_quiet_and_brings_no_command_line(self, converter: Converter):
         code = (
             "import sys, json, logging\n"
@@ -328,6 +329,7 @@ UNWANTED = [
 ]  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_conversion_on_the_command_line_loads_only_what_it_uses(data: Path, tmp_path: Path):
     code = (
         "import json, runpy, sys\n"

@@ -309,6 +309,7 @@ class TestOurFormOfPublishedVoices:
         assert torch.equal(voice.model.output.weight, direct.model.output.weight)
         assert np.array_equal(voice.stats.target.scale, direct.stats.target.scale)
 
+    @pytest.mark.process
     def test_several_processes_at_once_make_one(self, home: Home, data: Path, tmp_path: Path):
         folder = published(tmp_path / "theirs", data)
         code = (

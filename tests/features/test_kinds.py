@@ -398,6 +398,7 @@ class TestStatsTrees:
             NormStats.from_tree(tree, "stats.json")
 
 
+@pytest.mark.process
 def test_features_of_mels_load_neither_torch_nor_librosa_nor_scipy():
     code = (
         "import sys, numpy; from aasvc_cli.pipeline import prepare; from aasvc_cli.audio.mel import log_mel;"

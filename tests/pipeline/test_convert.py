@@ -408,6 +408,7 @@ class TestBatches:
         assert files_below(tmp_path / "out") == {f"rec/{index}.wav" for index in range(4)}
         assert len(summary.failures) == 1
 
+    @pytest.mark.process
     def test_several_processes_give_the_same_files(self, home: Home, voice: Path, recordings: Path, tmp_path: Path):
         messages: list[str] = []
         for out, workers in (("alone", 1), ("together", 2)):
@@ -421,6 +422,7 @@ class TestBatches:
         for name in files_below(tmp_path / "alone"):
             assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
 
+    @pytest.mark.process
     def test_a_model_that_cannot_be_loaded_is_one_error_of_all_processes(
         self, home: Home, recordings: Path, tmp_path: Path
     ):
@@ -428,6 +430,7 @@ class TestBatches:
             self.run(home, recordings, recordings, out_dir=tmp_path / "out", workers=2)
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.process
     def test_a_process_that_is_killed_costs_its_recording_only(
         self, home: Home, voice: Path, recordings: Path, tmp_path: Path
     ):
@@ -510,6 +513,7 @@ class TestSets:
             convert_set(home, "eval", model="tiny", device="cpu")
 
 
+@pytest.mark.process
 def test_nothing_heavy_that_conversion_does_not_need_is_loaded(voice: Path, tmp_path: Path):
     code = (
         "import sys, numpy as np\n"
@@ -650,6 +654,7 @@ class TestPublished:
         assert waves[0] == waves[1]
 
 
+@pytest.mark.process
 def test_the_command_loads_nothing_heavy_but_torch(data: Path, tmp_path: Path):
     code = (
         "import sys\n"

@@ -74,6 +74,7 @@ def test_an_utterance_has_the_scores_of_its_two_recordings(folders):
     assert result.utterances[1].scores == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
+@pytest.mark.process
 def test_worker_processes_change_nothing(folders):
     alone, together = (evaluate_folders(*folders, measures=["signal"], jobs=jobs) for jobs in (1, 2))
     assert repr(together) == repr(alone)  # NaN equals itself there
@@ -379,6 +380,7 @@ def test_a_model_from_elsewhere_is_scored_on_the_set_that_is_named_or_was_prepar
         evaluate_run(home, model=run, jobs=1)
 
 
+@pytest.mark.process
 def test_a_killed_worker_is_an_error_and_not_a_missing_number(folders, monkeypatch):
     monkeypatch.setattr(evaluate, "_score", _die)
     with pytest.raises(DataError, match="a worker process was killed"):

@@ -134,6 +134,7 @@ class TestGoodPairs:
         assert tree["counts"] == {"no_partner": 1}
         assert tree["n_excluded"] == 1
 
+    @pytest.mark.process
     def test_processes_find_the_same_as_one(self, home, tmp_path, monkeypatch):
         corpus = Corpus(tmp_path / "more", 20)
         corpus.put("silent", np.zeros(4000), sound())
@@ -454,6 +455,7 @@ class TestResuming:
         report = run()
         assert (report.n_computed, report.n_fresh) == (7, 5)
 
+    @pytest.mark.process
     def test_a_killed_run_is_taken_up_where_it_was(self, home, corpus, run):
         code = (
             "import os, signal, sys\n"
@@ -467,6 +469,7 @@ class TestResuming:
         report = run()
         assert (report.n_computed, report.n_fresh) == (5, 7)
 
+    @pytest.mark.process
     def test_ctrl_c_ends_all_processes_at_once(self, home, tmp_path):
         """The pipe stays open as long as any worker lives."""
         corpus = Corpus(tmp_path / "more", 40)
@@ -491,7 +494,7 @@ class TestResuming:
 
 
 class TestStorage:
-    @pytest.mark.parametrize("jobs", [1, 2])
+    @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.process)])
     def test_features_that_cannot_be_written_stop_the_run_in_one_line(self, home, tmp_path, jobs):
         corpus = Corpus(tmp_path / "more", 10)
         home.root.mkdir(parents=True)

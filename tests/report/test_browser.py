@@ -17,6 +17,8 @@ import pytest
 from aasvc_cli.report.page import render
 from tests.pages import page
 
+pytestmark = pytest.mark.browser
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NAMES = {"first": "good morning", "second": "おはよう", "third": "good night"}
 QUIET = (

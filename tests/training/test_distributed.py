@@ -30,7 +30,7 @@ from tests.training.test_memory import batch, config
 CPU = torch.device("cpu")
 SIZES = (8, 5, 1)
 """Utterances of three micro-batches; of the last one, the second process has no part."""
-pytestmark = processes.needs_forks
+pytestmark = [pytest.mark.process, processes.needs_forks]
 
 
 def _share(whole: Batch, world: World) -> Batch:

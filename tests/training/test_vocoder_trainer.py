@@ -255,6 +255,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_it_leaves_a_vocoder_with_log_previews_and_dev_measures(self, trained: Home):
         reports: list[TrainingReport] = []
         result = train_vocoder(

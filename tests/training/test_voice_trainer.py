@@ -270,6 +270,7 @@ def test_a_gradient_that_overflows_is_computed_again_with_a_smaller_scale():
     assert torch.equal(found, expected), "the same random numbers as in the attempts before"
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_results_of_plain_ones(monkeypatch):
     monkeypatch.setattr("aasvc_cli.training.voice_trainer.COMPILER", "eager")
     said: list[str] = []
