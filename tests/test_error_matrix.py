@@ -107,7 +107,6 @@ MATRIX = [
     # --- prepare
     usage("prepare --jobs 0", "greater than or equal to 1"),
     usage("prepare --jobs many", "--jobs"),
-    usage("prepare --src-feat ppg", "mel"),
     usage("prepare --seed=-1", "--seed"),
     usage("prepare one two", "two"),
     usage("prepare", "AASVC_JOBS", AASVC_JOBS="some"),
@@ -133,6 +132,7 @@ MATRIX = [
     Mistake(f"prepare {PAIRS} --conf my.yaml", "model.width: 30 is not divisible",
             spoil=write("my.yaml", "model: {width: 30, n_heads: 4}")),
     Mistake(f"prepare {PAIRS} --trg-feat mcep", "features.target"),
+    Mistake(f"prepare {PAIRS} --src-feat ppg", "features.source: 'ppg' is no kind of feature; known are mel, mcep"),
     # --- stats
     usage("stats --norm-name", "--norm-name"),
     usage("stats extra", "extra"),

@@ -9,7 +9,7 @@ import torch
 
 from aasvc_cli.config.reading import dump_yaml, parse_config
 from aasvc_cli.config.settings import Config
-from aasvc_cli.features.kinds import SIDES, feature_keys
+from aasvc_cli.features.kinds import SIDES, feature_keys, feature_width, with_widths
 from aasvc_cli.features.stats import FeatureStats, NormStats
 from aasvc_cli.model.aasvc import AASVC
 from aasvc_cli.storage.checkpoint import save_checkpoint
@@ -28,14 +28,14 @@ TINY = {
 
 def tiny_config(**model: object) -> Config:
     """A configuration of a very small model; ``model`` replaces entries of its section."""
-    return parse_config({**TINY, "model": {**TINY["model"], **model}}, "test").resolved()
+    return with_widths(parse_config({**TINY, "model": {**TINY["model"], **model}}, "test"))
 
 
 def plain_stats(config: Config) -> NormStats:
     """Statistics like those of quiet speech, different on each side."""
     keys = feature_keys(config.features)
     kinds = {side: str(getattr(config.features, side)) for side in SIDES}
-    widths = {side: config.features.width(kinds[side]) for side in SIDES}
+    widths = {side: feature_width(kinds[side], config.features) for side in SIDES}
     level = {"source": -2.0, "target": -1.5, "duration": -2.0}
     stats = {
         side: FeatureStats(

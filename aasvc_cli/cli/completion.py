@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from aasvc_cli.features.kinds import model_kinds
 from aasvc_cli.storage.home import BUNDLED, Home, find_home
 
 CATALOGUE = {
@@ -85,6 +86,11 @@ def prepared(ctx: typer.Context) -> list[tuple[str, str]]:
 def statistics(ctx: typer.Context) -> list[tuple[str, str]]:
     """What ``--norm-name`` takes."""
     return [("self", "statistics of the training set itself"), *models(ctx)]
+
+
+def features() -> list[tuple[str, str]]:
+    """Kinds of feature that a model can be trained on."""
+    return [(name, "feature") for name in model_kinds()]
 
 
 def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:

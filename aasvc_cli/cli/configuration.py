@@ -141,5 +141,6 @@ def show_schema() -> None:
     import json
 
     from aasvc_cli.config.schema import config_schema
+    from aasvc_cli.features.kinds import model_kinds
 
-    typer.echo(json.dumps(config_schema(), ensure_ascii=False, indent=1))
+    typer.echo(json.dumps(config_schema(model_kinds()), ensure_ascii=False, indent=1))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from aasvc_cli.cli import completion
+from aasvc_cli.features.kinds import model_kinds
 
 YIELDS = {
     "convert": (
@@ -36,13 +37,8 @@ variable, does not reach them."""
 THE_CONFIGURATIONS = "the configuration's"
 """Words for a default that ``--conf``, a settings file or the prepared set decides."""
 
-
-class FeatureKindOption(StrEnum):
-    """Feature kinds that the options offer."""
-
-    MEL = "mel"
-    MCEP = "mcep"
-    CONTENT = "content"
+KINDS_OFFERED = " or ".join(model_kinds())
+"""Kinds of feature, for the help of the options."""
 
 
 class SetOption(StrEnum):
@@ -115,20 +111,38 @@ ConfOption = Annotated[
 
 
 SourceFeatureOption = Annotated[
-    FeatureKindOption | None,
-    model_option("--src-feat", help="What the model hears of the source.", show_default=THE_CONFIGURATIONS),
+    str | None,
+    model_option(
+        "--src-feat",
+        metavar="KIND",
+        help=f"What the model hears of the source: {KINDS_OFFERED}.",
+        show_default=THE_CONFIGURATIONS,
+        autocompletion=completion.features,
+    ),
 ]
 
 
 TargetFeatureOption = Annotated[
-    FeatureKindOption | None,
-    model_option("--trg-feat", help="What the model writes; only mel becomes sound.", show_default=THE_CONFIGURATIONS),
+    str | None,
+    model_option(
+        "--trg-feat",
+        metavar="KIND",
+        help="What the model writes; only mel becomes sound.",
+        show_default=THE_CONFIGURATIONS,
+        autocompletion=completion.features,
+    ),
 ]
 
 
 DurationFeatureOption = Annotated[
-    FeatureKindOption | None,
-    model_option("--dp-feat", help="What the duration predictor hears of the source.", show_default=THE_CONFIGURATIONS),
+    str | None,
+    model_option(
+        "--dp-feat",
+        metavar="KIND",
+        help=f"What the duration predictor hears of the source: {KINDS_OFFERED}.",
+        show_default=THE_CONFIGURATIONS,
+        autocompletion=completion.features,
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ The configuration itself is imported where it is needed only: help and completio
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +82,11 @@ class SettingsFile:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def combine(layers: Sequence[Layer]) -> Traced:
+def combine(layers: Sequence[Layer], *, check: Callable[[Config], list[str]] | None = None) -> Traced:
     """The configuration that layers give, the weakest first.
+
+    Args:
+        check: finds further faults, as for :func:`aasvc_cli.config.reading.parse_config`
 
     Raises:
         ConfigError: values that are impossible together.
@@ -102,7 +105,7 @@ def combine(layers: Sequence[Layer]) -> Traced:
             node[leaf] = value
             origins[key] = layer.origin
     named = [str(layer.origin) for layer in layers if layer.values and layer.origin.kind not in (PREPARED, PRESET)]
-    return Traced(parse_config(tree, ", ".join(dict.fromkeys(named)) or "configuration"), origins)
+    return Traced(parse_config(tree, ", ".join(dict.fromkeys(named)) or "configuration", check=check), origins)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

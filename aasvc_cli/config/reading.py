@@ -12,7 +12,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -67,14 +67,18 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return read_yaml(text, str(path))
 
 
-def parse_config(tree: Mapping[str, Any], origin: str) -> Config:
+def parse_config(tree: Mapping[str, Any], origin: str, *, check: Callable[[Config], list[str]] | None = None) -> Config:
     """Check a mapping against the configuration and build it.
+
+    Args:
+        check: finds further faults, of what this folder knows nothing about
 
     Raises:
         ConfigError: lists every unknown key, wrong type and impossible value.
     """
     faults: list[str] = []
     config = _parse(Config, tree, "", faults)
+    faults += check(config) if check else []
     if faults:
         raise ConfigError(origin, faults)
     return config

@@ -12,6 +12,7 @@ import inspect
 import itertools
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
@@ -24,9 +25,16 @@ NUMBER_AS_TEXT = r"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$"
 """Numbers such as 8e-5, which YAML 1.1 reads as text."""
 
 
-def config_schema() -> dict[str, Any]:
-    """The schema of configuration files, of ``aasvc.yaml`` and of the user's file."""
+def config_schema(feature_kinds: Sequence[str]) -> dict[str, Any]:
+    """The schema of configuration files, of ``aasvc.yaml`` and of the user's file.
+
+    Args:
+        feature_kinds: what ``source``, ``target`` and ``duration`` below ``features`` may be
+    """
     schema = _section(Config)
+    features = schema["properties"]["features"]["properties"]
+    for side in ("source", "target", "duration"):
+        features[side]["enum"] = list(feature_kinds)
     schema["properties"][OPTIONS] = {
         "type": "object",
         "description": "Defaults of command-line options by their names without dashes, e.g. {device: cuda}; only in "

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FeatureKind = Literal["mel", "mcep", "content"]
-CONTENT_CHANNELS = 96
-"""Of the features that the bundled content encoder writes."""
 DEFAULT_PRESET = "small"
 UNNAMED = "custom"
 """Name of a configuration that has none; a file's own name takes its place."""
@@ -101,18 +97,17 @@ class McepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
-    """Which feature each side of the model sees (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe)."""
+    """Which feature each side of the model sees (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe).
 
-    source: FeatureKind = "mel"
-    target: FeatureKind = "mel"
-    duration: FeatureKind = "mel"
+    ``aasvc_cli.features.kinds`` knows the kinds and their widths.
+    """
+
+    source: str = "mel"
+    target: str = "mel"
+    duration: str = "mel"
     """Input of the duration predictor, computed from the source recording."""
     mel: MelConfig = field(default_factory=MelConfig)
     mcep: McepConfig = field(default_factory=McepConfig)
-
-    def width(self, kind: str) -> int:
-        """Channels of one feature kind."""
-        return {"mel": self.mel.n_mels, "mcep": self.mcep.order + 1, "content": CONTENT_CHANNELS, "f0": 1}[kind]
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""
@@ -408,26 +403,3 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
-
-    def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
-        found = []
-        for key, kind in (("source", "source"), ("target", "target"), ("duration", "duration")):
-            dim = getattr(self.model, f"{key}_dim")
-            expected = self.features.width(getattr(self.features, kind))
-            if dim is not None and dim != expected:
-                found.append(
-                    f"model.{key}_dim: {dim}, but features.{kind} is {getattr(self.features, kind)} with {expected} "
-                    "channels; leave it out or make them agree"
-                )
-        return found
-
-    def resolved(self) -> Config:
-        """The same configuration with the feature widths written into the model."""
-        model = dataclasses.replace(
-            self.model,
-            source_dim=self.features.width(self.features.source),
-            target_dim=self.features.width(self.features.target),
-            duration_dim=self.features.width(self.features.duration),
-        )
-        return dataclasses.replace(self, model=model)

@@ -19,7 +19,7 @@ from aasvc_cli.config.reading import dump_yaml, parse_config, read_config_file
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.source_stats import SOURCE_SIDES, find_prepared_source, prepared_source_stats
 from aasvc_cli.errors import DataError, ModelError
-from aasvc_cli.features.kinds import SIDES, feature_keys
+from aasvc_cli.features.kinds import SIDES, feature_keys, feature_width, with_widths
 from aasvc_cli.features.stats import FeatureStats, NormStats
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
@@ -290,7 +290,7 @@ def _read_settings(folder: Path) -> tuple[Config, FeatureStats, NormStats | None
                 f"{WEIGHT_FILES[0]}, or a published folder with config.yml and checkpoint-<steps>steps.pkl"
             )
     path = folder / CONFIG_FILE
-    config = parse_config(read_config_file(path), str(path)).resolved()
+    config = with_widths(parse_config(read_config_file(path), str(path)), str(path))
     keys = feature_keys(config.features)
     path = folder / STATS_FILE
     tree = read_json(path, "the statistics of a model")
@@ -380,7 +380,7 @@ def _checked(stats: FeatureStats, path: Path) -> FeatureStats:
 
 def _check_widths(folder: Path, config: Config, stats: NormStats) -> None:
     for side in SIDES:
-        expected = config.features.width(getattr(config.features, side))
+        expected = feature_width(getattr(config.features, side), config.features)
         found = len(getattr(stats, side).mean)
         if found != expected:
             raise ModelError(

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.audio.mel import log_mel, n_frames, resample
-from aasvc_cli.config.settings import CONTENT_CHANNELS, FeatureConfig, MelConfig
+from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.files import file_sha256
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 
 CONTENT_MEL = MelConfig(sample_rate=16000, n_fft=512, win_length=400, hop_length=160, n_mels=80, log_base=None)
-CONTENT_RATE = 50.0
-"""Frames per second."""
+CONTENT_CHANNELS = 96
+"""Of the features that the bundled encoder writes."""
 SILENCE = math.log(1e4)
 """What lies further (80 dB) below the loudest place counts as silence."""
 WEIGHTS_FILE = "encoder.safetensors"
@@ -54,18 +54,6 @@ def content(wave: Array, sample_rate: int) -> Array:
     return encoded(_encoder(), content_input(wave, sample_rate))
 
 
-def content_feature(wave: Array, config: FeatureConfig) -> Array:
-    """:func:`content` at the frame times of the mel: (n,) at ``config.mel.sample_rate`` -> (1 + n // hop_length, D)."""
-    mel = config.mel
-    count = n_frames(len(wave), mel.hop_length)
-    return at_frames(content(wave, mel.sample_rate), CONTENT_RATE, count, mel.frames_per_second)
-
-
-def content_settings(config: FeatureConfig) -> dict[str, Any]:
-    """What decides the values of :func:`content_feature`, the weights among them."""
-    return {"weights": _identity(), "sample_rate": config.mel.sample_rate, "hop_length": config.mel.hop_length}
-
-
 def encoded(encoder: ContentEncoder, levels: Array) -> Array:
     """The result of an encoder for :func:`content_input`: (T, 80) -> (ceil(T / 2), D)."""
     import torch
@@ -78,15 +66,6 @@ def encoded(encoder: ContentEncoder, levels: Array) -> Array:
             part = encoder(torch.from_numpy(levels[2 * low : 2 * high]).unsqueeze(0))[0]
             blocks.append(part[start - low : start - low + BLOCK].numpy())
     return np.concatenate(blocks)
-
-
-def at_frames(feature: Array, frame_rate: float, n_frames: int, wanted_rate: float) -> Array:
-    """A feature at other frame times, between which is interpolated: (T, D) -> (n_frames, D)."""
-    place = np.minimum(np.arange(n_frames) * (frame_rate / wanted_rate), len(feature) - 1.0)
-    low = np.minimum(place.astype(np.int64), max(0, len(feature) - 2))
-    high = np.minimum(low + 1, len(feature) - 1)
-    share = (place - low).astype(np.float32)[:, None]
-    return feature[low] * (1.0 - share) + feature[high] * share
 
 
 def load_encoder(path: Path) -> ContentEncoder:
@@ -113,7 +92,8 @@ def _encoder() -> ContentEncoder:
 
 
 @lru_cache(maxsize=1)
-def _identity() -> str:
+def weights_identity() -> str:
+    """16 hexadecimal digits of the bundled encoder's weights."""
     return file_sha256(_weights())[:16]
 
 

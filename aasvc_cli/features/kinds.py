@@ -1,23 +1,40 @@
-"""Every kind of feature: how it is computed, and which settings decide its values."""
+"""The kinds of feature: what each one is called, how it is computed, and which settings decide its values.
+
+A new kind is one entry of :data:`KINDS`. The command line, the schema of configurations, the reading of published
+files, ``prepare``, training, conversion and ``doctor`` take it from there.
+
+Nothing heavy is imported before a feature is computed, as the command line reads the names.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import hashlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from aasvc_cli.errors import ConfigError, MissingExtraError
 
-from aasvc_cli.audio.mel import Array, checked_mono, log_mel, n_frames
-from aasvc_cli.config.settings import FeatureConfig
-from aasvc_cli.errors import MissingExtraError
-from aasvc_cli.features.content import content_feature, content_settings
+if TYPE_CHECKING:
+    from aasvc_cli.audio.mel import Array
+    from aasvc_cli.config.settings import Config, FeatureConfig
 
+SIDES = ("source", "target", "duration")
+"""The three inputs that a model normalises."""
 _POWER_FLOOR = 1e-12
 """Added to WORLD's power envelope (about -120 dB of a full-scale signal), which is all but zero in digital silence."""
+
+
+def mel(wave: Array, config: FeatureConfig) -> Array:
+    """Log-mel spectrogram (:func:`aasvc_cli.audio.mel.log_mel`): (n,) -> (T, n_mels)."""
+    from aasvc_cli.audio.mel import log_mel
+
+    return log_mel(wave, config.mel)
 
 
 def mcep(wave: Array, config: FeatureConfig) -> Array:
@@ -34,17 +51,15 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
 
     Raises:
         DataError: no samples at all.
-        MissingExtraError: pyworld or pysptk cannot be loaded.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # both import pkg_resources, which says that it is deprecated
-            import pysptk
-            import pyworld
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the feature mcep needs pyworld and pysptk ({error}); run: pip install pyworld pysptk 'setuptools<82'"
-        ) from None
+    import numpy as np
+
+    from aasvc_cli.audio.mel import checked_mono, n_frames
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both import pkg_resources, which says that it is deprecated
+        import pysptk
+        import pyworld
     sample_rate, hop_length, settings = config.mel.sample_rate, config.mel.hop_length, config.mcep
     signal = checked_mono(wave).astype(np.float64)
     count = n_frames(len(signal), hop_length)
@@ -78,7 +93,10 @@ def f0(wave: Array, config: FeatureConfig) -> Array:
     Raises:
         DataError: no samples at all.
     """
+    import numpy as np
+
     from aasvc_cli.audio.harvest import harvest
+    from aasvc_cli.audio.mel import checked_mono, n_frames
 
     signal, settings, mel = checked_mono(wave).astype(np.float64), config.mcep, config.mel
     found, _ = harvest(
@@ -95,14 +113,38 @@ def f0(wave: Array, config: FeatureConfig) -> Array:
     return result[:, None]
 
 
-@dataclass(frozen=True)
-class FeatureSpec:
-    """How one kind of feature is computed, and which settings decide its values."""
+def content(wave: Array, config: FeatureConfig) -> Array:
+    """What is said, whoever says it (:func:`aasvc_cli.features.content.content`): (n,) -> (T, D)."""
+    from aasvc_cli.features.content import content
 
-    compute: Callable[[Array, FeatureConfig], Array]
+    return content(wave, config.mel.sample_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureKind:
+    """One kind of feature.
+
+    Attributes:
+        extract: computes it from a recording at ``config.mel.sample_rate``: (n,) -> (T, D) float32; packages that not
+            everybody has are imported inside
+        width: D, the number of channels
+        settings: what decides the values, JSON-able; part of the name under which features are stored
+        frames_per_second: frames of ``extract`` per second, the first one at time 0; None for those of the mel. Others
+            are interpolated to the mel's frames.
+        packages: modules that ``extract`` imports beyond numpy
+        extra: the extra of this package that installs them
+        for_models: whether a model can be trained on it
+        version: counted up when the values change under the same settings
+    """
+
+    extract: Callable[[Array, FeatureConfig], Array]
+    width: Callable[[FeatureConfig], int]
     settings: Callable[[FeatureConfig], Mapping[str, Any]]
+    frames_per_second: float | None = None
+    packages: tuple[str, ...] = ()
+    extra: str | None = None
+    for_models: bool = True
     version: int = 1
-    """Counted up when the values change under the same settings."""
 
 
 def _mel_settings(config: FeatureConfig) -> dict[str, Any]:
@@ -113,36 +155,151 @@ def _mel_settings(config: FeatureConfig) -> dict[str, Any]:
     }
 
 
-def _mcep_settings(config: FeatureConfig) -> dict[str, Any]:
+def _world_settings(config: FeatureConfig) -> dict[str, Any]:
     return asdict(config.mcep) | {"sample_rate": config.mel.sample_rate, "hop_length": config.mel.hop_length}
 
 
-FEATURES: dict[str, FeatureSpec] = {
-    "mel": FeatureSpec(lambda wave, config: log_mel(wave, config.mel), _mel_settings),
-    "mcep": FeatureSpec(mcep, _mcep_settings),
-    "content": FeatureSpec(content_feature, content_settings),
-    "f0": FeatureSpec(f0, _mcep_settings),
+def _content_width(_: FeatureConfig) -> int:
+    from aasvc_cli.features.content import CONTENT_CHANNELS
+
+    return CONTENT_CHANNELS
+
+
+def _content_settings(config: FeatureConfig) -> dict[str, Any]:
+    from aasvc_cli.features.content import weights_identity
+
+    mel = config.mel
+    return {"weights": weights_identity(), "sample_rate": mel.sample_rate, "hop_length": mel.hop_length}
+
+
+KINDS: dict[str, FeatureKind] = {
+    "mel": FeatureKind(extract=mel, width=lambda config: config.mel.n_mels, settings=_mel_settings),
+    "mcep": FeatureKind(
+        extract=mcep,
+        width=lambda config: config.mcep.order + 1,
+        settings=_world_settings,
+        packages=("pyworld", "pysptk"),
+    ),
+    "content": FeatureKind(
+        extract=content,
+        width=_content_width,
+        settings=_content_settings,
+        frames_per_second=50.0,
+    ),
+    "f0": FeatureKind(extract=f0, width=lambda _: 1, settings=_world_settings, for_models=False),
 }
-"""All kinds of features. A new kind is one more entry."""
+"""All kinds of feature by name. A new kind is one more entry."""
 
 
-def extract(kind: str, wave: Array, config: FeatureConfig) -> Array:
-    """One feature of a recording at ``config.mel.sample_rate``: (n,) -> (T, D) float32."""
-    return FEATURES[kind].compute(wave, config)
+def model_kinds() -> list[str]:
+    """Names of the kinds that a model can be trained on."""
+    return [name for name, kind in KINDS.items() if kind.for_models]
 
 
-def feature_key(kind: str, config: FeatureConfig) -> str:
+def feature_faults(config: Config) -> list[str]:
+    """What is wrong with the features of a configuration, by key: names of no kind, widths that the model contradicts.
+
+    ``config.reading.parse_config`` takes it as a further check.
+    """
+    faults = []
+    for side in SIDES:
+        name, dim = getattr(config.features, side), getattr(config.model, f"{side}_dim")
+        if name not in model_kinds():
+            near = difflib.get_close_matches(name, model_kinds(), n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            faults.append(
+                f"features.{side}: {name!r} is no kind of feature; {hint}known are {', '.join(model_kinds())}"
+            )
+        elif dim is not None and dim != (width := feature_width(name, config.features)):
+            faults.append(
+                f"model.{side}_dim: {dim}, but features.{side} is {name} with {width} channels; leave it out or make "
+                "them agree"
+            )
+    return faults
+
+
+def with_widths(config: Config, origin: str = "configuration") -> Config:
+    """A configuration with the widths of its features written into the model.
+
+    Raises:
+        ConfigError: see :func:`feature_faults`.
+    """
+    faults = feature_faults(config)
+    if faults:
+        raise ConfigError(origin, faults)
+    features = config.features
+    model = dataclasses.replace(
+        config.model,
+        source_dim=feature_width(features.source, features),
+        target_dim=feature_width(features.target, features),
+        duration_dim=feature_width(features.duration, features),
+    )
+    return dataclasses.replace(config, model=model)
+
+
+def feature_width(name: str, config: FeatureConfig) -> int:
+    """Channels of a kind of feature."""
+    return KINDS[name].width(config)
+
+
+def extract(name: str, wave: Array, config: FeatureConfig) -> Array:
+    """One feature of a recording at the frame times of the mel.
+
+    Args:
+        wave: (n,) float32 at ``config.mel.sample_rate``
+
+    Returns:
+        (T, D) float32 with T = 1 + n // hop_length
+
+    Raises:
+        DataError: no samples at all.
+        MissingExtraError: a package that this kind needs cannot be imported.
+    """
+    from aasvc_cli.audio.mel import n_frames
+
+    kind = KINDS[name]
+    try:
+        feature = kind.extract(wave, config)
+    except ImportError as error:
+        install = f"'aasvc[{kind.extra}]'" if kind.extra else " ".join(kind.packages)
+        raise MissingExtraError(
+            f"the feature {name} needs {' and '.join(kind.packages)} ({error}); run: pip install {install}"
+        ) from None
+    if kind.frames_per_second is None:
+        return feature
+    count = n_frames(len(wave), config.mel.hop_length)
+    return at_frames(feature, kind.frames_per_second, count, config.mel.frames_per_second)
+
+
+def at_frames(feature: Array, frame_rate: float, n_frames: int, wanted_rate: float) -> Array:
+    """A feature at other frame times, linearly interpolated; the last frame is held: (T, D) -> (n_frames, D)."""
+    import numpy as np
+
+    places = np.minimum(np.arange(n_frames) * (frame_rate / wanted_rate), len(feature) - 1.0)
+    left = places.astype(np.int64)
+    right = np.minimum(left + 1, len(feature) - 1)
+    share = (places - left).astype(np.float32)[:, None]
+    interpolated: Array = (feature[left] * (1 - share) + feature[right] * share).astype(np.float32)
+    return interpolated
+
+
+def unavailable_kinds() -> dict[str, str]:
+    """Kinds whose extra is not installed, with the extra's name."""
+    return {
+        name: kind.extra
+        for name, kind in KINDS.items()
+        if kind.extra and any(importlib.util.find_spec(package) is None for package in kind.packages)
+    }
+
+
+def feature_key(name: str, config: FeatureConfig) -> str:
     """12 hexadecimal digits of everything that decides the values of a feature.
 
     Settings that mean the same (``fmax: null`` and half the sample rate) have the same key.
     """
-    spec = FEATURES[kind]
-    told = json.dumps({"kind": kind, "version": spec.version} | dict(spec.settings(config)), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
-
-
-SIDES = ("source", "target", "duration")
-"""The three inputs that a model normalises."""
+    kind = KINDS[name]
+    described = json.dumps({"kind": name, "version": kind.version} | dict(kind.settings(config)), sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
 def feature_keys(config: FeatureConfig) -> dict[str, str]:

@@ -109,7 +109,7 @@ class AASVC(nn.Module):
     """Parallel voice conversion with learnt alignment.
 
     Raises:
-        ValueError: the configuration does not say the feature widths (use ``Config.resolved()``).
+        ValueError: the configuration does not say the feature widths (use ``features.kinds.with_widths``).
     """
 
     def __init__(self, config: ModelConfig):

@@ -10,6 +10,7 @@ from aasvc_cli.config.layers import CONF, Layer, Origin, Traced, combine, config
 from aasvc_cli.config.reading import parse_partial, preset_names, read_config_file
 from aasvc_cli.config.settings import UNNAMED
 from aasvc_cli.errors import ConfigError
+from aasvc_cli.features.kinds import feature_faults
 from aasvc_cli.published.voices import config_from_published, is_published
 
 
@@ -42,7 +43,7 @@ def trace_config(
         stack = [*reversed(files), chosen]
     else:
         stack = [chosen, *reversed(files)]
-    return combine([*stack, *reversed(overrides)])
+    return combine([*stack, *reversed(overrides)], check=feature_faults)
 
 
 def conf_layer(conf: str) -> Layer:

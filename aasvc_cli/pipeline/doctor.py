@@ -22,6 +22,7 @@ from typing import Any
 
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.errors import AasvcError, TrainingError
+from aasvc_cli.features.kinds import KINDS, unavailable_kinds
 from aasvc_cli.storage.files import remove_file, storage_error
 from aasvc_cli.storage.home import Home, bundled
 from aasvc_cli.storage.imported import made_again
@@ -160,7 +161,7 @@ def examine(
         lambda: list(_data_folder(home)),
         lambda: [_writable(home)],
         lambda: list(configuration),
-        lambda: list(_extras()),
+        lambda: [*_extras(), _features()],
         lambda: [_self_test(load_converter)] if load_converter is not None else [],
     ]
     checks: list[Check] = []
@@ -248,6 +249,15 @@ def _extras() -> Iterator[Check]:
         if absent:
             status, message = MISSING, f"not installed: {', '.join(absent)}; run: pip install 'aasvc[{extra}]'"
         yield Check(f"extra {extra}", status, message, {"packages": packages, "absent": absent})
+
+
+def _features() -> Check:
+    """Which kinds of feature can be computed here."""
+    absent = unavailable_kinds()
+    known = ", ".join(name for name in KINDS if name not in absent)
+    hints = [f"; {name}: run pip install 'aasvc[{extra}]'" for name, extra in absent.items()]
+    facts = {"kinds": list(KINDS), "absent": list(absent)}
+    return Check("features", MISSING if absent else OK, known + "".join(hints), facts)
 
 
 def _installed(package: str) -> bool:

@@ -26,7 +26,7 @@ from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, can_vary, collate, varied_pairs
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
-from aasvc_cli.features.kinds import feature_key, feature_keys
+from aasvc_cli.features.kinds import feature_key, feature_keys, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -120,7 +120,7 @@ def train(
 
         def prepare() -> _Run:
             manifest = read_manifest(home, data)
-            checked = _with_data_features(config, manifest).resolved()
+            checked = with_widths(_with_data_features(config, manifest))
             stats = _read_stats(home, manifest, checked, norm_name)
             name = tag or clean_name(checked.name)
             if clean_name(name) != name:

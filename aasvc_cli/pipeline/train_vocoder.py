@@ -22,7 +22,7 @@ from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.dataset import PairDataset, collate
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
-from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.features.kinds import extract, feature_key, with_widths
 from aasvc_cli.features.stats import RunningStats
 from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.measures.judges import missing_for, opinions
@@ -101,7 +101,7 @@ def train_vocoder(
     if clean_name(name) != name:
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{name}", SETTINGS)
-    adapted = override(config, settings_of(init, mels_from)).resolved()
+    adapted = with_widths(override(config, settings_of(init, mels_from)))
     run = _Run(home, folder, adapted, manifest, init=init, mels_from=mels_from)
     with folder.alone():
         if overwrite:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aasvc_cli.config.reading import parse_config, read_config_file
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import ConfigError, ModelError
+from aasvc_cli.features.kinds import model_kinds, with_widths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,8 +169,8 @@ def config_from_published(tree: Mapping[str, Any], origin: str) -> Config:
         "duration": tree.get("duration_predictor_feat", "mel"),
     }
     for name, kind in kinds.items():
-        if kind not in ("mel", "mcep"):
-            faults.append(f"{name} feature {kind!r} is not available here; known are mel and mcep")
+        if kind not in model_kinds():
+            faults.append(f"{name} feature {kind!r} is not available here; known are {', '.join(model_kinds())}")
     if tree.get("trim_silence"):
         faults.append("trim_silence: true is not supported; trim the recordings before")
     train = {ours: tree[theirs] for theirs, ours in _TRAIN_KEYS.items() if theirs in tree}
@@ -410,7 +411,7 @@ def read_published_voice(
     if "generator_params" in tree or "generator_type" in tree:
         raise ModelError(f"{folder}: holds a vocoder, not a voice; pass it as --vocoder")
     checkpoint = _last_checkpoint(folder)
-    config = config_from_published(tree, str(path)).resolved()
+    config = with_widths(config_from_published(tree, str(path)), str(path))
     stats = folder / "stats.h5"
     target = FeatureStats.from_tree(read_h5_stats(stats, config.features.target).to_tree(), str(stats))
     card = {

@@ -38,7 +38,7 @@ from aasvc_cli.config.reading import dump_yaml, override, parse_config, read_con
 from aasvc_cli.config.settings import AugmentConfig, Config, LossConfig, ModelConfig, TrainConfig
 from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, collate, varied_pairs
 from aasvc_cli.data.manifest import Manifest, read_manifest
-from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.kinds import feature_key, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -99,7 +99,7 @@ def parse_variant(text: str, everywhere: Sequence[str] = ()) -> Variant:
         given = {**dict.fromkeys(DROPOUTS, given["dropout"]), **given}
         del given["dropout"]
     optimizer = given.pop("optimizer", "adam")
-    return Variant(text, override(config, given, text).resolved(), optimizer)
+    return Variant(text, with_widths(override(config, given, text)), optimizer)
 
 
 class Muon:

@@ -22,7 +22,7 @@ from results import show
 from aasvc_cli.config.reading import override, read_preset
 from aasvc_cli.data.dataset import PairDataset, collate, epoch_batches
 from aasvc_cli.data.manifest import read_manifest
-from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.kinds import feature_key, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.pipeline.prepare import prepare
@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device("cpu")
-    config = override(read_preset(arguments.preset), {"train.batch_size": arguments.batch_size}).resolved()
+    config = with_widths(override(read_preset(arguments.preset), {"train.batch_size": arguments.batch_size}))
     config = with_precision(config, device)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))

@@ -17,6 +17,7 @@ from results import show
 from train_step import random_batch
 
 from aasvc_cli.config.reading import override, read_preset
+from aasvc_cli.features.kinds import with_widths
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.voice_trainer import Trainer
 
@@ -34,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device("cpu")
-    config = override(read_preset(arguments.preset), {"train.precision": arguments.precision}).resolved()
+    config = with_widths(override(read_preset(arguments.preset), {"train.precision": arguments.precision}))
     config = with_precision(config, device)
     messages: list[str] = []
     trainers = {

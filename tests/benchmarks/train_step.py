@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aasvc_cli.config.reading import override, read_preset
 from aasvc_cli.data.dataset import Batch
+from aasvc_cli.features.kinds import with_widths
 from aasvc_cli.training.voice_trainer import Trainer
 
 
@@ -77,10 +78,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    config = override(
-        read_preset(arguments.preset),
-        {"train.precision": arguments.precision, "train.checkpointing": arguments.checkpointing},
-    ).resolved()
+    settings = {"train.precision": arguments.precision, "train.checkpointing": arguments.checkpointing}
+    config = with_widths(override(read_preset(arguments.preset), settings))
     trainer = Trainer(config, torch.device("cpu"))
     trainer.step = config.loss.duration_start_step + 1  # all losses count
     batch = random_batch(arguments.batch_size, arguments.frames, config.features.mel.n_mels)

@@ -162,7 +162,6 @@ class TestWrongUsage:
             (["train", "--batch-size", "many"], "--batch-size"),
             (["train", "--batch-size", "0"], "greater than or equal to 1"),
             (["train", "--lr"], "--lr"),
-            (["train", "--src-feat", "ppg"], "mel"),
             (["train", "extra"], "extra"),
             (["convert"], "name a recording"),
             (["convert", "a.wav", "--set", "eval", "--model", "x"], "--set stands alone"),

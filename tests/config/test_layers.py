@@ -29,9 +29,9 @@ from aasvc_cli.config.reading import (
     read_preset,
     to_tree,
 )
-from aasvc_cli.config.schema import config_schema as schema
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import ConfigError
+from aasvc_cli.features.kinds import model_kinds, with_widths
 from aasvc_cli.storage.home import Home
 from tests.voices import tiny_config, write_voice
 
@@ -141,7 +141,7 @@ class TestPrecedence:
 
     def test_training_uses_what_is_shown(self, aasvc: Aasvc, trained: Home, project: Path):
         (project / "aasvc.yaml").write_text("options: {train: {tag: mine}}\ntrain: {lr: 0.002}")
-        expected = parse_config(shown(aasvc)["config"], "shown").resolved()
+        expected = with_widths(parse_config(shown(aasvc)["config"], "shown"))
         outcome = aasvc("train")
         assert outcome.code == 0, outcome.err
         written = yaml.safe_load((trained.exp / "male_female_mine" / "config.yaml").read_text())
@@ -369,22 +369,25 @@ class TestShownConfiguration:
             combine([Layer(Origin("file", "there"), {"model.width": 31})])
 
 
+SCHEMA = config_schema.config_schema(model_kinds())
+
+
 class TestSchema:
     """An editor that knows the schema marks what the program would refuse."""
 
     @pytest.fixture
     def valid(self) -> Callable[[Any], bool]:
         jsonschema = pytest.importorskip("jsonschema")
-        jsonschema.Draft202012Validator.check_schema(schema())
-        return jsonschema.Draft202012Validator(schema()).is_valid
+        jsonschema.Draft202012Validator.check_schema(SCHEMA)
+        return jsonschema.Draft202012Validator(SCHEMA).is_valid
 
     def test_the_file_beside_the_presets_is_up_to_date(self):
         """Otherwise: aasvc train --print-schema > aasvc_cli/presets/schema.json"""
         path = Path(cli.__file__).parent.parent / "presets" / "schema.json"
-        assert json.loads(path.read_text(encoding="utf-8")) == schema()
+        assert json.loads(path.read_text(encoding="utf-8")) == SCHEMA
 
     def test_it_is_what_the_command_prints(self, aasvc: Aasvc):
-        assert json.loads(aasvc("train", "--print-schema").out) == schema()
+        assert json.loads(aasvc("train", "--print-schema").out) == SCHEMA
 
     def test_the_presets_and_every_complete_configuration_are_valid(self, valid: Callable[[Any], bool]):
         for name in preset_names():
@@ -398,6 +401,7 @@ class TestSchema:
         [
             {"nonsense": 1}, {"train": {"bach_size": 2}}, {"train": {"batch_size": 0}}, {"train": {"batch_size": 1.5}},
             {"train": {"lr": "fast"}}, {"model": {"feed_forward": "circular"}}, {"features": {"mel": {"n_fft": None}}},
+            {"features": {"source": 1}},
             {"train": []}, {"options": []}, {"name": 3}, {"train": {"bucket": "yes"}}, {"model": {"flow_count": 1}},
         ],
         ids=json.dumps,
@@ -411,11 +415,11 @@ class TestSchema:
     def test_every_field_is_in_it_with_its_default_and_note(self):
         properties = dict(flatten(to_tree(Config())))
         for key, default in properties.items():
-            node = schema()
+            node = SCHEMA
             for part in key.split("."):
                 node = node["properties"][part]
             assert node["default"] == default, key
-        assert "noise" in schema()["properties"]["model"]["properties"]["noise_scale"]["description"]
+        assert "noise" in SCHEMA["properties"]["model"]["properties"]["noise_scale"]["description"]
 
     def test_a_kind_of_field_that_cannot_be_described_is_noticed(self):
         with pytest.raises((AssertionError, KeyError)):

@@ -11,12 +11,12 @@ import pytest
 import soundfile
 import torch
 
-from aasvc_cli.config.settings import CONTENT_CHANNELS, FeatureConfig, MelConfig
+from aasvc_cli.config.settings import FeatureConfig, MelConfig
 from aasvc_cli.data.content_path import content_path
 from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features import content as module
-from aasvc_cli.features.content import at_frames, content, content_input, encoded, load_encoder
-from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.features.content import CONTENT_CHANNELS, content, content_input, encoded, load_encoder
+from aasvc_cli.features.kinds import at_frames, extract, feature_key
 from aasvc_cli.model.content import ContentEncoder, ContentSizes
 from aasvc_cli.storage.checkpoint import save_checkpoint
 
@@ -101,11 +101,11 @@ def test_the_key_names_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert key != feature_key("content", dataclasses.replace(config, mel=MelConfig(hop_length=128)))
     save_checkpoint(tmp_path / module.WEIGHTS_FILE, {}, {})
     monkeypatch.setattr(module, "bundled", lambda _: tmp_path)
-    module._identity.cache_clear()
+    module.weights_identity.cache_clear()
     try:
         assert feature_key("content", config) != key
     finally:
-        module._identity.cache_clear()
+        module.weights_identity.cache_clear()
 
 
 def test_an_encoder_comes_back_from_its_file(encoder: ContentEncoder, tmp_path: Path) -> None:

@@ -15,9 +15,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from aasvc_cli.audio.mel import log_mel, mel_basis, n_frames, resample
-from aasvc_cli.config.settings import FeatureConfig, McepConfig, MelConfig
-from aasvc_cli.errors import DataError
-from aasvc_cli.features.kinds import FEATURES, extract, feature_key, feature_keys, mcep
+from aasvc_cli.config.settings import Config, FeatureConfig, McepConfig, MelConfig
+from aasvc_cli.errors import ConfigError, DataError, MissingExtraError
+from aasvc_cli.features.kinds import (
+    KINDS,
+    FeatureKind,
+    extract,
+    feature_key,
+    feature_keys,
+    feature_width,
+    mcep,
+    unavailable_kinds,
+    with_widths,
+)
 from aasvc_cli.features.stats import FeatureStats, NormStats, RunningStats
 
 DATA = Path(__file__).parents[1] / "assets"
@@ -179,6 +189,48 @@ def changed(config):
             yield f.name, dataclasses.replace(config, **{f.name: other})
 
 
+class TestKinds:
+    """The registry."""
+
+    @pytest.fixture
+    def ramp(self, monkeypatch):
+        """A kind that is the time in seconds, at 50 frames a second."""
+        kind = FeatureKind(
+            extract=lambda wave, config: np.arange(1 + len(wave) * 50 // config.mel.sample_rate)[:, None] / 50,
+            width=lambda _: 1,
+            settings=lambda _: {},
+            frames_per_second=50,
+            packages=("no_such_package",),
+            extra="ramp",
+        )
+        monkeypatch.setitem(KINDS, "ramp", kind)
+        return kind
+
+    @pytest.mark.parametrize("length", [1, 255, 256, 24000, 30001])
+    def test_a_kind_with_a_frame_rate_of_its_own_is_brought_to_the_frames_of_the_mel(self, ramp, length):
+        times = extract("ramp", np.zeros(length, np.float32), FeatureConfig())
+        expected = np.arange(n_frames(length, 256)) * 256 / 24000
+        np.testing.assert_allclose(times[:, 0], np.minimum(expected, length * 50 // 24000 / 50), atol=1e-6)
+        assert times.dtype == np.float32
+
+    def test_a_missing_package_is_named_with_the_extra_that_brings_it(self, ramp, monkeypatch):
+        def fail(wave, config):
+            raise ModuleNotFoundError("No module named 'no_such_package'")
+
+        monkeypatch.setitem(KINDS, "ramp", dataclasses.replace(ramp, extract=fail))
+        with pytest.raises(MissingExtraError, match=r"ramp needs no_such_package .* pip install 'aasvc\[ramp\]'"):
+            extract("ramp", np.zeros(300, np.float32), FeatureConfig())
+        assert unavailable_kinds() == {"ramp": "ramp"}
+
+    def test_widths_are_written_into_the_model(self):
+        config = Config(features=FeatureConfig(source="mcep", mcep=McepConfig(order=24)))
+        model = with_widths(config).model
+        assert (model.source_dim, model.target_dim, model.duration_dim) == (25, 80, 80)
+        assert with_widths(with_widths(config)) == with_widths(config)
+        with pytest.raises(ConfigError, match=r"model\.source_dim: 81, but features\.source is mcep with 25 channels"):
+            with_widths(dataclasses.replace(config, model=dataclasses.replace(config.model, source_dim=81)))
+
+
 class TestFeatureKey:
     def test_every_setting_of_the_mel_counts(self):
         keys = {feature_key("mel", FeatureConfig())}
@@ -203,17 +255,17 @@ class TestFeatureKey:
         assert feature_key("mcep", FeatureConfig(mel=MelConfig(hop_length=300))) != feature_key("mcep", FeatureConfig())
 
     def test_kinds_and_versions_differ(self, monkeypatch):
-        keys = {feature_key(kind, FeatureConfig()) for kind in FEATURES}
-        for kind, spec in list(FEATURES.items()):
-            monkeypatch.setitem(FEATURES, kind, dataclasses.replace(spec, version=spec.version + 1))
-        keys |= {feature_key(kind, FeatureConfig()) for kind in FEATURES}
-        assert len(keys) == 2 * len(FEATURES)
+        keys = {feature_key(kind, FeatureConfig()) for kind in KINDS}
+        for kind, spec in list(KINDS.items()):
+            monkeypatch.setitem(KINDS, kind, dataclasses.replace(spec, version=spec.version + 1))
+        keys |= {feature_key(kind, FeatureConfig()) for kind in KINDS}
+        assert len(keys) == 2 * len(KINDS)
         assert all(len(key) == 12 and int(key, 16) >= 0 for key in keys)
 
     def test_every_kind_has_the_width_that_the_configuration_says(self, recording):
-        for kind in FEATURES:
+        for kind in KINDS:
             config = FeatureConfig(mcep=McepConfig(order=24))
-            assert extract(kind, recording[:6000], config).shape[1] == config.width(kind)
+            assert extract(kind, recording[:6000], config).shape[1] == feature_width(kind, config)
 
     def test_sides_have_the_keys_of_their_kinds(self):
         config = FeatureConfig(source="mcep")

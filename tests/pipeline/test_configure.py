@@ -36,6 +36,14 @@ def test_flags_override():
         resolve(None, {"train.batch_size": 0})
 
 
+def test_features_are_checked_with_everything_else():
+    with pytest.raises(ConfigError) as raised:
+        resolve(None, {"features.source": "mell", "features.duration": "mcep", "model.duration_dim": 80})
+    first, second = raised.value.faults
+    assert "features.source: 'mell' is no kind of feature; did you mean mel? known are mel, mcep, content" in first
+    assert "model.duration_dim: 80, but features.duration is mcep with 40 channels" in second
+
+
 def test_a_file_gives_its_name_unless_it_has_one(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("train: {lr: 1e-3}\n")

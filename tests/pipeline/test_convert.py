@@ -25,6 +25,7 @@ from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.config.settings import FeatureConfig
 from aasvc_cli.data.manifest import Manifest, ParallelPair, write_manifest
 from aasvc_cli.errors import AasvcError, AudioError, DataError, ModelError, StorageError
+from aasvc_cli.features.kinds import with_widths
 from aasvc_cli.pipeline.convert import Converter, ConvertSummary, convert_files, convert_set
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import write_json
@@ -184,7 +185,7 @@ class TestArrays:
     def test_a_mel_cepstrum_can_drive_the_durations(self, tmp_path: Path):
         config = tiny_config(duration_input="feature")
         features = FeatureConfig(mel=config.features.mel, duration="mcep")
-        config = replace(config, features=features, model=replace(config.model, duration_dim=None)).resolved()
+        config = with_widths(replace(config, features=features, model=replace(config.model, duration_dim=None)))
         converter = Converter.load(write_voice(tmp_path / "mcep", config), device="cpu")
         assert np.isfinite(converter.convert(buzz(), RATE).wave).all()
 

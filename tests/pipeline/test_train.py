@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from aasvc_cli.config.reading import override, parse_config, read_config_file
+from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.config.reading import override, parse_config, read_config_file, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import read_voice
 from aasvc_cli.data.dataset import Batch
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
+from aasvc_cli.features.kinds import KINDS, FeatureKind
 from aasvc_cli.pipeline.prepare import prepare
 from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.pipeline.train import TrainResult, train
@@ -31,6 +33,10 @@ def _config(home: Home, **changes: object) -> Config:
     config = read_manifest(home).config
     settings = {"max_steps": 6, "eval_every": 2, "save_every": 3, "log_every": 1, "ema_decay": 0.9, **changes}
     return override(config, {f"train.{key}": value for key, value in settings.items()})
+
+
+def read_conf(path: Path) -> Config:
+    return parse_config(read_config_file(path), str(path))
 
 
 def _log(folder: Path) -> list[dict[str, float]]:
@@ -311,7 +317,7 @@ def test_training_on_changed_sources_resumes_as_if_never_stopped_and_measures_un
 def test_sources_that_cannot_be_varied_are_taken_as_they_are_and_that_is_said(
     small_corpus: Path, tiny_conf: Path, home: Home
 ):
-    conf = parse_config(read_config_file(tiny_conf), "tiny")
+    conf = read_conf(tiny_conf)
     conf = override(conf, {"augment.share": 1.0, "features.source": "mcep", "features.duration": "mcep"})
     conf = override(conf, {"train.max_steps": 1})
     prepare(home, conf, corpus=small_corpus, jobs=1)
@@ -319,6 +325,22 @@ def test_sources_that_cannot_be_varied_are_taken_as_they_are_and_that_is_said(
     said: list[str] = []
     assert train(home, conf, tag="mcep", on_message=said.append).step == 1
     assert [message for message in said if "not varied" in message]
+
+
+def test_a_new_kind_of_feature_is_one_entry_and_a_model_trains_on_it(
+    small_corpus: Path, tiny_conf: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    loudness = FeatureKind(
+        extract=lambda wave, config: log_mel(wave, config.mel).mean(axis=1, keepdims=True),
+        width=lambda config: 1,
+        settings=lambda config: {"mel": to_tree(config.mel)},
+    )
+    monkeypatch.setitem(KINDS, "loudness", loudness)
+    conf = override(read_conf(tiny_conf), {"features.source": "loudness", "train.max_steps": 1})
+    prepare(home, conf, corpus=small_corpus, jobs=1)
+    compute_stats(home)
+    result = train(home, conf, tag="loudness")
+    assert read_voice(result.folder).config.model.source_dim == 1
 
 
 def test_training_by_frames_resumes_as_if_never_stopped(trained: Home):

@@ -17,6 +17,7 @@ from aasvc_cli.config.reading import override, parse_config
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.dataset import Batch
 from aasvc_cli.errors import TrainingError
+from aasvc_cli.features.kinds import with_widths
 from aasvc_cli.training.batch_size import in_batches_of, largest_batch
 from aasvc_cli.training.memory import (
     is_out_of_memory,
@@ -51,7 +52,7 @@ def config(**model: object) -> Config:
         "model": {**sizes, **WITHOUT_DROPOUT, **WITHOUT_BATCH_NORM, **model},
         "train": train,
     }
-    return parse_config(tree, "test").resolved()
+    return with_widths(parse_config(tree, "test"))
 
 
 def batch(size: int = 8, seed: int = 0) -> Batch:

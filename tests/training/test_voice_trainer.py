@@ -14,6 +14,7 @@ from aasvc_cli.config.reading import override, parse_config
 from aasvc_cli.config.settings import Config, TrainConfig
 from aasvc_cli.data.dataset import Batch
 from aasvc_cli.errors import TrainingError
+from aasvc_cli.features.kinds import with_widths
 from aasvc_cli.model.conformer import ConformerBlock
 from aasvc_cli.training.optimisation import Averaged, DivergenceGuard, learning_rate
 from aasvc_cli.training.voice_trainer import Trainer
@@ -26,7 +27,7 @@ def _config(**train: object) -> Config:
     model |= {"encoder_kernel": 3, "decoder_kernel": 3, "postnet_layers": 1, "flow_count": 2, "flow_layers": 1}
     model |= {"duration_input": "tokens", "mask_padding": True}
     tree = {"features": {"mel": {"n_mels": 6}}, "model": model, "train": {"lr": 1e-3, "warmup_steps": 1, **train}}
-    return parse_config(tree, "test").resolved()
+    return with_widths(parse_config(tree, "test"))
 
 
 def _batch(size: int = 2, seed: int = 0) -> Batch:
