@@ -117,6 +117,8 @@ class Sound:
         self.remarks: list[Remark] = []
         self._mono: dict[Part, Mono] = {}
         with readable(name, source):
+            if not raw and (content := what_it_is(source)) is not None:
+                raise AudioError(f"{name}: not readable as audio, {content}")
             self.parts = find_parts(source) if isinstance(source, Path) and not raw else [Part(0, 0)]
         rates = []
         for part in self.parts:
@@ -234,13 +236,12 @@ def readable(name: str, source: Path | IO[bytes]) -> Iterator[None]:
     except soundfile.LibsndfileError as error:
         if isinstance(source, Path) and not os.access(source, os.R_OK):  # "System error" to libsndfile
             raise AudioError(f"{name}: no permission to read") from None
-        content = what_it_is(source)
-        if content is not None:
-            raise AudioError(f"{name}: not readable as audio, {content}") from None
         reason = error.error_string.strip().rstrip(".").removeprefix("Error : ") or "damaged or cut short"
+        if _start_of(source).startswith(b"OggS"):
+            reason = "Ogg with a codec other than Vorbis and Opus, or damaged"
         raise AudioError(
-            f"{name}: not readable as audio ({reason}); expected wav, flac, ogg or mp3 - other formats can be "
-            "converted with ffmpeg"
+            f"{name}: not readable as audio ({reason}); expected wav, flac, ogg or mp3; other formats can be "
+            f"converted: {_ffmpeg_line(source)}"
         ) from None
     except PermissionError:
         raise AudioError(f"{name}: no permission to read") from None
@@ -262,7 +263,6 @@ _OTHER_SOUNDS = (
     (0, b"DSD ", "DSD"),
     (0, b"FRM8", "DSD"),
     (8, b"AVI ", "AVI"),
-    (0, b"OggS", "Ogg with a codec other than Vorbis or Opus"),
 )
 """Where the first bytes of sounds that libsndfile doesn't read tell what they are."""
 _NO_SOUNDS = (
@@ -275,16 +275,11 @@ _NO_SOUNDS = (
 
 
 def what_it_is(source: Path | IO[bytes]) -> str | None:
-    """What a file that is not readable as audio holds, by its first bytes, and what to do; None if they don't tell."""
-    try:
-        if isinstance(source, Path):
-            with source.open("rb") as stream:
-                start = stream.read(64)
-        else:
-            source.seek(0)
-            start = source.read(64)
-    except OSError:
-        return None
+    """What a file holds that is no sound which can be read, and what to do; None if its first bytes don't tell.
+
+    It is asked before libsndfile, which takes some of these for MP3, and talks to standard error.
+    """
+    start = _start_of(source)
     if not start:
         return "it is empty (0 bytes)"
     for beginning, what in _NO_SOUNDS:
@@ -294,6 +289,16 @@ def what_it_is(source: Path | IO[bytes]) -> str | None:
         if start[offset : offset + len(magic)] == magic:
             return f"it is {what}; convert it first: {_ffmpeg_line(source)}"
     return None
+
+
+def _start_of(source: Path | IO[bytes]) -> bytes:
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            return stream.read(64)
+    source.seek(0)
+    start = source.read(64)
+    source.seek(0)
+    return start
 
 
 def _ffmpeg_line(source: Path | IO[bytes]) -> str:

@@ -113,7 +113,7 @@ class AudioFile:
 
 
 def format_of(path: Path, format_name: str | None = None) -> str:
-    """What to write to a path: the format named, else the one of its suffix, WAV on standard output.
+    """What to write to a path: the format named, else the one of its suffix, WAV where there is no name to go by.
 
     Raises:
         AudioError: nothing known.
@@ -122,7 +122,9 @@ def format_of(path: Path, format_name: str | None = None) -> str:
         if format_name not in FORMATS:
             raise AudioError(f"format {format_name}: cannot be written; use one of {', '.join(FORMATS)}")
         return format_name
-    return "wav" if path == STREAM else audio_format(path).lower()
+    if path == STREAM or (not path.suffix and path.exists() and not path.is_file()):
+        return "wav"  # a pipe or a device, whose name says nothing
+    return audio_format(path).lower()
 
 
 def suffix_of(format_name: str) -> str:
@@ -152,15 +154,23 @@ def sound_writer(path: Path, sample_rate: int, format_name: str, stdout: IO[byte
         return
     assert stdout is not None
     if format_name in RAW_ENCODINGS:
-        yield lambda samples: _all(stdout, encode_raw(samples, format_name))
-        stdout.flush()
+        yield lambda samples: _send(stdout, encode_raw(samples, format_name))
         return
     with _somewhere() as temporary:
         with _writer(temporary, sample_rate, format_name) as write:
             yield write
         with temporary.open("rb") as stream:
-            shutil.copyfileobj(stream, stdout, 1 << 20)
-    stdout.flush()
+            while block := stream.read(1 << 20):
+                _send(stdout, block)
+
+
+def _send(stdout: IO[bytes], data: bytes) -> None:
+    try:
+        _all(stdout, data)
+    except BrokenPipeError:  # the reader has gone away, which is no fault
+        raise
+    except OSError as error:
+        raise storage_error("write", Path("standard output"), error) from None
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from aasvc_cli.cli.help import command_help, group_help
 from aasvc_cli.cli.options import ITS_OWN, NEEDS, YIELDS
-from aasvc_cli.cli.output import check_json_target, settings
+from aasvc_cli.cli.output import check_working_directory, checked_target, settings
 from aasvc_cli.config.layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Origin
 from aasvc_cli.errors import ConfigError
 
@@ -69,7 +69,9 @@ class AasvcCommand(TyperCommand):
         settings.names = {option.name: long_name(option) for option in options_of(self)}
         settings.values = dict(ctx.params)
         settings.start()
-        check_json_target(ctx.params.get("json_target"))
+        check_working_directory()
+        if "json_target" in ctx.params:
+            ctx.params["json_target"] = checked_target(ctx.params["json_target"], "--json")
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -25,9 +25,22 @@ from aasvc_cli.cli.options import (
     output_option,
     raw_option,
 )
-from aasvc_cli.cli.output import EXIT_ERROR, fail, home_folder, say, say_next, settings, show_result, usage
+from aasvc_cli.cli.output import (
+    EXIT_ERROR,
+    checked_target,
+    fail,
+    home_folder,
+    is_closed,
+    say,
+    say_next,
+    settings,
+    show,
+    show_result,
+    usage,
+)
 from aasvc_cli.cli.progress import progress
-from aasvc_cli.errors import AasvcError
+from aasvc_cli.errors import AasvcError, StorageError
+from aasvc_cli.storage.files import is_standard_output
 
 if TYPE_CHECKING:
     from aasvc_cli.conversion.plan import Job, Refused
@@ -175,6 +188,9 @@ def convert(
         usage("convert", "--from0 stands in place of inputs, and its results go to --out-dir DIR")
     if format_name is not None and format_name not in FORMATS:
         usage("convert", f"--format {format_name}: use one of {', '.join(FORMATS)}")
+    jsonl = checked_target(jsonl, "--jsonl")
+    if output is not None and is_standard_output(output):
+        output = STREAM
     to_stream = output == STREAM
     if [to_stream, json_target == "-", jsonl == "-"].count(True) > 1:
         usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
@@ -250,12 +266,16 @@ def _raw(encoding: str | None, sample_rate: int | None, channels: int) -> RawAud
 
 def _standard_input() -> IO[bytes]:
     """Where a recording or names are piped in; nobody types those."""
-    if sys.stdin is None or sys.stdin.isatty():
+    if is_closed("stdin"):
+        raise StorageError("cannot read standard input: it is closed")
+    if sys.stdin.isatty():
         usage("convert", "- reads standard input, which is a terminal; pipe something in: cat in.wav | aasvc convert -")
     return sys.stdin.buffer
 
 
 def _standard_output() -> IO[bytes]:
+    if is_closed("stdout"):
+        raise StorageError("cannot write standard output: it is closed; give -o FILE")
     if sys.stdout.isatty():
         usage("convert", "-o - writes sound to standard output, which is a terminal; redirect it: ... > out.wav")
     return sys.stdout.buffer
@@ -280,38 +300,13 @@ def _names(source: str) -> Iterator[Iterator[Path]]:
 @contextlib.contextmanager
 def _lines_to(target: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """What writes one line of JSON at a time, each at once."""
+    from aasvc_cli.storage.files import json_text, line_writer
+
     if target == "-":
-        yield lambda facts: typer.echo(_json_line(facts))
+        yield lambda facts: show(json_text(facts, indent=None))
         return
-    from aasvc_cli.storage.files import make_folder, storage_error
-
-    path = Path(target)
-    make_folder(path.parent)
-    try:
-        stream = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise storage_error("write", path, error) from None
-
-    def write(facts: dict[str, Any]) -> None:
-        try:
-            stream.write(_json_line(facts) + "\n")
-            stream.flush()
-        except OSError as error:
-            raise storage_error("write", path, error) from None
-
-    with stream:
-        yield write
-
-
-def _json_line(facts: dict[str, Any]) -> str:
-    import json
-
-    line = json.dumps(facts, ensure_ascii=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a file name that is no text
-        return json.dumps(facts)
-    return line
+    with line_writer(Path(target)) as write:
+        yield lambda facts: write(json_text(facts, indent=None))
 
 
 def _planned(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -101,10 +101,36 @@ def home_folder() -> Home:
     return find_home(settings.home)
 
 
+_closed: set[str] = set()
+
+
+def open_closed_streams() -> None:
+    """Open to the null device what whoever started the program has closed (``>&-``, service managers, pythonw).
+
+    Otherwise the next file that is opened gets its number, and what is meant for people goes into that file.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        _closed.add(name)
+        with contextlib.suppress(OSError):
+            try:
+                os.fstat(number)
+            except OSError:
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # which gets the lowest free number: this one
+        setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
+
+
+def is_closed(name: str) -> bool:
+    """Whether ``stdin``, ``stdout`` or ``stderr`` was closed when the program began."""
+    return name in _closed
+
+
 def say(message: str) -> None:
-    """Talk, on standard error."""
+    """Talk, on standard error; work goes on if nobody listens any more."""
     if not settings.quiet:
-        typer.echo(message, err=True)
+        with contextlib.suppress(OSError):
+            typer.echo(message, err=True)
 
 
 def say_next(command: str) -> None:
@@ -112,32 +138,68 @@ def say_next(command: str) -> None:
     say(f"next: {command}")
 
 
-def show_result(result: Any, json_target: str | None, lines: Sequence[str]) -> None:
-    """Show a result on standard output, or write it as JSON where the user wants it."""
-    if json_target is not None:
-        import json
-
-        text = json.dumps(result.to_tree(), ensure_ascii=False, indent=1, default=str)
-        if json_target == "-":
-            typer.echo(text)
-            return
-        from aasvc_cli.storage.files import write_text
-
-        write_text(Path(json_target), text + "\n")
-    for line in lines:
+def show(line: str) -> None:
+    """Print a line of the result; raises StorageError if standard output takes no more."""
+    with writing_standard_output():
         typer.echo(line)
 
 
-def check_json_target(json_target: str | None) -> None:
-    """Tell before any work that its result cannot be written; raises StorageError."""
-    if json_target is None or json_target == "-":
-        return
-    path = Path(json_target)
+@contextlib.contextmanager
+def writing_standard_output() -> Iterator[None]:
+    """What keeps standard output from being written becomes a StorageError, but for a reader that has gone away."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from aasvc_cli.storage.files import storage_error
+
+        close_standard_output()
+        raise storage_error("write", Path("standard output"), error) from None
+
+
+def show_result(result: Any, json_target: str | None, lines: Sequence[str]) -> None:
+    """Show a result on standard output, or write it as JSON where the user wants it."""
+    if json_target is not None:
+        from aasvc_cli.storage.files import json_text, write_text
+
+        text = json_text(result.to_tree())
+        if json_target == "-":
+            show(text)
+            return
+        write_text(Path(json_target), text + "\n")
+    for line in lines:
+        show(line)
+
+
+def checked_target(target: str | None, option: str) -> str | None:
+    """Where a result shall go, ``-`` for all names of standard output.
+
+    Raises StorageError, before any work, if it cannot be written.
+    """
+    if target is None:
+        return None
+    from aasvc_cli.storage.files import is_standard_output
+
+    path = Path(target)
+    if target == "-" or is_standard_output(path):
+        if is_closed("stdout"):
+            raise StorageError(f"cannot write standard output: it is closed; give {option} FILE")
+        return "-"
     above = next((folder for folder in path.parents if folder.exists()), Path())
     if path.is_dir():
-        raise StorageError(f"cannot write {path}: a folder stands there; choose another name for --json")
+        raise StorageError(f"cannot write {path}: a folder stands there; choose another name for {option}")
     if not above.is_dir():
-        raise StorageError(f"cannot write {path}: {above} is a file; choose another folder for --json")
+        raise StorageError(f"cannot write {path}: {above} is a file; choose another folder for {option}")
+    return target
+
+
+def check_working_directory() -> None:
+    """Raise StorageError if the folder that the program was started in has been removed meanwhile."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise StorageError("the working directory does not exist any more; cd somewhere else") from None
 
 
 def fail(message: str, code: int, kind: str = "error: ") -> int:

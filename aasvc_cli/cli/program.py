@@ -27,8 +27,11 @@ from aasvc_cli.cli.output import (
     colour,
     fail,
     is_first_process,
+    open_closed_streams,
     settings,
+    show,
     traceback_if_wanted,
+    writing_standard_output,
 )
 from aasvc_cli.errors import AasvcError, Interrupted, ToldElsewhere
 
@@ -64,7 +67,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"aasvc {__version__}")
+        show(f"aasvc {__version__}")
         raise typer.Exit
 
 
@@ -117,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     numbers = [signal.SIGINT, signal.SIGTERM]  # for both, half-written files are removed
     with contextlib.suppress(AttributeError):  # Windows sends this one for Ctrl-Break and a closed window
         numbers.append(signal.SIGBREAK)  # type: ignore[attr-defined,unused-ignore]
+    open_closed_streams()
     _speak_utf8()
     with watch.over(*numbers, alone="RANK" not in os.environ):
         sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -148,7 +152,8 @@ def run(arguments: Sequence[str]) -> int:
 
             make_quick()
         code = app(args=list(arguments), prog_name="aasvc", standalone_mode=False, color=colour())
-        sys.stdout.flush()
+        with writing_standard_output():
+            sys.stdout.flush()
     except AasvcError as error:
         traceback_if_wanted()
         if isinstance(error, ToldElsewhere) or (isinstance(error, Interrupted) and not is_first_process()):

@@ -1,22 +1,19 @@
-"""Files in and out: atomic writes, JSON, audio."""
+"""Files in and out: atomic writes, text, JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, TypeGuard
 
 from aasvc_cli.errors import DataError, StorageError
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Wave = npt.NDArray[np.float32]
+_MOST_LINKS = 40
 
 
 def storage_error(action: str, path: Path, error: OSError) -> StorageError:
@@ -30,6 +27,10 @@ def storage_error(action: str, path: Path, error: OSError) -> StorageError:
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.EISDIR: "a folder stands there; choose another name",
         errno.ENOTDIR: "a part of the path is a file; choose another folder",
+        errno.EPIPE: "its reader has gone away",
+        errno.ENXIO: "nobody listens to this socket or device",
+        errno.ELOOP: "its symbolic links lead in a circle; choose another name",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
     reason = hints.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"cannot {action} {path}: {reason}")
@@ -50,8 +51,13 @@ def make_folder(path: Path) -> Path:
 def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Write a file that appears complete or not at all: yields a temporary file, empty and closed.
 
-    It lies in the same folder; what was written to it reaches the disk, and then takes the final name in one step.
-    Whatever goes wrong, the temporary file is removed and an older file under that name is left as it was.
+    It lies in the same folder; what was written to it reaches the disk, and then takes the final name in one step, with
+    the permissions and the owner of the file that it replaces. Whatever goes wrong, the temporary file is removed and
+    an older file under that name is left as it was.
+
+    A symbolic link stays, and what it leads to is replaced. What is no regular file (a device, a pipe, one of this
+    process's own descriptors such as ``/dev/stdout``), and a file whose folder takes no other, is opened and written to
+    once all is known.
 
     Args:
         durable: wait until the bytes are on the disk. Files that can be made again, and that can tell whether they are
@@ -60,19 +66,96 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         StorageError: no permission, no space.
     """
-    make_folder(path.parent)
     try:
-        with temporary_file(path.parent, f".{path.name}.") as temporary:
-            yield temporary
-            if durable:
-                with temporary.open("r+b") as stream:
-                    os.fsync(stream.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            os.replace(temporary, path)
+        target = destination(path)
+        if _is_replaced(target):
+            make_folder(target.parent)
+            with temporary_file(target.parent, f".{target.name}.") as temporary:
+                yield temporary
+                if durable:
+                    with temporary.open("r+b") as stream:
+                        os.fsync(stream.fileno())
+                _take_over(temporary, target)
+        else:
+            with temporary_file() as temporary:
+                yield temporary
+                _pour(temporary, target)
     except OSError as error:
         raise storage_error("write", path, error) from None
+
+
+def destination(path: Path) -> Path | int:
+    """Where what is written to a path goes: the end of its symbolic links, or a descriptor of this process.
+
+    Raises:
+        OSError: the links lead in a circle.
+    """
+    place = os.fspath(path)
+    for _ in range(_MOST_LINKS):
+        folder, name = os.path.split(place)
+        folder = os.path.realpath(folder or os.curdir)
+        # such links lead to names that may not exist any more, or never did, and opening one starts at the beginning
+        if folder in ("/dev/fd", f"/proc/{os.getpid()}/fd") and name.isdecimal():
+            return int(name)
+        try:
+            place = os.path.join(folder, os.readlink(os.path.join(folder, name)))
+        except OSError:
+            return Path(path if place == os.fspath(path) else place)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _is_replaced(target: Path | int) -> TypeGuard[Path]:
+    """Whether a new file takes the place of a target, as opposed to being written into it; raises OSError."""
+    if isinstance(target, int):
+        return False
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return True  # which fails if the target cannot be
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stat.S_ISREG(mode) and not os.access(target, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    return stat.S_ISREG(mode) and os.access(target.parent, os.W_OK | os.X_OK)
+
+
+def _take_over(temporary: Path, target: Path) -> None:
+    """Put a new file in the place of an old one, whose permissions and owner it gets; raises OSError."""
+    try:
+        old = target.stat()
+    except OSError:
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+    else:
+        if hasattr(os, "chown"):
+            with contextlib.suppress(OSError):  # only root gives files away
+                os.chown(temporary, old.st_uid, old.st_gid)
+        temporary.chmod(stat.S_IMODE(old.st_mode))
+    try:
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:  # a single file that is mounted into a container
+            raise
+        _pour(temporary, target)
+
+
+def _pour(source: Path, target: Path | int) -> None:
+    """Write the content of a file into what is there; raises OSError."""
+    descriptor = os.dup(target) if isinstance(target, int) else os.open(target, os.O_WRONLY | os.O_TRUNC)
+    with source.open("rb") as content, open(descriptor, "wb", buffering=0) as stream:
+        while block := content.read(1 << 20):
+            left = memoryview(block)
+            while left:
+                left = left[stream.write(left) :]
+
+
+def is_standard_output(path: Path) -> bool:
+    """Whether a path is another name of standard output, such as ``/dev/stdout``."""
+    try:
+        return destination(path) == 1
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -80,6 +163,27 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """:func:`atomic_path`, opened for writing."""
     with atomic_path(path, durable=durable) as temporary, temporary.open("wb") as stream:
         yield stream
+
+
+@contextlib.contextmanager
+def line_writer(path: Path) -> Iterator[Callable[[str], None]]:
+    """What writes lines of text, each at once, for whoever follows the file; an older one is replaced.
+
+    Raises:
+        StorageError: no permission, no space.
+    """
+    try:
+        target = destination(path)
+        if isinstance(target, Path):
+            make_folder(target.parent)
+        with open(os.dup(target) if isinstance(target, int) else target, "wb", buffering=0) as stream:
+
+            def write(line: str) -> None:
+                stream.write(as_bytes(line + "\n"))
+
+            yield write
+    except OSError as error:
+        raise storage_error("write", path, error) from None
 
 
 _unfinished: set[Path] = set()
@@ -111,9 +215,11 @@ def remove_unfinished(path: Path) -> None:
     """Remove what a process that was killed has left of a file that it was writing."""
     from glob import escape
 
-    for leftover in path.parent.glob(f".{escape(path.name)}.*"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
+    with contextlib.suppress(OSError):
+        target = destination(path)
+        if isinstance(target, Path):
+            for leftover in target.parent.glob(f".{escape(target.name)}.*"):
+                leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -190,15 +296,37 @@ def remove_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write text atomically, see :func:`as_bytes`."""
+    write_bytes(path, as_bytes(text))
+
+
+def as_bytes(text: str) -> bytes:
+    """Text as UTF-8; a file name in it that is no UTF-8 keeps its own bytes."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a pair of UTF-16, which no file name brings on POSIX
+        return text.encode("utf-8", "backslashreplace")
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """Write JSON atomically; non-finite numbers become null."""
+    """Write JSON atomically, see :func:`json_text`."""
+    write_text(path, json_text(tree) + "\n")
+
+
+def json_text(tree: Any, indent: int | None = 1) -> str:
+    """A tree as JSON; non-finite numbers become null, and what JSON doesn't know becomes text.
+
+    File names that are no UTF-8 are escaped, so that JSON stays valid and :func:`read_json` gives them back.
+    """
     import json
 
-    write_text(path, json.dumps(_finite(tree), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    tree = _finite(tree)
+    text = json.dumps(tree, ensure_ascii=False, indent=indent, allow_nan=False, default=str)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(tree, indent=indent, allow_nan=False, default=str)
+    return text
 
 
 def _finite(tree: Any) -> Any:

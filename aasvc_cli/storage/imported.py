@@ -118,7 +118,7 @@ def _sha256(home: Home, path: Path) -> str:
         status = path.stat()
         place = str(path.resolve())
         state = [place, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        note = home.imported / ".seen" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
+        note = home.imported / ".seen" / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}.json"
         with contextlib.suppress(Exception):
             seen = read_json(note, "a remembered checksum")
             if seen["state"] == state:

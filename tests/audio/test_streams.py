@@ -191,7 +191,6 @@ class TestHeaders:
             (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
             (b"\xef\xbb\xbf\n<!DOCTYPE html>", "a web page"),
             (b"PK\x03\x04" + bytes(60), "a zip archive"),
-            (b"OggS" + bytes(60), "Ogg"),
             (b"", "it is empty"),
         ],
     )

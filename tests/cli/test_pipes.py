@@ -191,3 +191,57 @@ class TestTerminals:
         outcome = aasvc("convert", *arguments)
         assert outcome.code == 2  # type: ignore[attr-defined]
         assert "standard input, which is a terminal; pipe something in" in outcome.err  # type: ignore[attr-defined]
+
+
+@bash
+class TestStreams:
+    """Whoever starts the program may have closed, redirected or removed what it is started with."""
+
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+    def test_closed_streams_do_not_keep_it_from_its_work(self, shell: Shell, tmp_path: Path, closed: str):
+        done = shell(f"aasvc convert in.wav -o out.wav --json out.json {closed}")
+        assert done.returncode == 0, done.stderr
+        assert soundfile.info(tmp_path / "out.wav").frames
+        assert json.loads((tmp_path / "out.json").read_text())["files"]
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("aasvc convert in.wav -o - >&-", b"cannot write standard output: it is closed; give -o FILE"),
+            ("aasvc convert --list-models --json - >&-", b"cannot write standard output: it is closed; give --json"),
+            ("aasvc convert - -o out.wav <&-", b"cannot read standard input: it is closed"),
+            ("aasvc convert --list-models >/dev/full", b"cannot write standard output: the disk is full"),
+            ("aasvc convert in.wav -o - >/dev/full", b"cannot write standard output: the disk is full"),
+            ("mkdir gone; cd gone; rmdir ../gone; aasvc convert /x.wav -o /y.wav", b"cd somewhere else"),
+        ],
+    )
+    def test_what_it_cannot_do_without_is_named_in_one_line(self, shell: Shell, line: str, message: bytes):
+        done = shell(line)
+        assert done.returncode == 1
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith(b"aasvc:")]
+        assert message in error
+        assert b"unexpected" not in done.stderr
+
+    def test_help_needs_no_working_directory(self, shell: Shell):
+        assert shell("mkdir gone; cd gone; rmdir ../gone; aasvc convert --help").returncode == 0
+
+    @pytest.mark.parametrize("redirected", ["> out.json", "| cat > out.json"])
+    def test_standard_output_under_another_name_is_standard_output(self, shell: Shell, tmp_path: Path, redirected: str):
+        done = shell(f"aasvc convert --list-models --json /dev/stdout {redirected}")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "out.json").read_text())
+        done = shell("aasvc convert in.wav -o /dev/stdout | cat > out.wav; aasvc convert in.wav -o expected.wav")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out.wav").read_bytes() == (tmp_path / "expected.wav").read_bytes()
+
+    def test_results_go_through_to_pipes_and_along_links(self, shell: Shell, tmp_path: Path):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link.wav").symlink_to(Path("real") / "out.wav")
+        done = shell(
+            "aasvc convert in.wav -o link.wav --json >(cat > out.json) --jsonl >(cat > out.jsonl) -q; sleep 0.5"
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "link.wav").is_symlink()
+        assert soundfile.info(tmp_path / "real" / "out.wav").frames
+        assert json.loads((tmp_path / "out.json").read_text())["files"]
+        assert json.loads((tmp_path / "out.jsonl").read_text())["status"] == "converted"

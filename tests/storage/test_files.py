@@ -29,9 +29,11 @@ from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import (
     atomic_write,
     byte_size,
+    line_writer,
     lock,
     make_folder,
     read_json,
+    remove_unfinished,
     write_bytes,
     write_json,
     write_text,
@@ -139,6 +141,137 @@ class TestAtomicWrite:
             process.kill()
         assert path.read_bytes() == b"old"
         assert all(p == path or p.name.startswith(".") for p in tmp_path.iterdir()), "what is left is hidden"
+
+
+class TestDestinations:
+    """Only regular files are replaced; everything else is what the user means to write to."""
+
+    def test_a_link_stays_and_what_it_leads_to_is_replaced(self, tmp_path: Path):
+        (tmp_path / "real").mkdir()
+        real, link, outer = tmp_path / "real" / "x", tmp_path / "link", tmp_path / "outer"
+        real.write_bytes(b"old")
+        link.symlink_to(Path("real") / "x")
+        outer.symlink_to(link)
+        write_bytes(outer, b"new")
+        assert link.is_symlink()
+        assert outer.is_symlink()
+        assert real.read_bytes() == b"new"
+        assert [path.name for path in real.parent.iterdir()] == ["x"]
+
+    def test_a_link_to_nothing_yet_makes_the_file_it_leads_to(self, tmp_path: Path):
+        (tmp_path / "link").symlink_to(tmp_path / "later")
+        write_bytes(tmp_path / "link", b"new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "later").read_bytes() == b"new"
+
+    def test_a_circle_of_links_is_named(self, tmp_path: Path):
+        (tmp_path / "a").symlink_to(tmp_path / "b")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        with pytest.raises(StorageError, match=r"cannot write .*a: its symbolic links lead in a circle"):
+            write_bytes(tmp_path / "a", b"x")
+
+    def test_a_failure_leaves_what_a_link_leads_to_as_it_was(self, tmp_path: Path):
+        (tmp_path / "real").write_bytes(b"old")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        with pytest.raises(ValueError, match="stop"), atomic_write(tmp_path / "link") as stream:
+            stream.write(b"half")
+            raise ValueError("stop")
+        assert (tmp_path / "real").read_bytes() == b"old"
+        assert len(list(tmp_path.iterdir())) == 2
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_a_pipe_gets_the_bytes_and_stays(self, tmp_path: Path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        content = bytes(range(256)) * 1000  # more than a pipe holds
+        with (tmp_path / "copy").open("wb") as copy, subprocess.Popen(["cat", str(pipe)], stdout=copy):
+            write_bytes(pipe, content)
+        assert (tmp_path / "copy").read_bytes() == content
+        assert pipe.is_fifo()
+
+    @pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="needs /dev/null")
+    def test_a_device_stays_a_device(self, tmp_path: Path):
+        (tmp_path / "null").symlink_to("/dev/null")
+        device = Path("/dev/null").stat().st_rdev
+        for path in (tmp_path / "null", *self.own_device(tmp_path)):
+            write_bytes(path, b"x")
+            assert path.is_char_device()
+            assert path.stat().st_rdev == device
+        assert (tmp_path / "null").is_symlink()
+
+    @staticmethod
+    def own_device(folder: Path) -> list[Path]:
+        """A null device that may be damaged, where one can be made (only by root)."""
+        try:
+            os.mknod(folder / "own", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        except OSError:
+            return []
+        return [folder / "own"]
+
+    @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+    def test_a_descriptor_is_written_to_where_it_stands(self, tmp_path: Path):
+        with (tmp_path / "file").open("w+b", buffering=0) as stream:
+            stream.write(b"before ")
+            write_bytes(Path(f"/dev/fd/{stream.fileno()}"), b"x")
+            (tmp_path / "link").symlink_to(f"/proc/self/fd/{stream.fileno()}")
+            write_bytes(tmp_path / "link", b"y")
+            stream.write(b" after")
+        assert (tmp_path / "file").read_bytes() == b"before xy after"
+        with pytest.raises(StorageError, match="Bad file descriptor"):
+            write_bytes(Path("/dev/fd/987"), b"x")
+
+    def test_permissions_and_owner_of_the_file_before_are_kept(self, tmp_path: Path):
+        path = tmp_path / "file"
+        path.write_bytes(b"old")
+        path.chmod(0o640)
+        if os.geteuid() == 0:
+            os.chown(path, 1234, 2345)
+        before = path.stat()
+        write_bytes(path, b"new")
+        after = path.stat()
+        assert path.read_bytes() == b"new"
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_protected_file_is_not_replaced_and_a_writable_one_in_a_protected_folder_is_written(self, tmp_path: Path):
+        protected, writable = tmp_path / "a" / "file", tmp_path / "b" / "file"
+        for path in (protected, writable):
+            path.parent.mkdir()
+            path.write_bytes(b"old")
+        protected.chmod(0o400)
+        writable.parent.chmod(0o500)
+        try:
+            with pytest.raises(StorageError, match="no permission"):
+                write_bytes(protected, b"new")
+            write_bytes(writable, b"new")
+        finally:
+            writable.parent.chmod(0o700)
+        assert (protected.read_bytes(), writable.read_bytes()) == (b"old", b"new")
+
+    def test_what_was_left_beside_the_end_of_a_link_is_swept(self, tmp_path: Path):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real" / "x")
+        (tmp_path / "real" / ".x.left").write_bytes(b"")
+        remove_unfinished(tmp_path / "link")
+        assert not list((tmp_path / "real").iterdir())
+
+
+class TestNamesThatAreNoText:
+    NAME = os.fsdecode(b"\x8e\x84.wav")  # Shift-JIS
+
+    def test_json_gives_them_back(self, tmp_path: Path):
+        write_json(tmp_path / "a.json", {self.NAME: [self.NAME, "日本"]})
+        assert read_json(tmp_path / "a.json", "names") == {self.NAME: [self.NAME, "日本"]}
+        json.loads((tmp_path / "a.json").read_bytes().decode("utf-8", "strict"))
+
+    def test_other_text_has_the_bytes_of_the_name(self, tmp_path: Path):
+        write_text(tmp_path / "a.csv", f"日本,{self.NAME}")
+        assert (tmp_path / "a.csv").read_bytes() == "日本,".encode() + b"\x8e\x84.wav"
+
+    def test_lines_are_there_at_once(self, tmp_path: Path):
+        with line_writer(tmp_path / "new" / "lines") as write:
+            write(self.NAME)
+            assert (tmp_path / "new" / "lines").read_bytes() == b"\x8e\x84.wav\n"
 
 
 class TestJson:
@@ -279,7 +412,7 @@ class TestAudio:
         (tmp_path / "text.wav").write_text("this is no sound")
         cases = {
             "empty.wav": "no samples",
-            "zero.wav": "not readable as audio",
+            "zero.wav": "not readable as audio, it is empty",
             "text.wav": "not readable as audio",
             "none.wav": "no such file",
             ".": "is a folder",
@@ -313,6 +446,23 @@ class TestHome:
         monkeypatch.setenv("HOME", str(tmp_path))
         assert find_home(Path("here")).root == tmp_path / "here"
         assert find_home(Path("~/there")).root == tmp_path / "there"
+
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_what_lies_in_the_data_folder_moves_with_it(self, tmp_path: Path, linked: bool):
+        (tmp_path / "disk").mkdir()
+        before = Home(tmp_path / "disk")
+        if linked:
+            (tmp_path / "link").symlink_to(tmp_path / "disk")
+            before = Home(tmp_path / "link")
+        after = Home(tmp_path / "elsewhere")
+        for root in {before.root, before.root.resolve()}:
+            assert after.found(before.kept(root / "corpora" / "a.wav")) == after.root / "corpora" / "a.wav"
+        for outside in (tmp_path / "a.wav", before.root / ".." / "a.wav", tmp_path / "disk2" / "a.wav"):
+            assert after.found(before.kept(outside)) == outside
+
+    def test_results_of_the_bundled_voice_lie_in_the_data_folder(self, home: Home):
+        assert home.results_of(bundled("voice"), "mine") == home.results / "bundled_mine"
+        assert home.results_of(home.exp / "a_b_tag", "mine") == home.exp / "a_b_tag"
 
     def test_looking_for_the_data_folder_creates_nothing(self, home: Home):
         assert home.exp.parent == home.root
