@@ -1,12 +1,13 @@
-"""Long recordings as pieces: where to cut so that no speech is cut, and how the converted pieces are joined.
+"""Recordings as pieces: where to cut so that no speech is cut, and how the converted pieces are joined.
 
 1. The level of the recording is measured in frames of 10 ms (:class:`LevelMeter`), as it is read.
 2. A frame is silent below a threshold that follows the recording: 6 dB above its noise, but between 40 and 12 dB below
    its speech, both taken from the minute around it (:func:`silent_frames`).
 3. Silence of 0.2 s or more is a pause. A pause of a second or more always separates two pieces and is kept as it is,
-   but for a tenth of a second on either side that belongs to the piece. Between those, what is longer than a piece may
-   be is cut in the middle of its longest pause, and only where there is none, at its quietest point
-   (:func:`find_pieces`). The model renders shorter pauses itself, in the rhythm of its target.
+   but for a tenth of a second on either side that belongs to the piece. The model renders shorter pauses itself, in the
+   rhythm of its target. A recording of up to 20 s without a long pause is one piece; in all others, what is longer than
+   a piece may be is cut in the middle of its longest pause, and only where there is none, at its quietest point
+   (:func:`find_pieces`). A recording without any speech has no piece.
 4. Each piece starts and ends in a fade of 5 ms where it meets another (:func:`fade`).
 
 Everything here takes and returns arrays and numbers.
@@ -24,9 +25,9 @@ Wave = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
 
 WHOLE_SECONDS = 20.0
-"""Recordings up to this length are converted as they are."""
+"""Recordings up to this length, without a long pause, are converted as they are."""
 LONGEST_PIECE_SECONDS = 12.0
-"""Of a longer one, no piece is longer than this: models are trained on sentences, and attention takes memory that grows
+"""Of the others, no piece is longer than this: models are trained on sentences, and attention takes memory that grows
 with the square."""
 SHORTEST_PIECE_SECONDS = 2.0
 """A piece is not cut into shorter ones than this."""
@@ -43,6 +44,8 @@ LOWEST_LEVEL = -120.0
 """In dB of full scale; digital silence counts as this."""
 SILENCE_LEVEL = -90.0
 """The last bit of 16; whatever the rest of the recording is like, there is nothing to be heard below."""
+FAINT_LEVEL = -50.0
+"""What stays below this and hardly changes is the noise of an empty room; speech rises and falls."""
 _ABOVE_NOISE, _FARTHEST_BELOW_SPEECH, _NEAREST_BELOW_SPEECH = 6.0, 40.0, 12.0
 _NOISE_PERCENTILE, _SPEECH_PERCENTILE = 2.0, 95.0
 _STEP_SECONDS, _WINDOW_SECONDS = 10.0, 60.0
@@ -87,18 +90,26 @@ def silent_frames(levels: Array) -> npt.NDArray[np.bool_]:
     """Which frames hold no speech: (F,) levels in dB to (F,)."""
     if not len(levels):
         return np.zeros(0, dtype=bool)
-    noise, speech = np.percentile(levels, [_NOISE_PERCENTILE, _SPEECH_PERCENTILE])
+    noise, speech = _noise_and_speech(levels)
+    if speech < FAINT_LEVEL and speech - noise < _NEAREST_BELOW_SPEECH:
+        return np.ones(len(levels), dtype=bool)
     # a minute without any speech has no level of speech to go by: the noise of the whole recording tells it
     lowest = min(noise + _ABOVE_NOISE, speech - _NEAREST_BELOW_SPEECH)
     step, reach = round(_STEP_SECONDS / FRAME_SECONDS), round(_WINDOW_SECONDS / FRAME_SECONDS) // 2
     silent = np.empty(len(levels), dtype=bool)
     for start in range(0, len(levels), step):
         middle = start + step // 2
-        around = levels[max(0, middle - reach) : middle + reach]
-        noise, speech = np.percentile(around, [_NOISE_PERCENTILE, _SPEECH_PERCENTILE])
+        noise, speech = _noise_and_speech(levels[max(0, middle - reach) : middle + reach])
         threshold = min(max(noise + _ABOVE_NOISE, speech - _FARTHEST_BELOW_SPEECH), speech - _NEAREST_BELOW_SPEECH)
         silent[start : start + step] = levels[start : start + step] <= max(threshold, lowest, SILENCE_LEVEL)
     return silent
+
+
+def _noise_and_speech(levels: Array) -> tuple[float, float]:
+    """The levels of the noise and of the speech in (F,) levels, in dB."""
+    noise, speech = np.percentile(levels, [_NOISE_PERCENTILE, _SPEECH_PERCENTILE])
+    # a word in half a minute of silence is less than one frame in twenty
+    return float(noise), float(speech if speech - noise >= _NEAREST_BELOW_SPEECH else levels.max())
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ class Piece:
 
 
 def find_pieces(levels: Array, n_samples: int, sample_rate: int) -> list[Piece]:
-    """Cut a recording into pieces of at most 12 s.
+    """Cut a recording into pieces: itself, if it is short and has no long pause, else of at most 12 s.
 
     Args:
         levels: (F,) of :class:`LevelMeter`
@@ -123,12 +134,16 @@ def find_pieces(levels: Array, n_samples: int, sample_rate: int) -> list[Piece]:
 
     Returns:
         pieces in order, none overlapping another. What lies between two of them, before the first and after the last
-        is silence that is kept as it is.
+        is silence that is kept as it is. None if there is nothing but silence.
     """
     silent = silent_frames(levels)
+    if silent.all():
+        return []
     frame = frame_length(sample_rate)
     edge, kept, shortest = (round(s / FRAME_SECONDS) for s in (EDGE_SECONDS, KEPT_PAUSE_SECONDS, PAUSE_SECONDS))
     pauses = [(start, stop) for start, stop in _runs(silent) if stop - start >= shortest]
+    if n_samples <= WHOLE_SECONDS * sample_rate and all(stop - start < kept for start, stop in pauses):
+        return [Piece(0, n_samples)]
     longest = round(LONGEST_PIECE_SECONDS / FRAME_SECONDS)
     pieces: list[Piece] = []
     for start, stop in _between(_long_pauses(pauses, kept, len(levels)), edge, len(levels)):

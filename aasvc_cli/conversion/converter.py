@@ -1,8 +1,8 @@
 """Convert sound to sound with a voice and a vocoder: the core of ``aasvc convert``, and the library.
 
 A recording is anything that can be read by blocks, any number of times, so that an hour of speech needs no more memory
-than a minute. Up to :data:`~aasvc_cli.audio.pauses.WHOLE_SECONDS` it is converted at once; a longer one is cut at its
-pauses (:mod:`aasvc_cli.audio.pauses`), its pieces are converted in batches, and the pauses between them are kept.
+than a minute. A short one without long pauses is converted at once; others are cut at their pauses
+(:mod:`aasvc_cli.audio.pauses`), the pieces are converted in batches, and the pauses between them are kept.
 """
 
 from __future__ import annotations
@@ -206,16 +206,18 @@ class Converter:
             for name, wave in ((f"recording {index}", wave) for index, wave in enumerate(waves))
         ]
         results: dict[int, Converted] = {}
-        short: list[int] = []
+        whole: list[int] = []
         for index, recording in enumerate(recordings):
-            if len(recording.samples) <= _whole(sample_rate):
-                short.append(index)
+            pieces, n_samples = _find_pieces(sample_rate, [recording.samples])
+            self._check_length(n_samples, sample_rate, recording.name)
+            if pieces == [Piece(0, n_samples)]:
+                whole.append(index)
                 continue
             parts = self.stream(recording, seed=seed, noise_scale=noise_scale, speed=speed)
             results[index] = _joined(list(parts))
-        heard = [self._hear(recordings[index].samples, sample_rate, recordings[index].name) for index in short]
+        heard = [self._hear(recordings[index].samples, sample_rate) for index in whole]
         conversions = self._convert_sorted(heard, [seed] * len(heard), noise_scale, speed)
-        for index, conversion in zip(short, conversions, strict=True):
+        for index, conversion in zip(whole, conversions, strict=True):
             results[index] = self._speak(conversion, recordings[index].name, seed)
         return [results[index] for index in range(len(recordings))]
 
@@ -231,34 +233,29 @@ class Converter:
     ) -> Iterator[Converted]:
         """Convert a recording of any length, part by part, in bounded memory.
 
-        The waves of all parts in order are the result. A recording of up to 20 s is one part, the same as from
-        :meth:`convert`. Each piece of a long one has a seed of its own, counted up from
-        ``seed``, so that nothing depends on what shares a batch.
+        The waves of all parts in order are the result. A recording of up to 20 s without a pause of a second is one
+        part; pauses from a second on stay what they are, and a silent recording gives silence. Each piece has a seed of
+        its own, counted up from ``seed``, so that nothing depends on what shares a batch.
 
         Args:
-            recording: is read twice if it is long
+            recording: is read twice if it is longer than 20 s
             seed, noise_scale, speed: as for :meth:`convert`; pauses that are kept are shortened by ``speed``, too
             on_progress: told (done, all) pieces of a long recording
-            on_message: told where a long recording had to be cut without a pause, and if the recording sounds unlike
-                those that the voice was trained on
+            on_message: told where a long recording had to be cut without a pause, if it is silent, and if it sounds
+                unlike those that the voice was trained on
 
         Raises:
             AudioError, DataError, ModelError: as for :meth:`convert`.
         """
         check_options(noise_scale, speed)
         start, rest = _beginning(recording)
-        if rest is None:
-            heard = self._hear(start, recording.sample_rate, recording.name)
-            self._compare([heard], recording.name, on_message)
-            (conversion,) = self._convert_sorted([heard], [seed], noise_scale, speed)
-            yield self._speak(conversion, recording.name, seed)
-            return
-        meter = LevelMeter(recording.sample_rate)
-        meter.add(start)
+        if rest is None:  # it is not read again
+            recording = _Samples(recording.name, recording.sample_rate, start)
+        pieces, n_samples = _find_pieces(recording.sample_rate, itertools.chain([start], rest or ()))
         del start
-        for block in rest:
-            meter.add(block)
-        pieces = find_pieces(meter.levels(), meter.n_samples, recording.sample_rate)
+        self._check_length(n_samples, recording.sample_rate, recording.name)
+        if on_message and not pieces:
+            on_message(f"{recording.name}: holds no speech, and so does the result")
         if on_message:
             for piece in pieces:
                 if piece.cuts_speech:
@@ -266,7 +263,7 @@ class Converter:
                         f"{recording.name}: no pause to cut at before {piece.stop / recording.sample_rate:.1f} s; cut "
                         "at the quietest point"
                     )
-        own = self._stats_of(recording, pieces) if self.voice.source_from_input else None
+        own = self._stats_of(recording, pieces) if self.voice.source_from_input and pieces else None
         rate = self.sample_rate / recording.sample_rate / speed
         place, skipped = 0, 0  # in the recording, and in the pauses so far
         done = 0
@@ -284,11 +281,11 @@ class Converter:
                 spoken = self._speak(conversion, recording.name, own_seed)
                 place = piece.stop
                 done += 1
-                wave = fade(spoken.wave, self.sample_rate, start=piece.start > 0, end=place < meter.n_samples)
+                wave = fade(spoken.wave, self.sample_rate, start=piece.start > 0, end=place < n_samples)
                 yield dataclasses.replace(spoken, wave=wave)
                 if on_progress:
                     on_progress(done, len(pieces))
-        yield from self._silence(skipped, skipped + meter.n_samples - place, rate)
+        yield from self._silence(skipped, skipped + n_samples - place, rate)
 
     def _compare(self, heard: Sequence[_Heard], name: str, on_message: OnMessage | None) -> None:
         """Tell if a recording is far from those that the voice was trained on, going by its first minute or two."""
@@ -327,18 +324,20 @@ class Converter:
                 pieces=0,
             )
 
-    def _hear(
-        self, samples: Wave, sample_rate: int, name: str, own: tuple[FeatureStats, FeatureStats] | None = None
-    ) -> _Heard:
-        """What the model is given of an utterance."""
-        features, model, stats = self.voice.config.features, self.voice.model, self.voice.stats
-        mel = features.mel
-        samples = resample(samples, sample_rate, mel.sample_rate)
-        if n_frames(len(samples), mel.hop_length) < model.min_source_frames:
+    def _check_length(self, n_samples: int, sample_rate: int, name: str) -> None:
+        """Raise AudioError if a recording is too short for the model."""
+        model, mel = self.voice.model, self.voice.config.features.mel
+        resampled = math.ceil(n_samples * mel.sample_rate / sample_rate)
+        if n_frames(resampled, mel.hop_length) < model.min_source_frames:
             needed = (model.min_source_frames - 1) * mel.hop_length / mel.sample_rate
             raise AudioError(
-                f"{name}: too short, {len(samples) / mel.sample_rate:.3f} s; this model converts {needed:.3f} s or more"
+                f"{name}: too short, {resampled / mel.sample_rate:.3f} s; this model converts {needed:.3f} s or more"
             )
+
+    def _hear(self, samples: Wave, sample_rate: int, own: tuple[FeatureStats, FeatureStats] | None = None) -> _Heard:
+        """What the model is given of an utterance."""
+        features, stats = self.voice.config.features, self.voice.stats
+        samples = resample(samples, sample_rate, features.mel.sample_rate)
         # the duration predictor mostly hears the same feature
         kinds = (str(features.source), str(features.duration))
         heard = {kind: extract(kind, samples, features) for kind in set(kinds)}
@@ -355,7 +354,7 @@ class Converter:
         self, recording: Recording, pieces: Sequence[Piece], own: tuple[FeatureStats, FeatureStats] | None
     ) -> Iterator[tuple[Piece, _Heard]]:
         for piece, samples in _read_pieces(recording, pieces):
-            yield piece, self._hear(self._long_enough(samples, recording), recording.sample_rate, recording.name, own)
+            yield piece, self._hear(self._long_enough(samples, recording), recording.sample_rate, own)
 
     def _long_enough(self, samples: Wave, recording: Recording) -> Wave:
         """A sound between two long pauses may be shorter than what the model takes: with more of the pause."""
@@ -452,9 +451,12 @@ def _stats_of(feature: Mel) -> FeatureStats:
     return running.result()
 
 
-def _whole(sample_rate: int) -> int:
-    """Samples up to which a recording is converted as it is."""
-    return round(WHOLE_SECONDS * sample_rate)
+def _find_pieces(sample_rate: int, blocks: Iterable[Wave]) -> tuple[list[Piece], int]:
+    """Where a recording is cut, and how many samples it has."""
+    meter = LevelMeter(sample_rate)
+    for block in blocks:
+        meter.add(block)
+    return find_pieces(meter.levels(), meter.n_samples, sample_rate), meter.n_samples
 
 
 def _beginning(recording: Recording) -> tuple[Wave, Iterator[Wave] | None]:
@@ -465,7 +467,7 @@ def _beginning(recording: Recording) -> tuple[Wave, Iterator[Wave] | None]:
     for block in blocks:
         held.append(block)
         n += len(block)
-        if n > _whole(recording.sample_rate):
+        if n > WHOLE_SECONDS * recording.sample_rate:
             return np.concatenate(held), blocks
     return held[0] if len(held) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *held]), None
 

@@ -1,4 +1,4 @@
-"""Where long recordings are cut, and how their pieces meet."""
+"""Where recordings are cut, and how their pieces meet."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ class TestPieces:
         assert pieces_of(spoken(3, 0.5, 3, 0.9, 3)) == [Piece(0, round(10.4 * RATE))]
 
     def test_a_piece_that_would_be_too_long_is_cut_in_its_longest_pause(self):
-        first, second = pieces_of(spoken(4, 0.3, 4, 0.6, 5, 0.3, 4))
+        first, second, _ = pieces_of(spoken(4, 0.3, 4, 0.6, 5, 0.3, 4, 1.5, 4))
         assert first.stop == second.start == pytest.approx(8.6 * RATE, abs=RATE // 50)
         assert not first.cuts_speech
 
     def test_without_any_pause_the_quietest_point_is_taken_and_told(self):
-        sound = voice(20)
-        dip = slice(round(9.0 * RATE), round(9.06 * RATE))
+        sound = voice(21)
+        dip = slice(round(10.0 * RATE), round(10.06 * RATE))
         sound[dip] *= np.float32(0.3)
         first, second = pieces_of(sound)
         assert dip.start <= first.stop <= dip.stop
@@ -111,8 +111,26 @@ class TestPieces:
         assert piece.stop == pytest.approx(9 * RATE + EDGE, abs=RATE // 50)
 
     def test_nothing_but_silence_has_no_pieces(self):
-        assert pieces_of(silence(30)) == []
         assert pieces_of(np.zeros(0, np.float32)) == []
+        for seconds in (0.5, 5, 19, 30):
+            assert pieces_of(silence(seconds)) == []
+            assert pieces_of(silence(seconds, noise=1e-3)) == [], "an empty room"
+
+    def test_a_short_recording_is_one_piece_unless_a_pause_is_long(self):
+        assert pieces_of(sound := spoken(9, 0.9, 9.5)) == [Piece(0, len(sound))]
+        assert pieces_of(sound := np.concatenate([silence(0.9), voice(3), silence(0.9)])) == [Piece(0, len(sound))]
+        assert len(pieces_of(spoken(4, 1.1, 4))) == 2
+
+    @pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+    def test_long_pauses_are_kept_in_the_same_way_at_every_length(self, noise: float):
+        """Speech of 2 s between pauses, in recordings below and above what may be converted as it is."""
+        lengths = set()
+        for pause in (1.5, 4, 8, 9.5, 15, 40):
+            sound = np.concatenate([silence(pause), voice(2), silence(pause)]) + silence(2 * pause + 2, noise)
+            (piece,) = pieces_of(sound)
+            assert piece.start == pytest.approx(pause * RATE - EDGE, abs=RATE // 50)
+            lengths.add(piece.stop - piece.start)
+        assert max(lengths) - min(lengths) <= RATE // 25
 
     @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(
@@ -130,7 +148,8 @@ class TestPieces:
         place = 0
         for piece in found:
             assert place <= piece.start < piece.stop <= len(sound)
-            assert piece.stop - piece.start <= segments.LONGEST_PIECE_SECONDS * RATE + RATE // 100
+            whole = len(sound) <= segments.WHOLE_SECONDS * RATE and piece == Piece(0, len(sound))
+            assert whole or piece.stop - piece.start <= segments.LONGEST_PIECE_SECONDS * RATE + RATE // 100
             place = piece.stop
         covered = np.zeros(len(sound), dtype=bool)
         for piece in found:

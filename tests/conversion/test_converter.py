@@ -194,9 +194,29 @@ class TestLongRecordings:
             assert abs(sum(len(part.wave) for part in parts if not part.pieces) - kept / speed) <= 1
 
     def test_nothing_but_silence_stays_that_long(self, converter: Converter):
-        result = converter.convert(np.zeros(25 * RATE + 7, np.float32), RATE)
-        assert len(result.wave) == 25 * RATE + 7
-        assert (result.pieces, len(result.log_mel), result.wave.any()) == (0, 0, False)
+        for n in (RATE // 4, 5 * RATE, 25 * RATE + 7):
+            silent = np.zeros(n, np.float32)
+            (many,) = converter.convert_many([silent], RATE)
+            told: list[str] = []
+            parts = self.parts(converter, silent, on_message=told.append)
+            assert sum(len(part.wave) for part in parts) == n
+            assert told == ["long: holds no speech, and so does the result"]
+            for result in (converter.convert(silent, RATE), many):
+                assert len(result.wave) == n
+                assert (result.pieces, len(result.log_mel), result.wave.any()) == (0, 0, False)
+        with pytest.raises(AudioError, match="too short"):
+            converter.convert(np.zeros(1, np.float32), 48000)
+
+    def test_a_long_pause_is_kept_in_a_short_recording_too(self, converter: Converter):
+        sound = np.concatenate([np.zeros(4 * RATE, np.float32), buzz(2), np.zeros(8 * RATE, np.float32)])
+        (piece,) = self.pieces(sound)
+        result = converter.convert(sound, RATE)
+        (many,) = converter.convert_many([sound], RATE)
+        assert result.pieces == many.pieces == 1
+        assert not result.wave[: piece.start].any()
+        assert not result.wave[-(len(sound) - piece.stop) :].any()
+        assert np.array_equal(result.wave, many.wave)
+        assert len(result.wave) == len(sound) - (piece.stop - piece.start) + len(result.log_mel) * HOP
 
     def test_a_sound_that_is_too_short_for_the_model_borrows_from_its_pause(self, converter: Converter):
         sound = np.concatenate([np.zeros(15 * RATE, np.float32), buzz(0.01), np.zeros(15 * RATE, np.float32)])
