@@ -64,7 +64,7 @@ class Plan:
                 refused.append(job)
             elif skip_existing and job.output != STREAM and job.output.is_file():
                 there.append(job)
-            elif job.source != STREAM and not job.source.is_file():
+            elif job.source != STREAM and not job.source.exists():
                 refused.append(Refused(job.source, AudioError(f"{job.source}: no such file", "missing")))
             else:
                 jobs.append(job)
@@ -178,11 +178,13 @@ def plan_set(
 ) -> tuple[Path, str, list[Job]]:
     """A set of the prepared data that a run was trained on, to ``converted/<set>/<utterance_id>.wav`` in its folder.
 
+    Results of a model that is no run of this data folder go to :meth:`aasvc_cli.storage.home.Home.results_of`.
+
     Args:
         data: a prepared set in place of the run's own
 
     Returns:
-        the folder of the run, the name of the prepared set, and the jobs
+        the folder of the model, the name of the prepared set, and the jobs
 
     Raises:
         DataError: no such prepared data, or the set is empty.
@@ -197,7 +199,7 @@ def plan_set(
     if not pairs:
         known = ", ".join(f"{name} ({len(manifest.sets.get(name, ()))})" for name in SETS)
         raise DataError(f"prepared data {manifest.name}: no pairs in the set {set_name}; it has {known}")
-    folder = voice_folder / "converted" / set_name
+    folder = home.results_of(voice_folder, manifest.name) / "converted" / set_name
     return voice_folder, name, [Job(pair.source, folder / f"{pair.utterance_id}.wav", "wav") for pair in pairs]
 
 

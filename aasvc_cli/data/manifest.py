@@ -93,10 +93,10 @@ def write_manifest(home: Home, manifest: Manifest) -> Path:
         "name": manifest.name,
         "source_speaker": manifest.source_speaker,
         "target_speaker": manifest.target_speaker,
-        "source_root": str(manifest.source_root),
-        "target_root": str(manifest.target_root),
+        "source_root": home.kept(manifest.source_root),
+        "target_root": home.kept(manifest.target_root),
         "config": to_tree(manifest.config),
-        "sets": {name: [_pair_tree(pair) for pair in manifest.sets.get(name, ())] for name in SETS},
+        "sets": {name: [_pair_tree(home, pair) for pair in manifest.sets.get(name, ())] for name in SETS},
         "excluded": [list(entry) for entry in manifest.excluded],
     }
     write_json(path, tree)
@@ -125,10 +125,10 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
             source_speaker=str(tree["source_speaker"]),
             target_speaker=str(tree["target_speaker"]),
             config=parse_config(tree["config"], str(path)),
-            sets={key: tuple(_parse_pair(entry) for entry in tree["sets"][key]) for key in SETS},
+            sets={key: tuple(_parse_pair(home, entry) for entry in tree["sets"][key]) for key in SETS},
             excluded=[(str(utterance), str(where), str(why)) for utterance, where, why in tree["excluded"]],
-            source_root=Path(tree["source_root"]),
-            target_root=Path(tree["target_root"]),
+            source_root=home.found(tree["source_root"]),
+            target_root=home.found(tree["target_root"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(f"{path}: not a complete manifest; run: aasvc prepare again") from None
@@ -139,11 +139,11 @@ def list_prepared(home: Home) -> list[str]:
     return sorted(path.parent.name for path in home.prepared.glob("*/manifest.json"))
 
 
-def _pair_tree(pair: ParallelPair) -> dict[str, Any]:
+def _pair_tree(home: Home, pair: ParallelPair) -> dict[str, Any]:
     return {
         "utterance_id": pair.utterance_id,
-        "source": str(pair.source),
-        "target": str(pair.target),
+        "source": home.kept(pair.source),
+        "target": home.kept(pair.target),
         "text": pair.text,
         "source_frames": pair.source_frames,
         "target_frames": pair.target_frames,
@@ -152,12 +152,12 @@ def _pair_tree(pair: ParallelPair) -> dict[str, Any]:
     }
 
 
-def _parse_pair(tree: Mapping[str, Any]) -> ParallelPair:
+def _parse_pair(home: Home, tree: Mapping[str, Any]) -> ParallelPair:
     text = tree["text"]
     return ParallelPair(
         utterance_id=str(tree["utterance_id"]),
-        source=Path(tree["source"]),
-        target=Path(tree["target"]),
+        source=home.found(tree["source"]),
+        target=home.found(tree["target"]),
         text=None if text is None else str(text),
         source_frames=int(tree["source_frames"]),
         target_frames=int(tree["target_frames"]),

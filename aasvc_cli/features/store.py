@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from aasvc_cli.config.settings import FeatureConfig
 from aasvc_cli.errors import DataError, StorageError
 from aasvc_cli.storage.files import atomic_write, file_sha256, storage_error
+from aasvc_cli.storage.home import Home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ class FeatureStore:
     """Feature files below one folder, for one feature configuration.
 
     Attributes:
-        folder: usually ``Home.features``
+        folder: ``Home.features``
         config: settings of the features
         feature_key: names the settings that decide a kind of feature, as :func:`aasvc_cli.features.kinds.feature_key`
     """
@@ -67,7 +68,8 @@ class FeatureStore:
         if kind not in self._keys:
             self._keys[kind] = self.feature_key(kind, self.config)
         absolute = os.path.abspath(recording)
-        digest = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:10]
+        # that of a recording within the data folder stays the same when this is moved
+        digest = hashlib.sha256(os.fsencode(Home(self.folder.parent).kept(Path(absolute)))).hexdigest()[:10]
         stem = _safe(recording.stem).encode()[:_STEM_BYTES].decode(errors="ignore")
         name = f"{stem}-{digest}.safetensors"
         return self.folder / f"{kind}-{self._keys[kind]}" / _speaker(Path(absolute)) / name

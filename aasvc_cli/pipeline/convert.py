@@ -320,7 +320,7 @@ def convert_files(
 def convert_set(
     home: Home, set_name: str, *, model: str | Path | None, data: str | None = None, **options: Unpack[Options]
 ) -> ConvertSummary:
-    """Convert a set of the prepared data that a run was trained on, to ``converted/<set>/<utterance_id>.wav`` in it.
+    """Convert a set of the prepared data that a run was trained on, see :func:`~aasvc_cli.conversion.plan.plan_set`.
 
     Args:
         data: a prepared set in place of the run's own
@@ -333,7 +333,7 @@ def convert_set(
     settings = _settings(options)
     voice_folder, prepared, jobs = plan_set(home, set_name, model, data)
     loading = _loading(home, voice_folder.absolute(), prepared, options)
-    return _run(jobs, loading, settings, options, folder=voice_folder / "converted" / set_name, stdout=None)
+    return _run(jobs, loading, settings, options, folder=jobs[0].output.parent, stdout=None)
 
 
 def _settings(options: Options, **more: Any) -> _Settings:

@@ -178,7 +178,7 @@ def evaluate_run(
     baseline: bool = False,
     **options: Unpack[Options],
 ) -> EvaluateResult:
-    """Score what ``aasvc convert --set`` wrote into the folder of a run; writes ``scores-<set>.json`` there.
+    """Score what ``aasvc convert --set`` wrote for a model; writes ``scores-<set>.json`` beside it.
 
     Args:
         model: a tag, the name of a run, or a model folder.
@@ -199,8 +199,11 @@ def evaluate_run(
     if not pairs:
         known = ", ".join(f"{name} ({len(members)})" for name, members in manifest.sets.items())
         raise DataError(f"prepared set {manifest.name}: no utterances in {set_name!r}; it has {known}")
-    converted_folder = folder / "converted" / set_name
+    results = home.results_of(folder, manifest.name)
+    converted_folder = results / "converted" / set_name
     hint = f"run: aasvc convert --set {set_name} --model {model or folder.name}"
+    if data is not None:
+        hint += f" --data {data}"
     if not converted_folder.is_dir():
         raise DataError(f"{converted_folder}: nothing converted yet; {hint}")
     converted = _recordings(converted_folder, "converted", hint)
@@ -218,10 +221,10 @@ def evaluate_run(
     )
     log = folder / "log.jsonl"
     result = replace(
-        _evaluate(material, home, options), path=folder / f"scores-{set_name}.json", folder=folder,
+        _evaluate(material, home, options), path=results / f"scores-{set_name}.json", folder=folder,
         log=log if log.is_file() else None, prepared=manifest.name, set_name=set_name,
     )  # fmt: skip
-    write_json(folder / f"scores-{set_name}.json", result.to_tree())
+    write_json(results / f"scores-{set_name}.json", result.to_tree())
     return result
 
 

@@ -228,7 +228,8 @@ class _Run:
     def _describe(self) -> dict[str, Any]:
         """What the run was trained on."""
         sets = {name: [pair.utterance_id for pair in self.manifest.sets[name]] for name in ("train", "dev")}
-        recordings = [(str(p.source), str(p.target)) for name in sets for p in self.manifest.sets[name]]
+        kept = self.home.kept
+        recordings = [(kept(p.source), kept(p.target)) for name in sets for p in self.manifest.sets[name]]
         digest = hashlib.sha256(json.dumps([recordings, self.stats.to_tree()]).encode()).hexdigest()[:16]
         return {
             "prepared": self.manifest.name,

@@ -215,7 +215,7 @@ class _Run:
     def _describe(self) -> dict[str, Any]:
         """What the run is trained on."""
         sets = {name: [pair.utterance_id for pair in self.manifest.sets[name]] for name in ("train", "dev")}
-        recordings = [str(pair.target) for name in sets for pair in self.manifest.sets[name]]
+        recordings = [self.home.kept(pair.target) for name in sets for pair in self.manifest.sets[name]]
         begun = {
             name: str(value)
             for name, value in (("init", self.init), ("mels_from", self.mels_from))

@@ -22,7 +22,8 @@ class Home:
         models/<name>/                       downloaded voices
         vocoders/<name>/                     downloaded vocoders
         cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
-        exp/<source>_<target>_<tag>/         one training run: a model folder
+        exp/<source>_<target>_<tag>/         one training run: a model folder, with what was converted with it
+        results/<model>_<prepared name>/     what was converted with a model that is no run, and its scores
         imported/<name>-<key>/               our form of published models and vocoders
     """
 
@@ -69,9 +70,44 @@ class Home:
         return self.root / "exp"
 
     @property
+    def results(self) -> Path:
+        """Conversions and scores of models that are no runs of this data folder, by model and prepared set."""
+        return self.root / "results"
+
+    @property
     def imported(self) -> Path:
         """Published models and vocoders in our form; safe to delete."""
         return self.root / "imported"
+
+    def results_of(self, model: Path, prepared: str) -> Path:
+        """Where conversions of a prepared set and their scores go: to a run, else to a folder of their own.
+
+        Model folders from elsewhere may be read-only, installed, or shared; two of the same name stay apart.
+        """
+        place = model.absolute()
+        if place.parent in (self.exp, self.exp.resolve()):
+            return model
+        name = place.name
+        if place.parent == self.models:
+            pass
+        elif place == bundled("voice"):
+            name = BUNDLED
+        else:
+            import hashlib  # takes longer to load than help and completion should wait
+
+            name += f"-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
+        return self.results / f"{name}_{prepared}"
+
+    def kept(self, path: Path) -> str:
+        """How a path is written down: relative to the data folder if it lies in it, so that this may be moved."""
+        for root in (self.root, self.root.resolve()):
+            if path.is_relative_to(root) and ".." not in path.parts:
+                return path.relative_to(root).as_posix()
+        return str(path)
+
+    def found(self, text: str) -> Path:
+        """A path that :meth:`kept` has written down."""
+        return self.root / text
 
 
 def find_home(root: Path | None = None) -> Home:

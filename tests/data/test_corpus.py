@@ -226,6 +226,22 @@ class TestManifest:
         write_manifest(home, manifest())
         assert read_manifest(home, "anna_bob") == manifest()
 
+    def test_a_moved_data_folder_finds_its_own_recordings(self, home: Home):
+        inside, outside = home.corpora / "demo" / "a.wav", Path("/b/a.wav")
+        pair = ParallelPair("a", inside, outside)
+        before = Manifest(
+            "a_b", "a", "b", Config(), {"train": (pair,), "dev": (), "eval": ()}, [], inside.parent, outside.parent
+        )
+        write_manifest(home, before)
+        home.root.rename(home.root.with_name("moved"))
+        moved = Home(home.root.with_name("moved"))
+        after = read_manifest(moved)
+        assert (after.sets["train"][0].source, after.source_root) == (
+            moved.corpora / "demo" / "a.wav",
+            moved.corpora / "demo",
+        )
+        assert (after.sets["train"][0].target, after.target_root) == (outside, outside.parent)
+
     def test_the_one_prepared_last_is_the_default_whatever_the_file_times(self, home):
         write_manifest(home, manifest("second"))
         write_manifest(home, manifest("first"))

@@ -69,6 +69,13 @@ def test_recordings_of_the_same_name_in_other_folders_have_files_of_their_own(st
     assert len({store.path("mel", twin) for twin in twins}) == 3
 
 
+def test_features_of_recordings_in_the_data_folder_move_with_it(store, recording, tmp_path):
+    store.save("mel", recording, FEATURE)
+    moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+    there = FeatureStore(moved / "features", FeatureConfig(), feature_key)
+    np.testing.assert_array_equal(there.load("mel", moved / recording.relative_to(tmp_path)), FEATURE)
+
+
 @pytest.mark.parametrize("name", ["語" * 80 + ".wav", "a b:c?*.wav", "..wav", "é.wav"])
 def test_any_file_name_leads_to_a_possible_one(store, tmp_path, name):
     recording = tmp_path / name

@@ -490,6 +490,23 @@ class TestSets:
         assert files_below(run_folder / "converted") == {"eval/u0.wav", "eval/u1.wav"}
         assert summary.folder == run_folder / "converted" / "eval"
 
+    def test_results_of_a_model_that_is_no_run_go_to_the_data_folder(
+        self, home: Home, run_folder: Path, tmp_path: Path, voice: Path
+    ):
+        models = [write_voice(home.models / "theirs", tiny_config()), voice]
+        models += [shutil.copytree(voice, tmp_path / owner / "tiny") for owner in ("one", "other")]
+        before = [files_below(model) for model in models]
+        results = []
+        for model in models:
+            summary = convert_set(home, "eval", model=model, data="mine", device="cpu")
+            assert summary.error is None
+            assert files_below(summary.folder) == {"u0.wav", "u1.wav"}
+            assert summary.folder.is_relative_to(home.results)
+            results.append(summary.folder)
+        assert results[0] == home.results / "theirs_mine" / "converted" / "eval"
+        assert len(set(results)) == len(models), "models of the same name stay apart"
+        assert [files_below(model) for model in models] == before
+
     def test_a_recording_that_has_gone_does_not_keep_the_others(self, home: Home, run_folder: Path, tmp_path: Path):
         (tmp_path / "corpus" / "m" / "u0.wav").unlink()
         summary = convert_set(home, "eval", model="tiny", device="cpu")
