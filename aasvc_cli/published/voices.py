@@ -173,6 +173,9 @@ def config_from_published(tree: Mapping[str, Any], origin: str) -> Config:
             faults.append(f"{name} feature {kind!r} is not available here; known are {', '.join(model_kinds())}")
     if tree.get("trim_silence"):
         faults.append("trim_silence: true is not supported; trim the recordings before")
+    gain = tree.get("global_gain_scale")
+    if gain is not None and gain != 1.0:
+        faults.append(f"global_gain_scale: {gain!r} is not supported, only 1.0; scale the recordings before")
     train = {ours: tree[theirs] for theirs, ours in _TRAIN_KEYS.items() if theirs in tree}
     optimiser = tree.get("optimizer_params") or {}
     for theirs, ours in (("lr", "lr"), ("eps", "adam_eps"), ("weight_decay", "weight_decay")):

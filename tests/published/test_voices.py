@@ -343,3 +343,13 @@ def test_checkpoints_that_are_cut_short_or_would_run_code_are_refused(tmp_path):
 def test_names_of_another_architecture_are_refused():
     with pytest.raises(ModelError, match=r"2 tensors .*\(first: foo.bar"):
         convert_state({"foo.bar": torch.zeros(1), "spam": torch.zeros(1)}, "here")
+
+
+@pytest.mark.parametrize(("gain", "supported"), [(1.0, True), (1, True), (None, True), (0.5, False), ("loud", False)])
+def test_a_gain_that_conversion_would_not_apply_is_refused_by_name(gain: Any, supported: bool):
+    tree = yaml.safe_load((DATA / "aasvc-stochastic" / "config.yml").read_text()) | {"global_gain_scale": gain}
+    if supported:
+        config_from_published(tree, "config.yml")
+        return
+    with pytest.raises(ConfigError, match=r"config\.yml.*global_gain_scale: .* is not supported, only 1\.0"):
+        config_from_published(tree, "config.yml")
