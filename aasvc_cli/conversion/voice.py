@@ -21,7 +21,7 @@ from aasvc_cli.conversion.source_stats import SOURCE_SIDES, find_prepared_source
 from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features.kinds import SIDES, feature_keys, feature_width, with_widths
 from aasvc_cli.features.stats import FeatureStats, NormStats
-from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
 from aasvc_cli.storage.home import BUNDLED, Home, bundled
 from aasvc_cli.storage.imported import Provenance, import_once
@@ -396,31 +396,7 @@ def _build(config: Config, state: Mapping[str, Tensor], origin: str) -> AASVC:
 
     with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be replaced
         model = AASVC(config.model)
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in state]
-    unexpected = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    faults = [
-        f"{len(names)} {what} (first: {names[0]})"
-        for names, what in ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
-        if names
-    ]
-    if faults:
-        raise ModelError(
-            f"{origin}: the weights do not fit the configuration beside them: tensors {', '.join(faults)}; "
-            "both must come from the same run"
-        )
-    try:
-        model.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in expected.items()})
-    except RuntimeError as error:
-        raise ModelError(f"{origin}: cannot be loaded ({str(error).splitlines()[0]})") from None
-    broken = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise ModelError(f"{origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}); use another one")
+    load_weights(model, state, origin)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()

@@ -13,6 +13,7 @@ from aasvc_cli.errors import ModelError
 from aasvc_cli.storage.files import atomic_write, storage_error
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _HEADER = "aasvc"
@@ -55,3 +56,36 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     except OSError as error:
         raise storage_error("read", path, error) from None
+
+
+def load_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Fill a network strictly.
+
+    Args:
+        origin: names the weights in messages
+
+    Raises:
+        ModelError: tensors are missing, unknown, of another shape, or not finite.
+    """
+    import torch
+
+    expected = network.state_dict()
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    groups = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "of another shape": shapes,
+    }
+    if faults := [f"{len(names)} {what} (first: {names[0]})" for what, names in groups.items() if names]:
+        raise ModelError(
+            f"{origin}: the weights do not fit the configuration beside them: tensors {', '.join(faults)}; both must "
+            "come from the same run"
+        )
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise ModelError(f"{origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}); use another one")
+    network.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in expected.items()})

@@ -19,7 +19,7 @@ from torch import Tensor
 from aasvc_cli.config.reading import parse_section, read_config_file, to_tree
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ConfigError, ModelError
-from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import write_text
 from aasvc_cli.storage.home import BUNDLED, Home, bundled
 from aasvc_cli.vocoder.folder import CONFIG_FILE, WEIGHTS_FILE, StoredVocoder
@@ -294,31 +294,6 @@ def _gan(
         mean=None if mean is None else mean.float().to(device),
         scale=None if scale is None else scale.float().to(device),
     )
-
-
-def load_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Fill a network strictly; raises ModelError that says what is missing, unknown, of another shape or not finite."""
-    expected = network.state_dict()
-    faults = [
-        f"{len(names)} {what} (first: {names[0]})"
-        for names, what in (
-            ([name for name in expected if name not in tensors], "missing"),
-            ([name for name in tensors if name not in expected], "unexpected"),
-            (
-                [
-                    f"{name} is {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
-                    for name, tensor in expected.items()
-                    if name in tensors and tensors[name].shape != tensor.shape
-                ],
-                "of another shape",
-            ),
-            ([name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())], "not finite"),
-        )
-        if names
-    ]
-    if faults:
-        raise ModelError(f"{origin}: the weights do not fit the configuration: tensors {', '.join(faults)}")
-    network.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in expected.items()})
 
 
 def generator_tree(sizes: HiFiGanSizes | ParallelWaveGanSizes) -> dict[str, Any]:

@@ -393,7 +393,7 @@ class TestRefused:
             (network.state | {"foo.weight": torch.ones(1)}, r"1 tensors are not of a hifi-gan generator \(first: foo"),
             ({n: t for n, t in network.state.items() if n != "input_conv.weight_g"}, "input has no complete weight"),
             (network.state | {"input_conv.bias": torch.ones(3)}, r"input.bias is \(3,\), expected \(16,\)"),
-            (network.state | {"input_conv.bias": torch.full((16,), torch.nan)}, "not finite"),
+            (network.state | {"input_conv.bias": torch.full((16,), torch.nan)}, "hold NaN or infinity"),
         ):
             with pytest.raises(ModelError, match=message):
                 load_vocoder(write_published(tmp_path / "v", network, state))
