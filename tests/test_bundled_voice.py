@@ -10,8 +10,8 @@ import pytest
 from aasvc_cli.audio.dtw import exact_path
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.conversion.converter import Converted, Converter
 from aasvc_cli.measures.signal import score_pair, voiced_f0
-from aasvc_cli.pipeline.convert import Converted, Converter
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import bundled
 

@@ -214,7 +214,7 @@ MATRIX = [
     Mistake("convert --set eval --model tiny", "male_female", spoil=without("prepared/male_female/manifest.json")),
     Mistake("convert --set eval --model tiny --data male_femal", "did you mean male_female?"),
     # --- evaluate
-    usage("evaluate", "--tag"),
+    usage("evaluate", "--model"),
     usage("evaluate --converted source", "go together"),
     usage("evaluate --target target", "go together"),
     usage("evaluate --source source --tag tiny", "--baseline"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from aasvc_cli.audio.files import Sound, audio_format, audio_name, check_header
 from aasvc_cli.errors import AudioError, DataError
-from aasvc_cli.storage.files import atomic_path, storage_error, temporary_file
+from aasvc_cli.storage.files import atomic_path, destination, storage_error, temporary_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -234,9 +235,32 @@ def _somewhere() -> Iterator[Path]:
         yield path
 
 
+def open_pipe(path: Path) -> IO[bytes] | None:
+    """What can be read only once, such as ``<(command)``, a named pipe or ``/dev/stdin``; None for anything else.
+
+    Raises:
+        AudioError: a device, which may have no end.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            place = destination(path)
+            return open(os.dup(place), "rb") if isinstance(place, int) else path.open("rb")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error("read", path, error) from None
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise AudioError(f"{path}: is a device, expected a recording")
+    return None
+
+
 @contextlib.contextmanager
-def spooled(stream: IO[bytes]) -> Iterator[Path]:
+def spooled(stream: IO[bytes], name: str = "standard input") -> Iterator[Path]:
     """Everything that a pipe holds, as a file: audio has to be read from the start, and more than once.
+
+    Args:
+        name: how messages call it
 
     Raises:
         AudioError: nothing came.
@@ -250,7 +274,7 @@ def spooled(stream: IO[bytes]) -> Iterator[Path]:
         except OSError as error:
             raise storage_error("write", path, error) from None
         if not path.stat().st_size:
-            raise AudioError("standard input: nothing came in, expected a recording", "empty")
+            raise AudioError(f"{name}: nothing came in, expected a recording", "empty")
         yield path
 
 

@@ -6,13 +6,14 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aasvc_cli.audio.streams import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names, spooled
+from aasvc_cli.audio.streams import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.options import (
     DeviceOption,
@@ -40,123 +41,143 @@ from aasvc_cli.cli.output import (
 )
 from aasvc_cli.cli.progress import progress
 from aasvc_cli.errors import AasvcError, StorageError
-from aasvc_cli.storage.files import is_standard_output
+from aasvc_cli.storage.files import is_standard_output, json_text, line_writer, open_binary
+from aasvc_cli.storage.home import Home
 
 if TYPE_CHECKING:
     from aasvc_cli.conversion.plan import Job, Refused
-    from aasvc_cli.pipeline.convert import Outcome
+    from aasvc_cli.pipeline.convert import ConvertSummary, Outcome
+
+
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="INPUT...", help="Recordings, folders of recordings, patterns; - for standard input."),
+]
+OutputOption = Annotated[
+    Path | None,
+    output_option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The converted recording (.wav, .flac, .ogg), for one input; - for standard output.",
+    ),
+]
+OutDirOption = Annotated[
+    Path | None, output_option("--out-dir", metavar="DIR", help="Folder for the converted recordings.")
+]
+FormatOption = Annotated[
+    str | None,
+    output_option(
+        "--format",
+        metavar="FORMAT",
+        help="wav, flac, ogg, or samples without a header: s16le, f32le and so on, as in --raw-format.",
+        show_default="that of the name, else wav",
+    ),
+]
+SkipExistingOption = Annotated[
+    bool, output_option("--skip-existing", help="Leave out recordings whose results are there already.")
+]
+DryRunOption = Annotated[bool, output_option("--dry-run", "-n", help="Only show what would become of which recording.")]
+From0Option = Annotated[
+    str | None,
+    data_option(
+        "--from0",
+        metavar="FILE|-",
+        help="Take names of recordings, each ended by NUL, from a file or standard input (find -print0); they "
+        "keep their folders below --out-dir.",
+    ),
+]
+SetNameOption = Annotated[SetOption | None, data_option("--set", help="Convert this set of a training run instead.")]
+SourceDataOption = Annotated[
+    str | None,
+    data_option(
+        "--data",
+        metavar="NAME",
+        help="The prepared set of --set, by default the one the run was trained on. Without --set: the prepared "
+        "set of the source speaker, for a published model, which comes without that speaker's statistics.",
+    ),
+]
+SourceStatsOption = Annotated[
+    Path | None,
+    model_option(
+        "--source-stats", metavar="FILE", help="Statistics of the source speaker, for a published model folder."
+    ),
+]
+SeedOption = Annotated[int, model_option("--seed", min=0, help="Another number gives another rhythm.")]
+NoiseScaleOption = Annotated[
+    float | None,
+    model_option(
+        "--noise-scale",
+        min=0.0,
+        help="Freedom of the rhythm; 0 is the most likely one.",
+        show_default="the model's",
+    ),
+]
+SpeedOption = Annotated[float, model_option("--speed", min=0.1, max=10.0, help="2 speaks twice as fast.")]
+VocoderOption = Annotated[
+    str | None,
+    model_option(
+        "--vocoder",
+        metavar="NAME_OR_FOLDER",
+        help="A downloaded or trained vocoder, bundled, a vocoder folder (ours or published), or griffin-lim.",
+        show_default="the one that goes with the model",
+        autocompletion=completion.vocoders,
+    ),
+]
+SaveMelOption = Annotated[
+    Path | None,
+    output_option("--save-mel", metavar="FILE.npy", help="Also write the converted log-mel, (frames, bands)."),
+]
+ListModelsOption = Annotated[
+    bool,
+    model_option("--list-models", help="Show the voices that are here, with -v also their model cards, and end."),
+]
+RawFormatOption = Annotated[
+    str | None,
+    raw_option(
+        "--raw-format",
+        metavar="FORMAT",
+        help=f"The input is samples without a header: {', '.join(RAW_ENCODINGS)}.",
+    ),
+]
+RawRateOption = Annotated[int | None, raw_option("--raw-rate", min=1, metavar="HZ", help="Their sample rate.")]
+RawChannelsOption = Annotated[int, raw_option("--raw-channels", min=1, help="Their channels, interleaved.")]
+WorkersOption = Annotated[
+    int, machine_option("--workers", min=1, help="Processes for many recordings; each loads the model.")
+]
+JsonlOption = Annotated[
+    str | None,
+    output_option(
+        "--jsonl", metavar="FILE|-", help="Write one line of JSON for each recording as soon as it is finished."
+    ),
+]
 
 
 def convert(
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="INPUT...", help="Recordings, folders of recordings, patterns; - for standard input."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        output_option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The converted recording (.wav, .flac, .ogg), for one input; - for standard output.",
-        ),
-    ] = None,
-    out_dir: Annotated[
-        Path | None, output_option("--out-dir", metavar="DIR", help="Folder for the converted recordings.")
-    ] = None,
-    format_name: Annotated[
-        str | None,
-        output_option(
-            "--format",
-            metavar="FORMAT",
-            help="wav, flac, ogg, or samples without a header: s16le, f32le and so on, as in --raw-format.",
-            show_default="that of the name, else wav",
-        ),
-    ] = None,
-    skip_existing: Annotated[
-        bool, output_option("--skip-existing", help="Leave out recordings whose results are there already.")
-    ] = False,
-    dry_run: Annotated[
-        bool, output_option("--dry-run", "-n", help="Only show what would become of which recording.")
-    ] = False,
-    from0: Annotated[
-        str | None,
-        data_option(
-            "--from0",
-            metavar="FILE|-",
-            help="Take names of recordings, each ended by NUL, from a file or standard input (find -print0); they "
-            "keep their folders below --out-dir.",
-        ),
-    ] = None,
-    set_name: Annotated[
-        SetOption | None, data_option("--set", help="Convert this set of a training run instead.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        data_option(
-            "--data",
-            metavar="NAME",
-            help="The prepared set of --set, by default the one the run was trained on. Without --set: the prepared "
-            "set of the source speaker, for a published model, which comes without that speaker's statistics.",
-        ),
-    ] = None,
+    inputs: Inputs = None,
+    output: OutputOption = None,
+    out_dir: OutDirOption = None,
+    format_name: FormatOption = None,
+    skip_existing: SkipExistingOption = False,
+    dry_run: DryRunOption = False,
+    from0: From0Option = None,
+    set_name: SetNameOption = None,
+    data: SourceDataOption = None,
     model: ModelOption = None,
-    source_stats: Annotated[
-        Path | None,
-        model_option(
-            "--source-stats", metavar="FILE", help="Statistics of the source speaker, for a published model folder."
-        ),
-    ] = None,
-    seed: Annotated[int, model_option("--seed", min=0, help="Another number gives another rhythm.")] = 1,
-    noise_scale: Annotated[
-        float | None,
-        model_option(
-            "--noise-scale",
-            min=0.0,
-            help="Freedom of the rhythm; 0 is the most likely one.",
-            show_default="the model's",
-        ),
-    ] = None,
-    speed: Annotated[float, model_option("--speed", min=0.1, max=10.0, help="2 speaks twice as fast.")] = 1.0,
-    vocoder: Annotated[
-        str | None,
-        model_option(
-            "--vocoder",
-            metavar="NAME_OR_FOLDER",
-            help="A downloaded or trained vocoder, bundled, a vocoder folder (ours or published), or griffin-lim.",
-            show_default="the one that goes with the model",
-            autocompletion=completion.vocoders,
-        ),
-    ] = None,
-    save_mel: Annotated[
-        Path | None,
-        output_option("--save-mel", metavar="FILE.npy", help="Also write the converted log-mel, (frames, bands)."),
-    ] = None,
-    list_models: Annotated[
-        bool,
-        model_option("--list-models", help="Show the voices that are here, with -v also their model cards, and end."),
-    ] = False,
-    raw_format: Annotated[
-        str | None,
-        raw_option(
-            "--raw-format",
-            metavar="FORMAT",
-            help=f"The input is samples without a header: {', '.join(RAW_ENCODINGS)}.",
-        ),
-    ] = None,
-    raw_rate: Annotated[int | None, raw_option("--raw-rate", min=1, metavar="HZ", help="Their sample rate.")] = None,
-    raw_channels: Annotated[int, raw_option("--raw-channels", min=1, help="Their channels, interleaved.")] = 1,
+    source_stats: SourceStatsOption = None,
+    seed: SeedOption = 1,
+    noise_scale: NoiseScaleOption = None,
+    speed: SpeedOption = 1.0,
+    vocoder: VocoderOption = None,
+    save_mel: SaveMelOption = None,
+    list_models: ListModelsOption = False,
+    raw_format: RawFormatOption = None,
+    raw_rate: RawRateOption = None,
+    raw_channels: RawChannelsOption = 1,
     device: DeviceOption = None,
-    workers: Annotated[
-        int, machine_option("--workers", min=1, help="Processes for many recordings; each loads the model.")
-    ] = 1,
+    workers: WorkersOption = 1,
     json_target: JsonOption = None,
-    jsonl: Annotated[
-        str | None,
-        output_option(
-            "--jsonl", metavar="FILE|-", help="Write one line of JSON for each recording as soon as it is finished."
-        ),
-    ] = None,
+    jsonl: JsonlOption = None,
 ) -> None:
     """Convert recordings to the target voice.
 
@@ -169,88 +190,135 @@ def convert(
     The held-out set of a run, for `aasvc evaluate`: [bold]aasvc convert --set eval --model TAG[/bold]
     """
     if list_models:
-        from aasvc_cli.pipeline.models import known_models
-
-        known = known_models(home_folder())
-        show_result(known, json_target, known.lines(cards=settings.verbose))
+        _list_models(json_target)
         return
-    if set_name is None and not inputs and from0 is None:
-        usage("convert", "name a recording, or a set with --set")
-    if set_name is None and from0 is None and (output is None) == (out_dir is None):
-        usage("convert", "say where the result goes: -o FILE for one recording, or --out-dir DIR for any number")
-    if set_name is None and data is not None and source_stats is not None:
-        usage("convert", "--data and --source-stats both give statistics of the source speaker; use one")
-    if set_name is not None and (inputs or output or out_dir or save_mel or from0 or format_name or raw_format):
-        usage("convert", "--set stands alone: its results go to the folder of the run")
-    if set_name is not None and model is None:
-        usage("convert", "--set needs --model TAG")
-    if from0 is not None and (inputs or output or save_mel or out_dir is None):
-        usage("convert", "--from0 stands in place of inputs, and its results go to --out-dir DIR")
-    if format_name is not None and format_name not in FORMATS:
-        usage("convert", f"--format {format_name}: use one of {', '.join(FORMATS)}")
+    output = STREAM if output is not None and is_standard_output(output) else output
     jsonl = checked_target(jsonl, "--jsonl")
-    if output is not None and is_standard_output(output):
-        output = STREAM
-    to_stream = output == STREAM
-    if [to_stream, json_target == "-", jsonl == "-"].count(True) > 1:
+    if [output == STREAM, json_target == "-", jsonl == "-"].count(True) > 1:
         usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
     raw = _raw(raw_format, raw_rate, raw_channels)
-    home = home_folder()
-    with contextlib.ExitStack() as stack:
-        names = stack.enter_context(_names(from0)) if from0 is not None else None
-        if dry_run:
-            _show_plan(
-                _planned(home, inputs or [], names, output, out_dir, format_name, set_name, model, data),
-                skip_existing,
-                json_target,
-            )
-            return
-        standard_input = stack.enter_context(spooled(_standard_input())) if STREAM in (inputs or []) else None
-        standard_output = _standard_output() if to_stream else None
+    work = _Work(inputs or [], from0, set_name, output, out_dir, format_name, raw, save_mel)
+    work.check(model, data, source_stats)
+    if dry_run:
+        _show_plan(work, model, data, skip_existing, json_target)
+        return
+    load = {"model": model, "device": device or "auto", "vocoder": vocoder, "source_stats": source_stats, "data": data}
+    options = {"seed": seed, "noise_scale": noise_scale, "speed": speed}
+    with _lines_to(jsonl) as on_line:
+        summary = work.convert(load, options, skip_existing=skip_existing, workers=workers, on_line=on_line)
+    _show(summary, json_target, aside=output == STREAM or jsonl == "-", silent=output == STREAM)
+    if set_name is not None:
+        say_next(work.next_command(model, data))
+
+
+def _list_models(json_target: str | None) -> None:
+    from aasvc_cli.pipeline.models import known_models
+
+    known = known_models(home_folder())
+    show_result(known, json_target, known.lines(cards=settings.verbose))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be converted, and where to."""
+
+    inputs: Sequence[Path]
+    from0: str | None
+    set_name: SetOption | None
+    output: Path | None
+    out_dir: Path | None
+    format_name: str | None
+    raw: RawAudio | None
+    save_mel: Path | None
+
+    def check(self, model: str | None, data: str | None, source_stats: Path | None) -> None:
+        """End with a complaint about options that do not go together."""
+        single = self.inputs or self.output or self.save_mel
+        if self.set_name is not None:
+            if single or self.out_dir or self.from0 or self.format_name or self.raw:
+                usage("convert", "--set stands alone: its results go to the folder of the run")
+            if model is None:
+                usage("convert", "--set needs --model TAG")
+        elif self.from0 is not None:
+            if single or self.out_dir is None:
+                usage("convert", "--from0 stands in place of inputs, and its results go to --out-dir DIR")
+        elif not self.inputs:
+            usage("convert", "name a recording, or a set with --set")
+        elif (self.output is None) == (self.out_dir is None):
+            usage("convert", "say where the result goes: -o FILE for one recording, or --out-dir DIR for any number")
+        if self.set_name is None and data is not None and source_stats is not None:
+            usage("convert", "--data and --source-stats both give statistics of the source speaker; use one")
+        if self.format_name is not None and self.format_name not in FORMATS:
+            usage("convert", f"--format {self.format_name}: use one of {', '.join(FORMATS)}")
+
+    def plan(self, home: Home, model: str | None, data: str | None) -> Iterator[Job | Refused]:
+        """What would be done, with everything refused that would be."""
+        from aasvc_cli.conversion.plan import plan_files, plan_names, plan_set
+        from aasvc_cli.conversion.voice import find_voice
+
+        find_voice(home, model)
+        if self.set_name is not None:
+            yield from plan_set(home, self.set_name.value, model, data)[2]
+        elif self.from0 is not None and self.out_dir is not None:
+            with _names(self.from0) as names:
+                yield from plan_names(names, self.out_dir, self.format_name)
+        else:
+            yield from plan_files(self.inputs, self.output, self.out_dir, self.format_name)
+
+    def convert(self, load: dict[str, Any], options: dict[str, Any], **run: Any) -> ConvertSummary:
+        """Do it; the keywords are those of ``LoadOptions``, ``ConvertOptions`` and ``RunOptions``."""
+        if STREAM in self.inputs:
+            run["stdin"] = _standard_input()
+        if self.output == STREAM:
+            run["stdout"] = _standard_output()
         # Threads that wait by spinning take a busy machine's cores from those they wait for: beside a training, a
         # conversion took 60 s instead of 14 s. It has to be said before torch loads its thread library.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Pieces of a long recording have a length each, and oneDNN would keep a program for each of a thousand.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-        from aasvc_cli.pipeline.convert import convert_files, convert_set
+        from aasvc_cli.conversion.converter import ConvertOptions
+        from aasvc_cli.pipeline.convert import LoadOptions, RunOptions, convert_files, convert_set
 
-        if model is None:
+        if load["model"] is None:
             say("model: the bundled voice (another one: --model)")
-        options: dict[str, Any] = {
-            "model": model,
-            "device": device or "auto",
-            "seed": seed,
-            "noise_scale": noise_scale,
-            "speed": speed,
-            "vocoder": vocoder,
-            "source_stats": source_stats,
-            "skip_existing": skip_existing,
-            "workers": workers,
-            "on_file": _reporter(),
-            "on_line": stack.enter_context(_lines_to(jsonl)) if jsonl is not None else None,
-            "on_message": say,
-        }
-        with progress("convert") as on_progress:
-            options["on_progress"] = on_progress
-            if set_name is not None:
-                summary = convert_set(home, set_name.value, data=data, **options)
-            else:
-                summary = convert_files(
-                    home, inputs or [], names=names, output=output, out_dir=out_dir, format_name=format_name,
-                    data=data, raw=raw, spooled=standard_input, stdout=standard_output, save_mel=save_mel, **options,
-                )  # fmt: skip
+        which, how = LoadOptions(home_folder(), **load), ConvertOptions(**options)
+        with progress("convert") as on_progress, _names(self.from0) as names:
+            going = RunOptions(on_progress=on_progress, on_file=_reporter(), on_message=say, **run)
+            if self.set_name is not None:
+                return convert_set(which, self.set_name.value, options=how, run=going)
+            return convert_files(
+                which, self.inputs, names=names if self.from0 is not None else None, output=self.output,
+                out_dir=self.out_dir, format_name=self.format_name, raw=self.raw, save_mel=self.save_mel, options=how,
+                run=going,
+            )  # fmt: skip
+
+    def next_command(self, model: str | None, data: str | None) -> str:
+        """What usually follows the conversion of a set."""
+        words = ["aasvc", "evaluate", "--model", str(model), "--set", self.set_name.value if self.set_name else ""]
+        return shlex.join([*words, "--data", data] if data is not None else words)
+
+
+def _show(summary: ConvertSummary, json_target: str | None, *, aside: bool, silent: bool) -> None:
+    """The summary, and an error if something was not converted.
+
+    Args:
+        aside: standard output has something else to take
+        silent: and whoever takes it needs no summary
+    """
     if not summary.files and summary.failures:
         raise typer.Exit(EXIT_ERROR)
-    if to_stream or jsonl == "-":
-        _show_aside(summary, json_target, to_stream)
-    else:
+    if not aside:
         show_result(summary, json_target, summary.lines())
+    else:
+        if json_target is not None:
+            show_result(summary, json_target, [])
+        if not silent:
+            for line in summary.lines():
+                say(line)
     if summary.failures:
         failed = len(summary.failures)
-        told = "1 recording was" if failed == 1 else f"{failed} recordings were"
-        raise AasvcError(f"{told} not converted; converted: {len(summary.files)}")
-    if set_name is not None:
-        say_next(f"aasvc evaluate --tag {shlex.quote(str(model))} --set {set_name.value}")
+        what = "1 recording was" if failed == 1 else f"{failed} recordings were"
+        raise AasvcError(f"{what} not converted; converted: {len(summary.files)}")
 
 
 def _raw(encoding: str | None, sample_rate: int | None, channels: int) -> RawAudio | None:
@@ -282,76 +350,41 @@ def _standard_output() -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _names(source: str) -> Iterator[Iterator[Path]]:
-    """Names that are read as they are needed."""
+def _names(source: str | None) -> Iterator[Iterator[Path]]:
+    """Names that are read as they are needed; none without a source."""
+    if source is None:
+        yield iter(())
+        return
     if source == "-":
         yield read_names(_standard_input())
         return
-    from aasvc_cli.storage.files import storage_error
-
-    try:
-        stream = Path(source).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise storage_error("read", Path(source), error) from None
-    with stream:
+    with open_binary(Path(source)) as stream:
         yield read_names(stream)
 
 
 @contextlib.contextmanager
-def _lines_to(target: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """What writes one line of JSON at a time, each at once."""
-    from aasvc_cli.storage.files import json_text, line_writer
-
-    if target == "-":
+def _lines_to(target: str | None) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """What writes one line of JSON at a time, each at once; None without a target."""
+    if target is None:
+        yield None
+    elif target == "-":
         yield lambda facts: show(json_text(facts, indent=None))
-        return
-    with line_writer(Path(target)) as write:
-        yield lambda facts: write(json_text(facts, indent=None))
+    else:
+        with line_writer(Path(target)) as write:
+            yield lambda facts: write(json_text(facts, indent=None))
 
 
-def _planned(
-    home: Any,
-    inputs: list[Path],
-    names: Iterator[Path] | None,
-    output: Path | None,
-    out_dir: Path | None,
-    format_name: str | None,
-    set_name: SetOption | None,
-    model: str | None,
-    data: str | None,
-) -> Iterable[Job | Refused]:
-    """What would be done, with everything refused that would be."""
-    from aasvc_cli.conversion.plan import plan_files, plan_names, plan_set
-    from aasvc_cli.conversion.voice import find_voice
-
-    find_voice(home, model)
-    if set_name is not None:
-        return plan_set(home, set_name.value, model, data)[2]
-    if names is not None and out_dir is not None:
-        return plan_names(names, out_dir, format_name)
-    return plan_files(inputs, output, out_dir, format_name)
-
-
-def _show_plan(jobs: Iterable[Job | Refused], skip_existing: bool, json_target: str | None) -> None:
+def _show_plan(work: _Work, model: str | None, data: str | None, skip_existing: bool, json_target: str | None) -> None:
     """One line for each recording; with ``--json`` one tree."""
     from aasvc_cli.conversion.plan import Plan
 
-    plan = Plan.of(jobs, skip_existing)
+    plan = Plan.of(work.plan(home_folder(), model, data), skip_existing)
     show_result(plan, json_target, plan.lines())
     say(plan.summary())
     for refused in plan.refused:
         fail(str(refused.error), EXIT_ERROR)
     if plan.refused:
         raise typer.Exit(EXIT_ERROR)
-
-
-def _show_aside(summary: Any, json_target: str | None, to_stream: bool) -> None:
-    """The summary where it doesn't get between data."""
-    if json_target is not None:
-        show_result(summary, json_target, [])
-    if not to_stream:
-        for line in summary.lines():
-            say(line)
 
 
 def _reporter() -> Callable[[Outcome], None]:

@@ -65,7 +65,7 @@ def doctor(
 
 
 def _bundled_voice() -> SelfTest:
-    from aasvc_cli.pipeline.convert import Converter
+    from aasvc_cli.conversion.converter import Converter
 
     converter = Converter.load(None, home=home_folder(), device="cpu")
 

@@ -47,13 +47,13 @@ def evaluate(
             autocompletion=completion.runs,
         ),
     ] = None,
-    tag: Annotated[
+    model: Annotated[
         str | None,
         data_option(
-            "--tag",
             "--model",
+            "--tag",
             metavar="TAG_OR_FOLDER",
-            help="A training run whose held-out set was converted.",
+            help="A training run or a model folder whose held-out set was converted.",
             autocompletion=completion.runs,
         ),
     ] = None,
@@ -148,22 +148,22 @@ def evaluate(
 ) -> None:
     """Score converted recordings against the target speaker's.
 
-    Example: [bold]aasvc evaluate --tag first[/bold]
+    Example: [bold]aasvc evaluate --model first[/bold]
 
     Any two folders: [bold]aasvc evaluate --converted converted --target target[/bold]
 
     Two runs on the same utterances: [bold]aasvc evaluate first second[/bold]
 
-    To hear and see the result: [bold]aasvc evaluate --tag first --report first.html[/bold]
+    To hear and see the result: [bold]aasvc evaluate --model first --report first.html[/bold]
 
     Signal measures, error rates of speech recognition, predicted opinions and similarity of voices, per utterance and
     on average with 95 % intervals.
     """
     names = list(systems or [])
-    if not names and tag is not None and converted is None:
-        names = [tag]
-    elif names and tag not in (None, os.environ.get("AASVC_MODEL")):
-        usage("evaluate", "name runs in one way: with --tag, or without")
+    if not names and model is not None and converted is None:
+        names = [model]
+    elif names and model not in (None, os.environ.get("AASVC_MODEL")):
+        usage("evaluate", "name runs in one way: with --model, or without")
     if converted is not None and names:
         usage("evaluate", "--converted is one folder; for two name them without: A B --target DIR")
     if len(names) > 2:
@@ -172,11 +172,11 @@ def evaluate(
         usage("evaluate", "--converted and --target go together")
     if target is None and source is not None:
         usage("evaluate", "--source goes with --converted and --target; for a run there is --baseline")
-    if target is not None and tag is not None and names == [tag]:
+    if target is not None and model is not None and names == [model]:
         usage("evaluate", "--target goes with folders of recordings; a run knows its target recordings")
     folders = [converted] if converted is not None else [Path(name) for name in names] if target is not None else []
     if not names and not folders:
-        wanted = "--converted and --target go together" if target is not None else "name a run with --tag, or two "
+        wanted = "--converted and --target go together" if target is not None else "name a run with --model, or two "
         usage("evaluate", wanted if target is not None else wanted + "folders with --converted and --target")
     if report is not None and report.is_dir():
         usage("evaluate", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")

@@ -13,6 +13,8 @@ from typing import Any
 
 import typer
 
+from aasvc_cli.cli.options import OLD_SPELLINGS
+
 LEFT_MOST = 30
 """Columns for the names of options, at most."""
 WIDEST = 110
@@ -75,8 +77,9 @@ def _panels(params: Iterable[Any], ctx: typer.Context) -> Iterable[str]:
 def _names(param: Any, ctx: typer.Context) -> str:
     if param.param_type_name == "argument":
         return str(param.display_name_raw)
-    short = [name for name in param.opts if not name.startswith("--")]
-    names = [*short, *(name for name in param.opts if name not in short), *param.secondary_opts]
+    shown = [name for name in param.opts if name not in OLD_SPELLINGS.get(str(ctx.command.name), ())]
+    short = [name for name in shown if not name.startswith("--")]
+    names = [*short, *(name for name in shown if name not in short), *param.secondary_opts]
     return ", ".join(names) + ("" if param.is_flag or param.count else f" {_value(param, ctx)}")
 
 

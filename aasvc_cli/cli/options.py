@@ -34,6 +34,9 @@ ITS_OWN = {"train": ("model",)}
 """Long names that mean something else in one command than in the others: what is said for all commands, in a file or a
 variable, does not reach them."""
 
+OLD_SPELLINGS = {"evaluate": ("--tag",)}
+"""Names of options that go on working for one release, by command, without being shown."""
+
 THE_CONFIGURATIONS = "the configuration's"
 """Words for a default that ``--conf``, a settings file or the prepared set decides."""
 

@@ -69,6 +69,32 @@ class Recording(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to convert, whatever the recording.
+
+    Attributes:
+        seed: decides the rhythm of models that draw it, and the noise of vocoders that draw it; the same seed gives the
+            same result
+        noise_scale: freedom of the rhythm, 0 for the most likely one; None for the model's own
+        speed: 2 speaks twice as fast
+
+    Raises:
+        DataError: one of them is out of its range.
+    """
+
+    seed: int = DEFAULT_SEED
+    noise_scale: float | None = None
+    speed: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not (math.isfinite(self.speed) and self.speed > 0):
+            raise DataError(f"speed {self.speed}: expected a number above 0; 1 is the speed of the model")
+        if self.noise_scale is not None and not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
+            raise DataError(f"noise scale {self.noise_scale}: expected 0 or a number above")
+
+
 @dataclass(frozen=True, eq=False)
 class Converted:
     """One converted recording, or a part of a long one.
@@ -165,10 +191,7 @@ class Converter:
         Args:
             wave: (n,) samples, or (n, channels), which are averaged; full scale at 1.0
             sample_rate: any, in Hz
-            seed: decides the rhythm of models that draw it, and the noise of vocoders that draw it; the same seed gives
-                the same result
-            noise_scale: freedom of the rhythm, 0 for the most likely one; None for the model's own
-            speed: 2 speaks twice as fast
+            seed, noise_scale, speed: as in :class:`ConvertOptions`
             name: how messages call the recording
 
         Raises:
@@ -176,8 +199,8 @@ class Converter:
             DataError: an option is out of its range.
             ModelError: the model's result is not a finite spectrum.
         """
-        recording = _Samples(name, sample_rate, _mono(wave, sample_rate, name))
-        return _joined(list(self.stream(recording, seed=seed, noise_scale=noise_scale, speed=speed)))
+        options = ConvertOptions(seed, noise_scale, speed)
+        return _joined(list(self.stream(_Samples(name, sample_rate, _mono(wave, sample_rate, name)), options)))
 
     def convert_many(
         self,
@@ -200,7 +223,7 @@ class Converter:
             AudioError, DataError, ModelError: as for :meth:`convert`; a message names the first bad recording by its
                 place in the list.
         """
-        check_options(noise_scale, speed)
+        options = ConvertOptions(seed, noise_scale, speed)
         recordings = [
             _Samples(name, sample_rate, _mono(wave, sample_rate, name))
             for name, wave in ((f"recording {index}", wave) for index, wave in enumerate(waves))
@@ -213,10 +236,9 @@ class Converter:
             if pieces == [Piece(0, n_samples)]:
                 whole.append(index)
                 continue
-            parts = self.stream(recording, seed=seed, noise_scale=noise_scale, speed=speed)
-            results[index] = _joined(list(parts))
+            results[index] = _joined(list(self.stream(recording, options)))
         heard = [self._hear(recordings[index].samples, sample_rate) for index in whole]
-        conversions = self._convert_sorted(heard, [seed] * len(heard), noise_scale, speed)
+        conversions = self._convert_sorted(heard, [seed] * len(heard), options)
         for index, conversion in zip(whole, conversions, strict=True):
             results[index] = self._speak(conversion, recordings[index].name, seed)
         return [results[index] for index in range(len(recordings))]
@@ -224,10 +246,8 @@ class Converter:
     def stream(
         self,
         recording: Recording,
+        options: ConvertOptions = ConvertOptions(),
         *,
-        seed: int = DEFAULT_SEED,
-        noise_scale: float | None = None,
-        speed: float = 1.0,
         on_progress: OnProgress | None = None,
         on_message: OnMessage | None = None,
     ) -> Iterator[Converted]:
@@ -235,11 +255,11 @@ class Converter:
 
         The waves of all parts in order are the result. A recording of up to 20 s without a pause of a second is one
         part; pauses from a second on stay what they are, and a silent recording gives silence. Each piece has a seed of
-        its own, counted up from ``seed``, so that nothing depends on what shares a batch.
+        its own, counted up from the one of the options, so that nothing depends on what shares a batch.
 
         Args:
             recording: is read twice if it is longer than 20 s
-            seed, noise_scale, speed: as for :meth:`convert`; pauses that are kept are shortened by ``speed``, too
+            options: pauses that are kept are shortened by its speed, too
             on_progress: told (done, all) pieces of a long recording
             on_message: told where a long recording had to be cut without a pause, if it is silent, and if it sounds
                 unlike those that the voice was trained on
@@ -247,7 +267,6 @@ class Converter:
         Raises:
             AudioError, DataError, ModelError: as for :meth:`convert`.
         """
-        check_options(noise_scale, speed)
         start, rest = _beginning(recording)
         if rest is None:  # it is not read again
             recording = _Samples(recording.name, recording.sample_rate, start)
@@ -264,7 +283,7 @@ class Converter:
                         "at the quietest point"
                     )
         own = self._stats_of(recording, pieces) if self.voice.source_from_input and pieces else None
-        rate = self.sample_rate / recording.sample_rate / speed
+        rate = self.sample_rate / recording.sample_rate / options.speed
         place, skipped = 0, 0  # in the recording, and in the pauses so far
         done = 0
         # pieces are heard only as they are needed, and no more of them than a window
@@ -273,8 +292,8 @@ class Converter:
             heard_window = [heard for _, heard in window]
             if not done:
                 self._compare(heard_window, recording.name, on_message)
-            seeds = [seed + done + index for index in range(len(window))]
-            conversions = self._convert_sorted(heard_window, seeds, noise_scale, speed)
+            seeds = [options.seed + done + index for index in range(len(window))]
+            conversions = self._convert_sorted(heard_window, seeds, options)
             for (piece, _), conversion, own_seed in zip(window, conversions, seeds, strict=True):
                 yield from self._silence(skipped, skipped + piece.start - place, rate)
                 skipped += piece.start - place
@@ -375,7 +394,7 @@ class Converter:
         return running[kinds[0]].result(), running[kinds[1]].result()
 
     def _convert_sorted(
-        self, heard: Sequence[_Heard], seeds: Sequence[int], noise_scale: float | None, speed: float
+        self, heard: Sequence[_Heard], seeds: Sequence[int], options: ConvertOptions
     ) -> list[Conversion]:
         """Convert utterances, those of about the same length in one batch."""
         order = sorted(range(len(heard)), key=lambda index: len(heard[index].source))
@@ -385,8 +404,8 @@ class Converter:
                 [heard[index].source for index in batch],
                 [heard[index].duration for index in batch],
                 generators=[torch.Generator().manual_seed(seeds[index]) for index in batch],
-                noise_scale=noise_scale,
-                speed=speed,
+                noise_scale=options.noise_scale,
+                speed=options.speed,
             )
             results.update(zip(batch, conversions, strict=True))
         return [results[index] for index in range(len(heard))]
@@ -431,14 +450,6 @@ class _Samples:
     def blocks(self) -> Iterator[Wave]:
         for start in range(0, len(self.samples), _BLOCK):
             yield self.samples[start : start + _BLOCK]
-
-
-def check_options(noise_scale: float | None, speed: float) -> None:
-    """Raise DataError if an option is out of its range."""
-    if not (math.isfinite(speed) and speed > 0):
-        raise DataError(f"speed {speed}: expected a number above 0; 1 is the speed of the model")
-    if noise_scale is not None and not (math.isfinite(noise_scale) and noise_scale >= 0):
-        raise DataError(f"noise scale {noise_scale}: expected 0 or a number above")
 
 
 def _ignore(_: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aasvc_cli.audio.files import list_audio
-from aasvc_cli.audio.streams import STREAM, format_of, suffix_of
+from aasvc_cli.audio.streams import STREAM, RawAudio, format_of, suffix_of
 from aasvc_cli.conversion.voice import find_voice, prepared_name
 from aasvc_cli.data.manifest import SETS, read_manifest
 from aasvc_cli.errors import AasvcError, AudioError, DataError, StorageError
@@ -21,11 +21,21 @@ STREAM_NAME = "standard input"
 
 @dataclass(frozen=True)
 class Job:
-    """One recording and the place of its result; either may be ``STREAM``."""
+    """One recording and the place of its result; either may be ``STREAM``.
+
+    Attributes:
+        format: of the result, one of ``audio.streams.FORMATS``
+        raw: what the samples of a recording without a header are
+        content: a file with all of a recording that came through a pipe
+        save_mel: where its log-mel goes, too
+    """
 
     source: Path
     output: Path
     format: str
+    raw: RawAudio | None = None
+    content: Path | None = None
+    save_mel: Path | None = None
 
     @property
     def name(self) -> str:
@@ -102,7 +112,7 @@ def plan_files(
 
     Args:
         inputs: a name with ``*``, ``?`` or ``[`` that is no file is a pattern, for shells that don't expand them
-        format_name: one of ``storage.sound.FORMATS``; None for that of the suffix of ``output``, and else WAV
+        format_name: one of ``audio.streams.FORMATS``; None for that of the suffix of ``output``, and else WAV
 
     Raises:
         DataError: inputs and outputs do not go together, or two results would get the same name.

@@ -9,15 +9,15 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypedDict, Unpack
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.audio.streams import STREAM, AudioFile, RawAudio, sound_writer
-from aasvc_cli.conversion.converter import DEFAULT_SEED, Converted, Converter, OnMessage, OnProgress, check_options
+from aasvc_cli.audio.streams import STREAM, AudioFile, RawAudio, open_pipe, sound_writer, spooled
+from aasvc_cli.conversion.converter import Converter, ConvertOptions, OnMessage, OnProgress
 from aasvc_cli.conversion.plan import Job, Refused, plan_files, plan_names, plan_set
 from aasvc_cli.conversion.voice import find_voice, read_voice
 from aasvc_cli.errors import AasvcError, DataError, StorageError
@@ -25,18 +25,6 @@ from aasvc_cli.storage.files import remove_unfinished, write_bytes
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.memory import return_free_memory
 from aasvc_cli.workers import Workers
-
-__all__ = [
-    "ConvertSummary",
-    "Converted",
-    "ConvertedFile",
-    "Converter",
-    "FailedFile",
-    "Options",
-    "SkippedFile",
-    "convert_files",
-    "convert_set",
-]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -181,17 +169,18 @@ class ConvertSummary:
 
 
 @dataclass(frozen=True)
-class _Loading:
-    """How to load the converter; can be sent to another process."""
+class LoadOptions:
+    """Which voice to load and with what, as for :meth:`Converter.load`; can be sent to another process."""
 
     home: Home
-    model: str | Path | None
-    device: str
-    vocoder: str | None
-    source_stats: Path | None
-    data: str | None
+    model: str | Path | None = None
+    device: str = "auto"
+    vocoder: str | None = None
+    source_stats: Path | None = None
+    data: str | None = None
 
     def load(self, on_message: OnMessage | None) -> Converter:
+        """The converter; raises what :meth:`Converter.load` does."""
         return Converter.load(
             self.model, home=self.home, device=self.device, vocoder=self.vocoder, source_stats=self.source_stats,
             data=self.data, on_message=on_message,
@@ -199,20 +188,98 @@ class _Loading:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What is the same for all recordings of a run.
+class RunOptions:
+    """How a run goes, and who is told.
 
     Attributes:
-        raw: what the samples of recordings without a header are
-        spooled: where what came by standard input is
+        skip_existing: leave out recordings whose results are there
+        workers: processes; the model is loaded in each
+        stdin, stdout: what the input and the output ``STREAM`` mean
+        on_progress: told (done, all) recordings, or pieces if there is one long recording
+        on_file: told each recording as it is done
+        on_line: told the same as JSON-able facts, with the model and the vocoder
+        on_message: told what was chosen for want of something better
     """
 
-    seed: int
-    noise_scale: float | None
-    speed: float
-    raw: RawAudio | None = None
-    spooled: Path | None = None
-    save_mel: Path | None = None
+    skip_existing: bool = False
+    workers: int = 1
+    stdin: IO[bytes] | None = None
+    stdout: IO[bytes] | None = None
+    on_progress: OnProgress | None = None
+    on_file: OnFile | None = None
+    on_line: OnLine | None = None
+    on_message: OnMessage | None = None
+
+
+_OPTIONS, _RUN = ConvertOptions(), RunOptions()
+
+
+def convert_files(
+    load: LoadOptions,
+    inputs: Sequence[Path] = (),
+    *,
+    names: Iterable[Path] | None = None,
+    output: Path | None = None,
+    out_dir: Path | None = None,
+    format_name: str | None = None,
+    raw: RawAudio | None = None,
+    save_mel: Path | None = None,
+    options: ConvertOptions = _OPTIONS,
+    run: RunOptions = _RUN,
+) -> ConvertSummary:
+    """Convert recordings and folders of recordings, or recordings whose names arrive one by one.
+
+    :mod:`aasvc_cli.conversion.plan` decides where results go. A recording that cannot be converted doesn't keep the
+    others from it: look at :attr:`ConvertSummary.error` afterwards. Each file appears complete or not at all.
+
+    Args:
+        names: in place of ``inputs``; read as they are needed
+        format_name: of the results, one of ``audio.streams.FORMATS``
+        raw: the recordings have no headers, and this is what their samples are
+        save_mel: also write the log-mel before the vocoder, (T, M) float32, for one recording
+
+    Raises:
+        DataError: inputs and outputs do not go together, or two results would get the same name; nothing was converted.
+        ModelError: the model cannot be used.
+    """
+    jobs: Sequence[Job] | Iterator[Job | Refused]
+    if names is not None:
+        if out_dir is None:
+            raise DataError("a list of names needs --out-dir DIR")
+        jobs = plan_names(names, out_dir, format_name)
+    else:
+        jobs = plan_files(inputs, output, out_dir, format_name)
+    if save_mel is not None:
+        _check_save_mel(save_mel, jobs)
+    if load.data is not None:
+        folder = find_voice(load.home, load.model)
+        if read_voice(folder, load.home, weights=False).stats is not None:
+            raise DataError(
+                f"--data {load.data}: {folder} has its own statistics of its source speaker; leave --data out, or "
+                "replace them with --source-stats"
+            )
+    if isinstance(jobs, Sequence):
+        jobs = [replace(job, raw=raw, save_mel=save_mel) for job in jobs]
+    elif raw is not None:
+        jobs = (replace(job, raw=raw) if isinstance(job, Job) else job for job in jobs)
+    return _Run(load, options, run).over(jobs, out_dir)
+
+
+def convert_set(
+    load: LoadOptions, set_name: str, *, options: ConvertOptions = _OPTIONS, run: RunOptions = _RUN
+) -> ConvertSummary:
+    """Convert a set of the prepared data that a run was trained on, see :func:`~aasvc_cli.conversion.plan.plan_set`.
+
+    Args:
+        load: its ``data`` is a prepared set in place of the run's own
+
+    Raises:
+        DataError: no such prepared data, or the set is empty.
+        ModelError: the model cannot be used.
+    """
+    voice_folder, prepared, jobs = plan_set(load.home, set_name, load.model, load.data)
+    load = replace(load, model=voice_folder.absolute(), data=prepared)
+    return _Run(load, options, run).over(jobs, jobs[0].output.parent)
 
 
 @dataclass(frozen=True)
@@ -226,199 +293,111 @@ class _Loaded:
     messages: tuple[str, ...] = ()
 
 
-@dataclass
-class _Tally:
-    """What has come of a run so far."""
+class _Run:
+    """A run: what has come of its recordings so far, and who is told."""
 
-    files: list[tuple[int, ConvertedFile]] = field(default_factory=list)
-    failures: list[tuple[int, FailedFile]] = field(default_factory=list)
-    n_skipped: int = 0
+    def __init__(self, load: LoadOptions, options: ConvertOptions, run: RunOptions) -> None:
+        self.load, self.options, self.run = load, options, run
+        self.files: list[tuple[int, ConvertedFile]] = []
+        self.failures: list[tuple[int, FailedFile]] = []
+        self.n_skipped = self.n_finished = 0
+        self.total: int | None = None
+        self.loaded: _Loaded | None = None
+        self.pipes = contextlib.ExitStack()
 
+    def over(self, jobs: Iterable[Job | Refused], folder: Path | None) -> ConvertSummary:
+        """Convert everything, in this process or spread over several."""
+        self.total = len(jobs) if isinstance(jobs, Sequence) else None
+        workers = self.run.workers if self.total is None else min(self.run.workers, self.total)
+        with self.pipes:
+            waiting = self._waiting(jobs)
+            outcomes = self._spread(waiting, workers) if workers > 1 else self._one_by_one(waiting)
+            with contextlib.closing(outcomes):
+                for index, outcome in outcomes:
+                    self._finish(index, outcome)
+        loaded = self.loaded
+        return ConvertSummary(
+            model=loaded.folder if loaded else find_voice(self.load.home, self.load.model),
+            vocoder=loaded.vocoder if loaded else self.load.vocoder,
+            sample_rate=loaded.sample_rate if loaded else None,
+            folder=folder,
+            files=tuple(file for _, file in sorted(self.files, key=lambda entry: entry[0])),
+            failures=tuple(file for _, file in sorted(self.failures, key=lambda entry: entry[0])),
+            load_seconds=loaded.seconds if loaded else 0.0,
+            n_skipped=self.n_skipped,
+        )
 
-class Options(TypedDict, total=False):
-    """What all ways of converting have in common.
-
-    Keys:
-        device, vocoder, source_stats, on_message: as for :meth:`Converter.load`
-        seed, noise_scale, speed: as for :meth:`Converter.convert`
-        skip_existing: leave out recordings whose results are there
-        workers: processes; the model is loaded in each
-        on_progress: told (done, all) recordings, or pieces if there is one long recording
-        on_file: told each recording as it is done
-        on_line: told the same as JSON-able facts, with the model and the vocoder
-    """
-
-    device: str
-    seed: int
-    noise_scale: float | None
-    speed: float
-    vocoder: str | None
-    source_stats: Path | None
-    skip_existing: bool
-    workers: int
-    on_progress: OnProgress | None
-    on_file: OnFile | None
-    on_line: OnLine | None
-    on_message: OnMessage | None
-
-
-def convert_files(
-    home: Home,
-    inputs: Sequence[Path] = (),
-    *,
-    names: Iterable[Path] | None = None,
-    output: Path | None = None,
-    out_dir: Path | None = None,
-    format_name: str | None = None,
-    model: str | Path | None = None,
-    data: str | None = None,
-    raw: RawAudio | None = None,
-    spooled: Path | None = None,
-    stdout: IO[bytes] | None = None,
-    save_mel: Path | None = None,
-    **options: Unpack[Options],
-) -> ConvertSummary:
-    """Convert recordings and folders of recordings, or recordings whose names arrive one by one.
-
-    :mod:`aasvc_cli.conversion.plan` decides where results go. A recording that cannot be converted doesn't keep the
-    others from it: look at :attr:`ConvertSummary.error` afterwards. Each file appears complete or not at all.
-
-    Args:
-        names: in place of ``inputs``; read as they are needed
-        format_name: of the results, one of ``storage.sound.FORMATS``
-        model, data: as for :meth:`Converter.load`
-        raw: the recordings have no headers, and this is what their samples are
-        spooled: where the content of standard input is, for the input ``STREAM``
-        stdout: for the output ``STREAM``
-        save_mel: also write the log-mel before the vocoder, (T, M) float32, for one recording
-        options: :class:`Options`
-
-    Raises:
-        DataError: inputs and outputs do not go together, or two results would get the same name; nothing was converted.
-        ModelError: the model cannot be used.
-    """
-    settings = _settings(options, raw=raw, spooled=spooled, save_mel=save_mel)
-    jobs: Sequence[Job] | Iterator[Job | Refused]
-    if names is not None:
-        if out_dir is None:
-            raise DataError("a list of names needs --out-dir DIR")
-        jobs = plan_names(names, out_dir, format_name)
-    else:
-        jobs = plan_files(inputs, output, out_dir, format_name)
-    if save_mel is not None:
-        _check_save_mel(save_mel, jobs)
-    if data is not None:
-        folder = find_voice(home, model)
-        if read_voice(folder, home, weights=False).stats is not None:
-            raise DataError(
-                f"--data {data}: {folder} has its own statistics of its source speaker; leave --data out, or replace "
-                "them with --source-stats"
-            )
-    return _run(jobs, _loading(home, model, data, options), settings, options, folder=out_dir, stdout=stdout)
-
-
-def convert_set(
-    home: Home, set_name: str, *, model: str | Path | None, data: str | None = None, **options: Unpack[Options]
-) -> ConvertSummary:
-    """Convert a set of the prepared data that a run was trained on, see :func:`~aasvc_cli.conversion.plan.plan_set`.
-
-    Args:
-        data: a prepared set in place of the run's own
-        options: :class:`Options`
-
-    Raises:
-        DataError: no such prepared data, or the set is empty.
-        ModelError: the model cannot be used.
-    """
-    settings = _settings(options)
-    voice_folder, prepared, jobs = plan_set(home, set_name, model, data)
-    loading = _loading(home, voice_folder.absolute(), prepared, options)
-    return _run(jobs, loading, settings, options, folder=jobs[0].output.parent, stdout=None)
-
-
-def _settings(options: Options, **more: Any) -> _Settings:
-    """Raises DataError if an option is out of its range."""
-    noise_scale, speed = options.get("noise_scale"), options.get("speed", 1.0)
-    check_options(noise_scale, speed)
-    return _Settings(options.get("seed", DEFAULT_SEED), noise_scale, speed, **more)
-
-
-def _loading(home: Home, model: str | Path | None, data: str | None, options: Options) -> _Loading:
-    return _Loading(
-        home, model, options.get("device", "auto"), options.get("vocoder"), options.get("source_stats"), data
-    )
-
-
-def _run(
-    jobs: Iterable[Job | Refused],
-    loading: _Loading,
-    settings: _Settings,
-    options: Options,
-    *,
-    folder: Path | None,
-    stdout: IO[bytes] | None,
-) -> ConvertSummary:
-    skip_existing, workers = options.get("skip_existing", False), options.get("workers", 1)
-    on_progress, on_file, on_line = options.get("on_progress"), options.get("on_file"), options.get("on_line")
-    on_message = options.get("on_message")
-    total = len(jobs) if isinstance(jobs, Sequence) else None
-    tally = _Tally()
-    loaded: list[_Loaded] = []
-    finished = 0
-
-    def on_loaded(what: _Loaded) -> None:
-        if not loaded:
-            logger.debug("%s loaded in %.2f s", what.folder, what.seconds)
-            if on_message:
-                for message in what.messages:
-                    on_message(message)
-        loaded.append(what)
-
-    def finish(index: int, outcome: Outcome) -> None:
-        nonlocal finished
-        finished += 1
-        if isinstance(outcome, ConvertedFile):
-            tally.files.append((index, outcome))
-        elif isinstance(outcome, FailedFile):
-            tally.failures.append((index, outcome))
-        else:
-            tally.n_skipped += 1
-        if on_file:
-            on_file(outcome)
-        if on_line:
-            on_line(_line(outcome, loaded[0] if loaded else None))
-        if on_progress and total is not None and (total > 1 or finished == total):
-            on_progress(finished, total)
-
-    def to_do() -> Iterator[tuple[int, Job]]:
+    def _waiting(self, jobs: Iterable[Job | Refused]) -> Iterator[tuple[int, Job]]:
         """What is left after those that need no converter."""
         for index, job in enumerate(jobs):
             if isinstance(job, Refused):
-                finish(index, FailedFile(job.source, job.error))
-            elif skip_existing and job.output != STREAM and job.output.is_file():
-                finish(index, SkippedFile(job.source, job.output))
-            else:
-                yield index, job
+                self._finish(index, FailedFile(job.source, job.error))
+                continue
+            if self.run.skip_existing and job.output != STREAM and job.output.is_file():
+                self._finish(index, SkippedFile(job.source, job.output))
+                continue
+            try:
+                job = self._kept(job)
+            except AasvcError as error:
+                self._finish(index, FailedFile(job.source, error))
+                continue
+            yield index, job
 
-    on_piece = on_progress if total == 1 else None
-    if workers > 1 and (total is None or total > 1):
-        outcomes = _spread(to_do(), loading, settings, workers if total is None else min(workers, total), on_loaded)
-    else:
-        outcomes = _one_by_one(to_do(), loading, settings, stdout, on_loaded, on_piece)
-    with contextlib.closing(outcomes):
-        for index, outcome in outcomes:
-            finish(index, outcome)
-    first = loaded[0] if loaded else None
-    return ConvertSummary(
-        model=first.folder if first else find_voice(loading.home, loading.model),
-        vocoder=first.vocoder if first else loading.vocoder,
-        sample_rate=first.sample_rate if first else None,
-        folder=folder,
-        files=tuple(file for _, file in sorted(tally.files, key=lambda entry: entry[0])),
-        failures=tuple(file for _, file in sorted(tally.failures, key=lambda entry: entry[0])),
-        load_seconds=first.seconds if first else 0.0,
-        n_skipped=tally.n_skipped,
-    )
+    def _kept(self, job: Job) -> Job:
+        """A job whose recording can be read more than once, and by other processes."""
+        if job.source == STREAM:
+            if self.run.stdin is None:
+                raise DataError("standard input is not available here")
+            return replace(job, content=self.pipes.enter_context(spooled(self.run.stdin, job.name)))
+        pipe = open_pipe(job.source)
+        if pipe is None:
+            return job
+        with pipe:
+            return replace(job, content=self.pipes.enter_context(spooled(pipe, job.name)))
+
+    def _one_by_one(self, jobs: Iterator[tuple[int, Job]]) -> Generator[tuple[int, Outcome], None, None]:
+        """The outcome of each job, converted in this process; the model is loaded for the first of them."""
+        converter: Converter | None = None
+        on_piece = self.run.on_progress if self.total == 1 else None
+        for index, job in jobs:
+            if converter is None:
+                converter, loaded = _load(self.load)
+                self._on_loaded(loaded)
+            yield index, _convert_job(converter, job, self.options, self.run.stdout, on_piece)
+
+    def _spread(self, jobs: Iterator[tuple[int, Job]], count: int) -> Generator[tuple[int, Outcome], None, None]:
+        """The outcomes in the order in which they are done, from processes that load the model once each."""
+        with Workers(count) as workers:
+            for index, outcome, loaded in workers.spread(
+                _Conversion(self.load, self.options), jobs, killed=_killed, sweep=_sweep
+            ):
+                if loaded is not None:
+                    self._on_loaded(loaded)
+                yield index, outcome
+
+    def _on_loaded(self, loaded: _Loaded) -> None:
+        if self.loaded is not None:  # another process
+            return
+        self.loaded = loaded
+        logger.debug("%s loaded in %.2f s", loaded.folder, loaded.seconds)
+        if self.run.on_message:
+            for message in loaded.messages:
+                self.run.on_message(message)
+
+    def _finish(self, index: int, outcome: Outcome) -> None:
+        self.n_finished += 1
+        if isinstance(outcome, ConvertedFile):
+            self.files.append((index, outcome))
+        elif isinstance(outcome, FailedFile):
+            self.failures.append((index, outcome))
+        else:
+            self.n_skipped += 1
+        if self.run.on_file:
+            self.run.on_file(outcome)
+        if self.run.on_line:
+            self.run.on_line(_line(outcome, self.loaded))
+        if self.run.on_progress and self.total is not None and (self.total > 1 or self.n_finished == self.total):
+            self.run.on_progress(self.n_finished, self.total)
 
 
 def _line(outcome: Outcome, loaded: _Loaded | None) -> dict[str, Any]:
@@ -428,37 +407,20 @@ def _line(outcome: Outcome, loaded: _Loaded | None) -> dict[str, Any]:
     return {"status": status, **outcome.to_tree(), **facts}
 
 
-def _load(loading: _Loading, on_message: OnMessage | None = None) -> tuple[Converter, _Loaded]:
+def _load(options: LoadOptions) -> tuple[Converter, _Loaded]:
     began = time.perf_counter()
     messages: list[str] = []
-    converter = loading.load(on_message or messages.append)
+    converter = options.load(messages.append)
     seconds = time.perf_counter() - began
     return converter, _Loaded(
         converter.voice.folder, converter.vocoder_name, converter.sample_rate, seconds, tuple(messages)
     )
 
 
-def _one_by_one(
-    jobs: Iterator[tuple[int, Job]],
-    loading: _Loading,
-    settings: _Settings,
-    stdout: IO[bytes] | None,
-    on_loaded: Callable[[_Loaded], None],
-    on_piece: OnProgress | None,
-) -> Generator[tuple[int, Outcome], None, None]:
-    """The outcome of each job, converted in this process; the model is loaded for the first of them."""
-    converter: Converter | None = None
-    for index, job in jobs:
-        if converter is None:
-            converter, loaded = _load(loading)
-            on_loaded(loaded)
-        yield index, _convert_job(converter, job, settings, stdout, on_piece)
-
-
 def _convert_job(
     converter: Converter,
     job: Job,
-    settings: _Settings,
+    options: ConvertOptions,
     stdout: IO[bytes] | None = None,
     on_piece: OnProgress | None = None,
 ) -> Outcome:
@@ -467,14 +429,8 @@ def _convert_job(
     n_samples, pieces, gain = 0, 0, 1.0
     mels: list[npt.NDArray[np.float32]] = []
     try:
-        if job.source == STREAM and settings.spooled is None:
-            raise DataError("standard input is not available here")
-        path = settings.spooled if job.source == STREAM and settings.spooled is not None else job.source
-        sound = AudioFile(path, job.name, settings.raw)
-        parts = converter.stream(
-            sound, seed=settings.seed, noise_scale=settings.noise_scale, speed=settings.speed, on_progress=on_piece,
-            on_message=warnings.append,
-        )  # fmt: skip
+        sound = AudioFile(job.content or job.source, job.name, job.raw)
+        parts = converter.stream(sound, options, on_progress=on_piece, on_message=warnings.append)
         # a recording that cannot be converted mostly shows it before anything is written
         first = next(parts)
         with sound_writer(job.output, converter.sample_rate, job.format, stdout) as write:
@@ -485,10 +441,10 @@ def _convert_job(
                 if part.pieces and pieces % _TRIM_PIECES == 0:
                     return_free_memory()
                 gain = min(gain, part.gain)
-                if settings.save_mel is not None:
+                if job.save_mel is not None:
                     mels.append(part.log_mel)
-        if settings.save_mel is not None:
-            _write_array(settings.save_mel, np.concatenate(mels))
+        if job.save_mel is not None:
+            _write_array(job.save_mel, np.concatenate(mels))
     except AasvcError as error:
         return FailedFile(job.source, error)
     return ConvertedFile(
@@ -510,16 +466,16 @@ def _convert_job(
 class _Conversion:
     """Converts what a worker process is given; the model is loaded for the first of it."""
 
-    loading: _Loading
-    settings: _Settings
+    load: LoadOptions
+    options: ConvertOptions
     _loaded: tuple[Converter, _Loaded] | None = None
 
     def __call__(self, numbered: tuple[int, Job]) -> tuple[int, Outcome, _Loaded | None]:
         """The number and the outcome of a job, with what is known of the converter."""
-        self._loaded = self._loaded or _load(self.loading)
+        self._loaded = self._loaded or _load(self.load)
         converter, loaded = self._loaded
         index, job = numbered
-        return index, _convert_job(converter, job, self.settings), loaded
+        return index, _convert_job(converter, job, self.options), loaded
 
 
 def _killed(numbered: tuple[int, Job]) -> tuple[int, Outcome, None]:
@@ -530,23 +486,6 @@ def _killed(numbered: tuple[int, Job]) -> tuple[int, Outcome, None]:
 
 def _sweep(numbered: tuple[int, Job]) -> None:
     remove_unfinished(numbered[1].output)
-
-
-def _spread(
-    jobs: Iterator[tuple[int, Job]],
-    loading: _Loading,
-    settings: _Settings,
-    count: int,
-    on_loaded: Callable[[_Loaded], None],
-) -> Generator[tuple[int, Outcome], None, None]:
-    """The outcomes of all jobs in the order in which they are done, from processes that load the model once each."""
-    with Workers(count) as workers:
-        for index, outcome, loaded in workers.spread(
-            _Conversion(loading, settings), jobs, killed=_killed, sweep=_sweep
-        ):
-            if loaded is not None:
-                on_loaded(loaded)
-            yield index, outcome
 
 
 def _check_save_mel(path: Path, jobs: Iterable[Job | Refused]) -> None:

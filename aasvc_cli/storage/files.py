@@ -281,6 +281,14 @@ def file_sha256(path: Path, on_done: Callable[[int], None] | None = None) -> str
     return digest.hexdigest()
 
 
+def open_binary(path: Path) -> IO[bytes]:
+    """A file, open for reading; raises StorageError."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise storage_error("read", path, error) from None
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes atomically."""
     with atomic_write(path) as stream:

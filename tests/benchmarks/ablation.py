@@ -364,10 +364,10 @@ def free_running(folder: Path, home: Home, data: str | None, seeds: int = 3) -> 
 
 def scores(folder: Path, home: Home, data: str | None, jobs: int) -> dict[str, float]:
     """Published measures of the dev pairs, converted to sound by the bundled vocoder."""
-    from aasvc_cli.pipeline.convert import convert_set
+    from aasvc_cli.pipeline.convert import LoadOptions, convert_set
     from aasvc_cli.pipeline.evaluate import evaluate_run
 
-    convert_set(home, "dev", model=folder, data=data, device="cpu", vocoder="bundled")
+    convert_set(LoadOptions(home, folder, "cpu", "bundled", data=data), "dev")
     result = evaluate_run(
         home, model=folder, set_name="dev", data=data, mode="published", measures=["signal"], jobs=jobs
     )

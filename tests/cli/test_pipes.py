@@ -245,3 +245,48 @@ class TestStreams:
         assert soundfile.info(tmp_path / "real" / "out.wav").frames
         assert json.loads((tmp_path / "out.json").read_text())["files"]
         assert json.loads((tmp_path / "out.jsonl").read_text())["status"] == "converted"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "aasvc convert <(cat in.wav) -o out.wav",
+            "cat in.wav | aasvc convert /dev/stdin -o out.wav",
+            "aasvc convert /dev/stdin -o out.wav < in.wav",
+            "mkfifo pipe; cat in.wav > pipe & aasvc convert pipe -o out.wav",
+            "mkdir o; aasvc convert <(cat in.wav) in.flac --out-dir o --workers 2 && mv o/[0-9]*.wav out.wav",
+        ],
+    )
+    def test_a_recording_that_can_be_read_only_once_is_converted_like_any_other(
+        self, shell: Shell, tmp_path: Path, line: str
+    ):
+        done = shell(f"aasvc convert in.wav -o expected.wav; {line}")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out.wav").read_bytes() == (tmp_path / "expected.wav").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("aasvc convert /dev/zero -o out.wav", b"/dev/zero: is a device, expected a recording"),
+            ("aasvc convert <(true) -o out.wav", b"nothing came in, expected a recording"),
+        ],
+    )
+    def test_what_has_no_end_or_no_beginning_is_refused(self, shell: Shell, line: str, message: bytes):
+        done = shell(line)
+        assert done.returncode == 1
+        assert message in done.stderr
+
+    def test_names_that_are_no_text_go_from_the_input_to_every_result(self, shell: Shell, tmp_path: Path):
+        name = b"\x8e\x84.wav"  # Shift-JIS, as unzip leaves it
+        done = shell(
+            "mkdir a; mv in.wav a/$'\\x8e\\x84.wav'; aasvc convert a --out-dir b --json o.json --jsonl o.jsonl && "
+            "aasvc evaluate --converted b --target a --measures signal --mode corrected -j 1 "
+            "--json e.json --csv e.csv --report e.html"
+        )
+        assert done.returncode == 0, done.stderr
+        assert os.path.exists(os.fsencode(tmp_path / "b") + b"/" + name)
+        (file,) = json.loads((tmp_path / "o.json").read_text())["files"]
+        assert file == {**json.loads((tmp_path / "o.jsonl").read_text()), **file}
+        assert os.fsencode(file["source"]) == b"a/" + name
+        assert name.removesuffix(b".wav") in (tmp_path / "e.csv").read_bytes()
+        assert json.loads((tmp_path / "e.json").read_text())
+        assert (tmp_path / "e.html").stat().st_size

@@ -40,7 +40,7 @@ NO_DEFAULT = {
         "raw_rate", "jsonl",
     },
     "evaluate": {
-        "systems", "tag", "converted", "target", "source", "text", "measures", "asr_model", "language", "fail_if",
+        "systems", "model", "converted", "target", "source", "text", "measures", "asr_model", "language", "fail_if",
         "csv_file", "report",
     },
 }  # fmt: skip
@@ -585,7 +585,7 @@ class TestConvert:
     def test_a_set_goes_to_the_folder_of_the_run_where_evaluate_finds_it(self, aasvc: Aasvc, trained: Home):
         outcome = aasvc("convert", "--set", "dev", "--model", "tiny")
         assert outcome.code == 0, outcome.err
-        assert "next: aasvc evaluate --tag tiny --set dev" in outcome.err
+        assert "next: aasvc evaluate --model tiny --set dev" in outcome.err
         assert len(list((trained.exp / "male_female_tiny" / "converted" / "dev").glob("*.wav"))) == 2
         outcome = aasvc(
             "evaluate", "--tag", "tiny", "--set", "dev", "--baseline", "--measures", "signal,text", "--jobs", 1

@@ -139,9 +139,9 @@ class TestLongRecordings:
         meter.add(sound)
         return find_pieces(meter.levels(), len(sound), RATE)
 
-    def parts(self, converter: Converter, sound: np.ndarray, **options: Any) -> list[Converted]:
+    def parts(self, converter: Converter, sound: np.ndarray, speed: float = 1.0, **told: Any) -> list[Converted]:
         recording = module._Samples("long", RATE, sound)
-        return list(converter.stream(recording, **options))
+        return list(converter.stream(recording, module.ConvertOptions(speed=speed), **told))
 
     def test_up_to_the_threshold_a_recording_is_one_utterance(self, converter: Converter):
         sound = buzz(module.WHOLE_SECONDS)

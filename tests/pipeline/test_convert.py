@@ -8,8 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.config.settings import FeatureConfig
+from aasvc_cli.conversion.converter import Converter, ConvertOptions
 from aasvc_cli.data.manifest import Manifest, ParallelPair, write_manifest
 from aasvc_cli.errors import AasvcError, AudioError, DataError, ModelError, StorageError
 from aasvc_cli.features.kinds import with_widths
-from aasvc_cli.pipeline.convert import Converter, ConvertSummary, convert_files, convert_set
+from aasvc_cli.pipeline import convert as pipeline
+from aasvc_cli.pipeline.convert import ConvertSummary, LoadOptions, RunOptions
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import write_json
 from aasvc_cli.storage.home import Home
@@ -37,6 +39,26 @@ from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from tests.voices import tiny_config, write_voice
 
 RATE = 16000
+
+
+def sorted_out(home: Home, options: dict[str, Any]) -> tuple[LoadOptions, dict[str, Any]]:
+    """Options in the three groups that the pipeline has, and what is left of them."""
+    groups = {}
+    for kind in (LoadOptions, ConvertOptions, RunOptions):
+        names = {entry.name for entry in fields(kind)} & options.keys()
+        groups[kind] = {name: options.pop(name) for name in names}
+    how = {"options": ConvertOptions(**groups[ConvertOptions]), "run": RunOptions(**groups[RunOptions])}
+    return LoadOptions(home, **groups[LoadOptions]), how | options
+
+
+def convert_files(home: Home, inputs: Sequence[Path] = (), **options: Any) -> ConvertSummary:
+    load, how = sorted_out(home, options)
+    return pipeline.convert_files(load, inputs, **how)
+
+
+def convert_set(home: Home, set_name: str, **options: Any) -> ConvertSummary:
+    load, how = sorted_out(home, options)
+    return pipeline.convert_set(load, set_name, **how)
 
 
 def buzz(seconds: float = 0.5, rate: int = RATE, frequency: float = 120.0) -> np.ndarray:
@@ -535,7 +557,7 @@ class TestSets:
 def test_nothing_heavy_that_conversion_does_not_need_is_loaded(voice: Path, tmp_path: Path):
     code = (
         "import sys, numpy as np\n"
-        "from aasvc_cli.pipeline.convert import Converter\n"
+        "from aasvc_cli.conversion.converter import Converter\n"
         f"Converter.load({str(voice)!r}, device='cpu').convert(np.random.default_rng(0).normal(0, .1, 9000), 16000)\n"
         "heavy = {'librosa', 'numba', 'matplotlib', 'scipy', 'pyworld', 'joblib', 'pandas', 'h5py', 'typer', 'rich'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
