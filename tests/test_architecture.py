@@ -33,6 +33,28 @@ FLOORS = (
 """The folders of the package from the ground up. A module may import from its own folder and from lower floors."""
 LIGHT = {"", "__main__", "cli", "compiled", "config", "errors", "storage", "workers"}
 """Folders that are loaded for ``aasvc --help``."""
+DOORS = {
+    "audio": "recordings",
+    "config": "presets and settings files",
+    "data.corpus": "texts and lists of a corpus",
+    "data.waveforms": "codecs, in memory",
+    "features.store": "features",
+    "measures.judges": "models that judge",
+    "pipeline.doctor": "what can be freed",
+    "pipeline.download": "folders that are laid out",
+    "pipeline.evaluate": "sentences",
+    "pipeline.models": "model cards",
+    "pipeline.train": "checkpoints that are kept",
+    "published": "published checkpoints and statistics",
+    "report.collect": "logs of runs",
+    "report.page": "its templates",
+    "storage": "everything that is written",
+    "training.memory": "what the system says of memory",
+    "training.run_folder": "the log of a run",
+    "workers": "what the system says of cores",
+}
+"""Folders and modules that may open, create, rename or remove files, and which. All others are handed what they work
+on, so that every file is written atomically, and every error names it."""
 COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "doctor"]
 
 
@@ -157,6 +179,37 @@ def test_processes_are_started_in_one_place_and_by_the_pipeline_only():
         return [*starts, *uses]
 
     assert not violations(lambda name: pools(name) if name != "workers" else [])
+
+
+FILE_CALLS = {
+    "open", "os.open", "os.fdopen", "os.replace", "os.rename", "os.remove", "os.unlink", "os.rmdir", "os.mkdir",
+    "os.makedirs", "np.load", "torch.load", "torch.save", "h5py.File", "zipfile.ZipFile", "safe_open", "load_file",
+    "save_file", "soundfile.SoundFile", "soundfile.read", "soundfile.write", "soundfile.info", "shutil.rmtree",
+    "shutil.move", "shutil.copy", "shutil.copyfile", "shutil.copytree", "tempfile.mkstemp", "tempfile.mkdtemp",
+    "tempfile.TemporaryDirectory", "tempfile.NamedTemporaryFile",
+}  # fmt: skip
+PATH_CALLS = {
+    "open", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "touch", "unlink", "rmdir", "rename",
+    "symlink_to", "hardlink_to",
+}  # fmt: skip
+"""Methods of paths; functions of these names that a module imports are somebody else's doors."""
+
+
+def test_files_are_opened_by_those_who_may():
+    def opens(name: str) -> list[str]:
+        calls = [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)]
+        found = [
+            ast.unparse(call)
+            for call in calls
+            if ast.unparse(call.func) in FILE_CALLS
+            or (isinstance(call.func, ast.Attribute) and call.func.attr in PATH_CALLS)
+        ]
+        # the null device is no file, and runs and transfers have an `open` of their own
+        return [call for call in found if "os.devnull" not in call and not call.startswith("self.")]
+
+    assert not violations(lambda name: opens(name) if not {name, folder(name)} & DOORS.keys() else [])
+    unused = {door for door in DOORS if not any(opens(name) for name in MODULES if door in (name, folder(name)))}
+    assert not unused, "doors that nobody uses"
 
 
 def test_light_modules_import_nothing_heavy_at_module_level():

@@ -114,7 +114,7 @@ def _is_replaced(target: Path | int) -> TypeGuard[Path]:
         return True  # which fails if the target cannot be
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if stat.S_ISREG(mode) and not os.access(target, os.W_OK):
+    if stat.S_ISREG(mode) and not mode & 0o222 and not os.access(target, os.W_OK):  # its owner protects it
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     return stat.S_ISREG(mode) and os.access(target.parent, os.W_OK | os.X_OK)
 
@@ -142,7 +142,8 @@ def _take_over(temporary: Path, target: Path) -> None:
 
 def _pour(source: Path, target: Path | int) -> None:
     """Write the content of a file into what is there; raises OSError."""
-    descriptor = os.dup(target) if isinstance(target, int) else os.open(target, os.O_WRONLY | os.O_TRUNC)
+    flags = os.O_WRONLY | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    descriptor = os.dup(target) if isinstance(target, int) else os.open(target, flags)
     with source.open("rb") as content, open(descriptor, "wb", buffering=0) as stream:
         while block := content.read(1 << 20):
             left = memoryview(block)
