@@ -376,7 +376,7 @@ class Listing:
 
     Attributes:
         recordings: those that can be read
-        others: those of :data:`OTHER_SUFFIXES`
+        others: those of :data:`OTHER_SUFFIXES`, and what is named like a recording but no file (a pipe)
     """
 
     recordings: tuple[Path, ...]
@@ -384,16 +384,17 @@ class Listing:
 
     @property
     def advice(self) -> str:
-        """What the others are and what to do; empty without any."""
-        if not self.others:
-            return ""
+        """What is left out and what to do; empty if nothing is."""
         import shlex
 
-        kinds = Counter(path.suffix.lower()[1:] for path in self.others)
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        first = self.others[0]
-        line = f"ffmpeg -i {shlex.quote(str(first))} {shlex.quote(str(first.with_suffix('.wav')))}"
-        return f"{counts} not readable here; convert each to wav first: {line}"
+        kinds = Counter(suffix[1:] for path in self.others if (suffix := path.suffix.lower()) in OTHER_SUFFIXES)
+        parts = [f"{path} is no regular file" for path in self.others if path.suffix.lower() in AUDIO_SUFFIXES]
+        if kinds:
+            counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+            first = next(path for path in self.others if path.suffix.lower() in OTHER_SUFFIXES)
+            line = f"ffmpeg -i {shlex.quote(str(first))} {shlex.quote(str(first.with_suffix('.wav')))}"
+            parts.insert(0, f"{counts} not readable here; convert each to wav first: {line}")
+        return "; ".join(parts)
 
 
 def list_sounds(folder: Path) -> Listing:
@@ -418,9 +419,9 @@ def list_sounds(folder: Path) -> Listing:
                     continue
                 if entry.is_dir():
                     (linked if entry.is_symlink() else waiting).append(path)
-                elif suffix in AUDIO_SUFFIXES:
+                elif suffix in AUDIO_SUFFIXES and (entry.is_file() or not path.exists()):  # a broken link is missed
                     recordings.append(path)
-                elif suffix in OTHER_SUFFIXES:
+                elif suffix in OTHER_SUFFIXES or suffix in AUDIO_SUFFIXES:
                     others.append(path)
         except OSError as error:
             raise AudioError(f"{base}: cannot be listed ({error.strerror or error})") from None

@@ -263,7 +263,7 @@ class _Work:
             with _names(self.from0) as names:
                 yield from plan_names(names, self.out_dir, self.format_name)
         else:
-            yield from plan_files(self.inputs, self.output, self.out_dir, self.format_name)
+            yield from plan_files(self.inputs, self.output, self.out_dir, self.format_name, say)
 
     def convert(self, load: dict[str, Any], options: dict[str, Any], **run: Any) -> ConvertSummary:
         """Do it; the keywords are those of ``LoadOptions``, ``ConvertOptions`` and ``RunOptions``."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.audio.files import list_audio
+from aasvc_cli.audio.files import list_audio, list_sounds
 from aasvc_cli.audio.streams import STREAM, RawAudio, format_of, suffix_of
 from aasvc_cli.conversion.voice import find_voice, prepared_name
 from aasvc_cli.data.manifest import SETS, read_manifest
@@ -103,7 +103,11 @@ class Plan:
 
 
 def plan_files(
-    inputs: Sequence[Path], output: Path | None, out_dir: Path | None, format_name: str | None = None
+    inputs: Sequence[Path],
+    output: Path | None,
+    out_dir: Path | None,
+    format_name: str | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> list[Job]:
     """Recordings, folders of recordings and patterns, each recording once.
 
@@ -113,6 +117,7 @@ def plan_files(
     Args:
         inputs: a name with ``*``, ``?`` or ``[`` that is no file is a pattern, for shells that don't expand them
         format_name: one of ``audio.streams.FORMATS``; None for that of the suffix of ``output``, and else WAV
+        on_message: told what is left out of a folder, as it cannot be read
 
     Raises:
         DataError: inputs and outputs do not go together, or two results would get the same name.
@@ -131,9 +136,13 @@ def plan_files(
         if not given.is_dir():
             found.setdefault(given, Path(given.name))
             continue
-        recordings = _below(given, out_dir)
+        listing = list_sounds(given)
+        recordings = _without_results(listing.recordings, given, out_dir)
         if not recordings:
-            raise DataError(f"{given}: no recordings in this folder; expected wav, flac, ogg or mp3 files")
+            expected = listing.advice or "expected wav, flac, ogg or mp3 files"
+            raise DataError(f"{given}: no recordings in this folder; {expected}")
+        if listing.advice and on_message:
+            on_message(f"left out of {given}: {listing.advice}")
         for path in recordings:
             found.setdefault(path, path.relative_to(given))
     if output is not None:
@@ -235,14 +244,13 @@ def _similar(given: Path) -> str:
     return f"; the folder has {near[0]}" if near else ""
 
 
-def _below(folder: Path, out_dir: Path | None) -> list[Path]:
+def _without_results(recordings: Sequence[Path], folder: Path, out_dir: Path | None) -> list[Path]:
     """Recordings below a folder, without the results of an earlier run if these go below it, too."""
-    recordings = list_audio(folder)
     if out_dir is None:
-        return recordings
+        return list(recordings)
     results = out_dir.resolve()
     if results == folder.resolve() or not results.is_relative_to(folder.resolve()):
-        return recordings
+        return list(recordings)
     return [path for path in recordings if not path.resolve().is_relative_to(results)]
 
 

@@ -248,7 +248,7 @@ def convert_files(
             raise DataError("a list of names needs --out-dir DIR")
         jobs = plan_names(names, out_dir, format_name)
     else:
-        jobs = plan_files(inputs, output, out_dir, format_name)
+        jobs = plan_files(inputs, output, out_dir, format_name, run.on_message)
     if save_mel is not None:
         _check_save_mel(save_mel, jobs)
     if load.data is not None:

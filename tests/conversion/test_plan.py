@@ -113,3 +113,16 @@ class TestPlans:
         assert isinstance(plan.refused[0].error, AudioError)
         assert [len(part) for part in plan.to_tree().values()] == [1, 1, 1]
         assert len(Plan.of(jobs, skip_existing=False).jobs) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_cannot_be_read_in_a_folder_is_left_out_and_named():
+    os.mkfifo("rec/pipe.wav")
+    Path("rec/phone.m4a").write_bytes(b"")
+    Path("rec/gone.wav").symlink_to("nowhere.wav")
+    told: list[str] = []
+    jobs = plan_files(paths("rec"), None, Path("out"), on_message=told.append)
+    assert [job.source.name for job in jobs] == ["[1].wav", "a.wav", "b.flac", "gone.wav", "c.wav"]
+    (line,) = told
+    assert "1 m4a not readable here" in line
+    assert "rec/pipe.wav is no regular file" in line
