@@ -35,7 +35,7 @@ NEEDED = {
     "rich": "rich", "typer": "typer", "platformdirs": "platformdirs",
 }  # fmt: skip
 """Modules that the program needs, with the names of their packages."""
-PARTS = ("corpora", "prepared", "features", "stats", "vocoders", "models", "imported", "cache", "exp")
+PARTS = ("corpora", "prepared", "features", "stats", "vocoders", "models", "imported", "cache", "exp", "results")
 """Folders of the data folder."""
 CACHES = ("features", "cache")
 """Those that hold nothing but what can be made again."""
