@@ -117,7 +117,7 @@ class Sound:
         self.remarks: list[Remark] = []
         self._mono: dict[Part, Mono] = {}
         with readable(name, source):
-            if not raw and (content := what_it_is(source)) is not None:
+            if not raw and (content := what_it_is(source, name)) is not None:
                 raise AudioError(f"{name}: not readable as audio, {content}")
             self.parts = find_parts(source) if isinstance(source, Path) and not raw else [Part(0, 0)]
         rates = []
@@ -241,7 +241,7 @@ def readable(name: str, source: Path | IO[bytes]) -> Iterator[None]:
             reason = "Ogg with a codec other than Vorbis and Opus, or damaged"
         raise AudioError(
             f"{name}: not readable as audio ({reason}); expected wav, flac, ogg or mp3; other formats can be "
-            f"converted: {_ffmpeg_line(source)}"
+            f"converted: {_ffmpeg_line(source, name)}"
         ) from None
     except PermissionError:
         raise AudioError(f"{name}: no permission to read") from None
@@ -274,7 +274,7 @@ _NO_SOUNDS = (
 )
 
 
-def what_it_is(source: Path | IO[bytes]) -> str | None:
+def what_it_is(source: Path | IO[bytes], name: str) -> str | None:
     """What a file holds that is no sound which can be read, and what to do; None if its first bytes don't tell.
 
     It is asked before libsndfile, which takes some of these for MP3, and talks to standard error.
@@ -287,7 +287,7 @@ def what_it_is(source: Path | IO[bytes]) -> str | None:
             return f"it is {what}"
     for offset, magic, what in _OTHER_SOUNDS:
         if start[offset : offset + len(magic)] == magic:
-            return f"it is {what}; convert it first: {_ffmpeg_line(source)}"
+            return f"it is {what}; convert it first: {_ffmpeg_line(source, name)}"
     return None
 
 
@@ -301,10 +301,10 @@ def _start_of(source: Path | IO[bytes]) -> bytes:
     return start
 
 
-def _ffmpeg_line(source: Path | IO[bytes]) -> str:
+def _ffmpeg_line(source: Path | IO[bytes], name: str) -> str:
     import shlex
 
-    if not isinstance(source, Path):
+    if not isinstance(source, Path) or str(source) != name:  # what came through a pipe
         return "ffmpeg -i INPUT OUTPUT.wav"
     result = source.with_suffix(".flac" if source.suffix.lower() == ".wav" else ".wav")
     return f"ffmpeg -i {shlex.quote(str(source))} {shlex.quote(str(result))}"
