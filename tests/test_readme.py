@@ -20,7 +20,6 @@ import soundfile
 from typer.main import get_command
 
 from aasvc_cli import cli
-from aasvc_cli.config.reading import parse_config, read_yaml
 from aasvc_cli.storage.home import Home
 from tests import servers
 
@@ -59,7 +58,7 @@ def test_the_first_two_commands_set_everything_up_themselves():
     assert convert[1] == [".venv/bin/pip", "install", "."]
     assert test[1] == [".venv/bin/pip", "install", "-e", ".[test]"]
     assert convert[2][:2] == [".venv/bin/aasvc", "convert"]
-    assert test[2] == [".venv/bin/python", "-m", "pytest", "-n", "2"]
+    assert test[2] == [".venv/bin/python", "-m", "pytest"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"]["aasvc"] == "aasvc_cli.cli:main"
     assert any(line.startswith("pytest") for line in project["project"]["optional-dependencies"]["test"])
@@ -162,19 +161,17 @@ def folder(tmp_path: Path, demo_corpus: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.process
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["sox", "ffmpeg", "find"])
-def test_every_pipe_works_as_it_is_written(folder: Path, program: str):
-    for tool in ("bash", program):
+def test_every_pipe_works_as_it_is_written(folder: Path):
+    for tool in ("bash", "sox", "ffmpeg", "find"):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}: apt-get install {tool}")
     lines = [line for block in code_blocks("shell") for line in block.splitlines()]
-    assert {"sox", "ffmpeg", "find"} <= {word for line in lines for word in line.split()}
-    for line in (line for line in lines if program in line.split()):
+    for line in lines:
         done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}: {done.stderr}"
         assert "error" not in done.stderr
-    results = {"sox": ["out.flac", "out.raw"], "ffmpeg": ["out.flac"], "find": ["converted"]}[program]
-    assert all((folder / name).stat().st_size > 1000 for name in results)
+    assert soundfile.info(folder / "out.flac").duration > 0.5
+    assert len(list((folder / "converted").iterdir())) == 2
 
 
 def test_the_python_session_gives_what_the_text_says(folder: Path):
@@ -200,9 +197,10 @@ def test_every_option_in_the_text_exists():
     assert named - known - {"--help"} == set()
 
 
-def test_the_configuration_in_the_text_is_a_configuration():
-    text, *_ = code_blocks("yaml")
-    assert parse_config(read_yaml(text, "README"), "README").train.lr == 2e-3
+def test_the_text_before_the_reference_is_short():
+    text, _, reference = README.partition("## Where things are\n")
+    assert reference
+    assert len(text.split()) <= 1500
 
 
 def test_the_settings_file_in_the_text_works(
@@ -210,7 +208,7 @@ def test_the_settings_file_in_the_text_works(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AASVC_HOME")
-    (settings,) = [text for text in code_blocks("yaml") if "# aasvc.yaml" in text]
+    (settings,) = code_blocks("yaml")
     (tmp_path / "aasvc.yaml").write_text(settings, encoding="utf-8")
     outcome = aasvc("train", "--print-config", "--json", "-")
     assert outcome.code == 0, outcome.err

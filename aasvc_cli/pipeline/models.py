@@ -10,6 +10,8 @@ A model folder may hold a model card, ``card.json``, a mapping of which every en
     the command that trains it, or a list of them
 ``scores``
     a mapping: ``set``, what they were taken on, and ``mean``, the measures by name
+``measured``
+    what else was measured, a line or a list of them
 ``limits``
     what it is not good at
 ``vocoder``
@@ -106,7 +108,7 @@ def _known(name: str, kind: str, folder: Path) -> KnownModel:
 
 def _card_lines(card: Mapping[str, Any]) -> Iterator[str]:
     """What a card tells people, line by line; entries of another kind than expected are left out."""
-    for key in ("data", "licence", "training", "limits"):
+    for key in ("data", "licence", "training", "measured", "limits"):
         value = card.get(key)
         for entry in value if isinstance(value, list) else [value]:
             if text := _one_line(entry):

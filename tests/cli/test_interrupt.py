@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -55,6 +54,8 @@ def processor_seconds(session: int) -> float:
 
 def of_children() -> float:
     """The same for all processes that this one has waited for."""
+    import resource
+
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -65,7 +65,7 @@ def test_the_command_shows_it_for_people_and_programs(aasvc: Callable[..., Any],
 def test_the_cards_are_told_in_words(aasvc: Callable[..., Any], home: Home):
     write_voice(home.exp / "m_f_x", tiny_config())
     card = {
-        "data": "two\n friends", "training": ["aasvc train", 5, "and again"], "licence": 3,
+        "data": "two\n friends", "training": ["aasvc train", 5, "and again"], "licence": 3, "measured": ["CER 5 %"],
         "scores": {"set": "eval", "mean": {"MCD": {"mean": 4.256, "n": 2}, "CER": 0.5, "DDUR": None, "GV": "no"}},
     }  # fmt: skip
     write_json(home.exp / "m_f_x" / "card.json", card)
@@ -75,6 +75,7 @@ def test_the_cards_are_told_in_words(aasvc: Callable[..., Any], home: Home):
         "  data: two friends",
         "  training: aasvc train",
         "  training: and again",
+        "  measured: CER 5 %",
         "  scores (eval): MCD 4.26, CER 0.5",
     ]
     bundled = "\n".join(lines[1:begin])

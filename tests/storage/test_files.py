@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import resource
 import signal
 import stat
 import subprocess
@@ -46,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
     """The kernel refuses to let a file grow beyond `limit` bytes, as a full disk would."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
