@@ -25,7 +25,11 @@ from tests import servers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-QUICK = {"train": ["--max-steps", "4", "--eval-every", "2", "--save-every", "2", "--threads", "1"]}
+QUICK = {
+    "train": ["--max-steps", "2", "--eval-every", "2", "--save-every", "2", "--threads", "1"],
+    "prepare": ["--jobs", "1"],
+    "evaluate": ["--jobs", "1"],
+}
 """What makes a tutorial command quick enough for a test; everything else is run as it is written."""
 
 

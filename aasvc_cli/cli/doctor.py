@@ -22,18 +22,16 @@ def doctor(
     ctx: typer.Context,
     self_test: Annotated[
         bool,
-        machine_option(
-            "--self-test/--no-self-test", help="Convert a bundled recording with the bundled voice, as a test."
-        ),
+        machine_option("--self-test/--no-self-test", help="Convert a test recording with the bundled voice."),
     ] = True,
     clean: Annotated[
         bool,
-        clean_option("--clean", help="Free what can be made again, and left-over files, instead. Asks before it does."),
+        clean_option("--clean", help="Delete caches and left-over files instead, after asking."),
     ] = False,
-    yes: Annotated[bool, clean_option("--yes", "-y", help="With --clean: do not ask.")] = False,
+    yes: Annotated[bool, clean_option("--yes", "-y", help="With --clean: delete without asking.")] = False,
     json_target: JsonOption = None,
 ) -> None:
-    """Look whether everything works, and free caches.
+    """Check the installation, and free caches.
 
     Example: [bold]aasvc doctor[/bold]
 
@@ -41,8 +39,8 @@ def doctor(
 
     Free caches: [bold]aasvc doctor --clean[/bold]
 
-    The exit code is 1 if something that is needed does not work. Reports hold no names of yours: your home folder is
-    written as ~.
+    The exit code is 1 if something necessary does not work. Reports do not contain your name: your home folder appears
+    as ~.
     """
     if yes and not clean:
         usage("doctor", "--yes goes with --clean")
@@ -61,7 +59,7 @@ def doctor(
         )
     show_result(found, json_target, found.lines())
     if found.broken:
-        raise AasvcError(f"{', '.join(found.broken)}: does not work; see above")
+        raise AasvcError(f"{', '.join(found.broken)}: not working; see above")
 
 
 def _bundled_voice() -> SelfTest:
@@ -77,7 +75,7 @@ def _bundled_voice() -> SelfTest:
 
 
 def _configuration(group: Any) -> list[Check]:
-    """The settings files and variables that are in force."""
+    """Checks of the settings files and AASVC_ variables in use."""
     from aasvc_cli.cli.command import check_option_names
     from aasvc_cli.config.layers import PROJECT_FILE, user_file_place
     from aasvc_cli.errors import ConfigError
@@ -98,7 +96,7 @@ def _configuration(group: Any) -> list[Check]:
         checks.append(Check("settings", OK, ", ".join(files), {"files": files}))
     else:
         places = f"{PROJECT_FILE} here, or {user_file_place()}"
-        checks.append(Check("settings", MISSING, f"no settings files; they may be {places}", {"files": []}))
+        checks.append(Check("settings", MISSING, f"none; looked for {places}", {"files": []}))
     unknown = unknown_variables(group)
     if unknown:
         hints = ", ".join(f"{name} (did you mean {near}?)" if near else name for name, near in unknown.items())
@@ -116,7 +114,7 @@ def _clean(yes: bool, json_target: str | None) -> None:
         return
     if not yes:
         if not sys.stdin.isatty():
-            usage("doctor", "--clean asks before it frees anything, and there is no terminal to ask on; add --yes")
+            usage("doctor", "--clean asks for confirmation, which needs a terminal; add --yes")
         for line in caches.lines():
             say(line)
         if not typer.confirm(f"Free {size(caches.n_bytes)} in {home.root}?", err=True):

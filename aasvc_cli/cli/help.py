@@ -1,6 +1,6 @@
-"""The look of the help: what it is for, an example, then the options by what they are about.
+"""Formats ``--help``: usage, summary, an example, then the options in groups.
 
-Written here instead of by rich, because loading that takes longer than everything else together.
+Typer would use rich for this, which takes longer to import than the rest of the command line.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import typer
 from aasvc_cli.cli.options import OLD_SPELLINGS
 
 LEFT_MOST = 30
-"""Columns for the names of options, at most."""
+"""The widest column of option names."""
 WIDEST = 110
 FOOTER = (
-    "Options of the program itself, such as --quiet or --home, may stand here, too: aasvc -h lists them. Every option "
-    "can be set by a variable (--batch-size by AASVC_BATCH_SIZE) or in aasvc.yaml."
+    "Global options such as --quiet and --home work here, too; aasvc -h lists them. Every option can also be set by an "
+    "environment variable (--batch-size by AASVC_BATCH_SIZE) or in aasvc.yaml."
 )
 
 
@@ -38,13 +38,13 @@ def command_help(command: Any, ctx: typer.Context) -> str:
 
 
 def group_help(group: Any, ctx: typer.Context, summaries: Mapping[str, str]) -> str:
-    """The help of the program, with its commands."""
+    """The help of the program, with its list of commands."""
     return "".join(
         [
             _usage(group, ctx),
             *_paragraphs(group.help or ""),
             "\n",
-            _title("Commands, in the order of the work"),
+            _title("Commands"),
             *_columns(summaries.items()),
             *_panels(group.get_params(ctx), ctx),
         ]
@@ -132,7 +132,7 @@ def _columns(rows: Iterable[tuple[str, str]]) -> Iterable[str]:
 
 
 def _wrapped(text: str) -> str:
-    """Lines of a paragraph; the commands in it are bold and stay whole."""
+    """A paragraph in lines; commands in it are bold and never broken."""
     spaces = "\u00a0"
     text = " ".join(text.split())
     kept = re.sub(r"\[bold\](.*?)\[/bold\]", lambda match: f"[bold]{match[1].replace(' ', spaces)}[/bold]", text)

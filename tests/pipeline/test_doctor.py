@@ -132,7 +132,7 @@ class TestBroken:
         outcome = aasvc("--home", "/proc/aasvc", "doctor", "--no-self-test")
         assert outcome.code == 1
         assert "!!  writing" in outcome.out
-        assert outcome.err.splitlines()[-1] == "aasvc: error: writing: does not work; see above"
+        assert outcome.err.splitlines()[-1] == "aasvc: error: writing: not working; see above"
 
     def test_a_file_in_the_place_of_the_data_folder(self, aasvc: Aasvc, home: Home):
         home.root.write_text("")
