@@ -66,6 +66,7 @@ class TrainedOption(StrEnum):
 
     VOICE = "aas-vc"
     VOCODER = "vocoder"
+    CONTENT = "content"
 
 
 class ModeOption(StrEnum):

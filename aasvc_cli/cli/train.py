@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -25,6 +26,7 @@ from aasvc_cli.cli.options import (
     SourceFeatureOption,
     TargetFeatureOption,
     TrainedOption,
+    data_option,
     machine_option,
     model_option,
     output_option,
@@ -81,7 +83,9 @@ def train(
     model: Annotated[
         TrainedOption,
         model_option(
-            "--model", help="A voice (aas-vc), or a vocoder for the target speaker, to give to `convert --vocoder`."
+            "--model",
+            help="A voice (aas-vc), a vocoder for the target speaker, to give to `convert --vocoder`, or an encoder of "
+            "content.",
         ),
     ] = TrainedOption.VOICE,
     tag: Annotated[
@@ -237,6 +241,26 @@ def train(
             autocompletion=completion.models,
         ),
     ] = None,
+    recordings: Annotated[
+        Path | None,
+        data_option(
+            "--recordings",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="With --model content: DIR/<group>/<speaker>, in a group the same names for the same sentences.",
+            show_default="none",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        model_option(
+            "--teacher",
+            metavar="MODEL",
+            help="With --model content: a Whisper model, by name or folder, whose encoder is imitated.",
+            show_default="none",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, output_option("--tensorboard", help="Also log for TensorBoard, an optional package.")
     ] = False,
@@ -300,12 +324,21 @@ def train(
         prepared = data is not None or (home.prepared / "latest.json").is_file()
         known = read_manifest(home, data) if prepared else None
         begin = Begin(init, mels_from)
-        if model is TrainedOption.VOCODER:
+        if model is TrainedOption.CONTENT:
+            traced = traced_config(conf, overrides, [preset_layer("content")])
+        elif model is TrainedOption.VOCODER:
             traced = traced_config(conf, overrides, _vocoder_base(known), above=_vocoder_settings(begin))
         else:
             traced = traced_config(conf, overrides, _voice_base(home, known, conf, init))
         shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
         show_result(shown, json_target, shown.lines())
+        return
+    if model is TrainedOption.CONTENT:
+        if recordings is None or teacher is None:
+            usage("train", "--model content: needs --recordings and --teacher")
+        _train_content(
+            home, conf, overrides, recordings, teacher, tag=tag, overwrite=overwrite, json_target=json_target
+        )
         return
     manifest = read_manifest(home, data)
     if model is TrainedOption.VOCODER:
@@ -319,6 +352,8 @@ def train(
         return
     if mels_from is not None:
         usage("train", "--mels-from: only for vocoders; add --model vocoder")
+    if recordings is not None or teacher is not None:
+        usage("train", "--recordings and --teacher: only for encoders of content; add --model content")
     config = configured(conf, overrides, _voice_base(home, manifest, conf, init))
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         from aasvc_cli.pipeline.stats import compute_stats
@@ -406,6 +441,41 @@ def _vocoder_settings(begin: Begin) -> list[Layer]:
         Layer(Origin(INIT, str(begin.init)), settings_of(begin.init, None)),
     ]
     return [layer for layer in layers if layer.values]
+
+
+def _train_content(
+    home: Home,
+    conf: str | None,
+    overrides: Mapping[str, Any],
+    recordings: Path,
+    teacher: str,
+    *,
+    tag: str | None,
+    overwrite: bool,
+    json_target: str | None,
+) -> None:
+    from aasvc_cli.pipeline.train_content import train_content
+
+    config = configured(conf, overrides, [preset_layer("content")])
+    with stop_on_signals() as should_stop, training_progress() as on_report:
+        result = train_content(
+            home,
+            config,
+            recordings=recordings,
+            teacher=teacher,
+            tag=tag,
+            overwrite=overwrite,
+            on_report=on_report,
+            on_message=say,
+            should_stop=should_stop,
+        )
+    if result.stopped:
+        raise Interrupted(
+            f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
+            "the same command goes on from there"
+        )
+    dev = ", ".join(f"{name} {value:.4g}" for name, value in result.dev.items())
+    show_result(result, json_target, [f"{result.folder}  (step {result.step}" + (f": {dev})" if dev else ")")])
 
 
 def _train_vocoder(

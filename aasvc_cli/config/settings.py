@@ -393,6 +393,30 @@ class VocoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContentConfig:
+    """Sizes and data of a content encoder to train; optimisation and bookkeeping are those of :class:`TrainConfig`."""
+
+    stem: int = option(160, minimum=1)
+    """Channels at the frame rate of the log-mel."""
+    width: int = option(256, minimum=1)
+    hidden: int = option(768, minimum=1)
+    """Channels between the two layers of a block."""
+    n_blocks: int = option(8, minimum=1)
+    kernel: int = option(15, minimum=1)
+    """Frames that each block sees, 50 to the second."""
+    versions: int = option(4, minimum=0)
+    """Changed versions of each recording, beside itself."""
+    crop_frames: int = option(200, minimum=16)
+    """Frames of each training example."""
+    sentences: int = option(100, minimum=1)
+    """How many sentences with several readers decide what is left of the teacher's channels."""
+
+    def faults(self) -> list[str]:
+        """What is impossible about these values taken together."""
+        return [] if self.kernel % 2 else [f"kernel: {self.kernel} is even; a centred convolution needs an odd kernel"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides what a run computes."""
 
@@ -403,3 +427,4 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from aasvc_cli.audio.mel import resample
 from aasvc_cli.errors import DataError, MissingExtraError
+from aasvc_cli.features.whisper import load_whisper
 from aasvc_cli.measures.transcripts import Reader
-from aasvc_cli.storage.files import file_sha256
 
 Wave = npt.NDArray[np.floating[Any]]
 FloatArray = npt.NDArray[np.float64]
@@ -73,28 +73,7 @@ class Whisper:
         missing = missing_for("text")
         if missing:
             raise MissingExtraError(f"speech recognition: {missing}")
-        from faster_whisper import WhisperModel
-        from faster_whisper.utils import available_models
-
-        folder = Path(model).expanduser()
-        if folder.is_dir():
-            if not (folder / "model.bin").is_file():
-                raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
-            identity = file_sha256(folder / "model.bin")[:16]
-        elif model in available_models() or (model.count("/") == 1 and not folder.exists()):
-            identity = model
-        else:
-            names = ", ".join(name for name in available_models() if "." not in name)
-            raise DataError(f"{model}: no such folder and no model of that name; known names: {names}")
-        try:
-            self._model = WhisperModel(
-                str(folder) if folder.is_dir() else model, device="cpu", compute_type=COMPUTE_TYPE, cpu_threads=threads
-            )
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(
-                f"{model}: the recogniser does not load ({reason}); give the folder of a downloaded model"
-            ) from None
+        self._model, identity = load_whisper(model, compute_type=COMPUTE_TYPE, threads=threads)
         self.description: Mapping[str, Any] = {
             "engine": "faster-whisper", "model": model, "identity": identity, "compute_type": COMPUTE_TYPE,
             "beam_size": 1, "temperature": 0.0,

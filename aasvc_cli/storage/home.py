@@ -21,6 +21,7 @@ class Home:
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
         models/<name>/                       downloaded voices
         vocoders/<name>/                     downloaded vocoders
+        encoders/<tag>/                      trained content encoders
         cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder, with what was converted with it
         results/<model>_<prepared name>/     what was converted with a model that is no run, and its scores
@@ -58,6 +59,11 @@ class Home:
     def vocoders(self) -> Path:
         """Vocoders, one folder each."""
         return self.root / "vocoders"
+
+    @property
+    def encoders(self) -> Path:
+        """Training runs of content encoders, one folder each."""
+        return self.root / "encoders"
 
     @property
     def cache(self) -> Path:

@@ -1,0 +1,76 @@
+"""Whisper by faster-whisper: loading a model, and what its encoder writes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aasvc_cli.audio.mel import resample
+from aasvc_cli.errors import DataError, MissingExtraError
+from aasvc_cli.storage.files import file_sha256
+
+Array = npt.NDArray[np.float32]
+
+SAMPLE_RATE = 16000
+FRAME_SAMPLES = 320
+"""Samples from one frame of the encoder to the next, 50 to the second."""
+PADDING_SECONDS = 1.0
+"""Silence behind a recording. Whisper itself fills up to 30 s, which takes twenty times as long."""
+
+
+def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, str]:
+    """A model of faster-whisper and what identifies its weights.
+
+    Args:
+        model: a folder in CTranslate2's format, or a name that faster-whisper knows
+
+    Raises:
+        MissingExtraError: faster-whisper is not installed.
+        DataError: no such model, or it does not load.
+    """
+    if importlib.util.find_spec("faster_whisper") is None:
+        raise MissingExtraError("Whisper: not installed: faster_whisper; run: pip install 'aasvc[asr]'")
+    from faster_whisper import WhisperModel
+    from faster_whisper.utils import available_models
+
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "model.bin").is_file():
+            raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
+        identity = file_sha256(folder / "model.bin")[:16]
+    elif model in available_models() or (model.count("/") == 1 and not folder.exists()):
+        identity = model
+    else:
+        names = ", ".join(name for name in available_models() if "." not in name)
+        raise DataError(f"{model}: no such folder and no model of that name; known names: {names}")
+    try:
+        name = str(folder) if folder.is_dir() else model
+        return WhisperModel(name, device="cpu", compute_type=compute_type, cpu_threads=threads), identity
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{model}: the recogniser does not load ({reason}); give the folder of a downloaded model"
+        ) from None
+
+
+class WhisperEncoder:
+    """The encoder of a Whisper model.
+
+    Args:
+        model: as for :func:`load_whisper`
+    """
+
+    def __init__(self, model: str, *, threads: int = 1) -> None:
+        self._model, self.identity = load_whisper(model, compute_type="int8", threads=threads)
+
+    def __call__(self, wave: Array, sample_rate: int) -> Array:
+        """What the encoder writes: (n,) -> (T, D) at 50 frames a second, T = ceil(n / 320) at 16 kHz."""
+        signal = resample(wave, sample_rate, SAMPLE_RATE)
+        count = -(-len(signal) // FRAME_SAMPLES)
+        length = count * FRAME_SAMPLES + round(PADDING_SECONDS * SAMPLE_RATE)
+        levels = self._model.feature_extractor(np.pad(signal, (0, length - len(signal))), padding=0)
+        return np.asarray(self._model.encode(levels), dtype=np.float32)[0, :count]

@@ -1,0 +1,313 @@
+"""``aasvc train --model content``: from recordings of many people to a content encoder, resumable at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aasvc_cli.audio.files import list_audio, read_audio
+from aasvc_cli.audio.mel import resample
+from aasvc_cli.config.reading import dump_yaml, to_tree
+from aasvc_cli.config.settings import Config
+from aasvc_cli.conversion.voice import pick_device
+from aasvc_cli.data.corpus import clean_name
+from aasvc_cli.data.waveforms import varied
+from aasvc_cli.errors import ConfigError, DataError, ModelError
+from aasvc_cli.features.content import CONTENT_CHANNELS, CONTENT_MEL, WEIGHTS_FILE, content_input, encoded
+from aasvc_cli.features.stats import RunningStats
+from aasvc_cli.features.whisper import WhisperEncoder
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.files import make_folder
+from aasvc_cli.storage.home import Home
+from aasvc_cli.training.content_trainer import (
+    CONTENT_LOSSES,
+    ContentTrainer,
+    CropSource,
+    Example,
+    discriminant,
+    projected,
+)
+from aasvc_cli.training.optimisation import with_precision
+from aasvc_cli.training.progress import Meter, TrainingReport
+from aasvc_cli.training.run_folder import RunFolder
+from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
+
+Array = npt.NDArray[np.float32]
+Teacher = Callable[[Array, int], Array]
+
+SETTINGS = "train.yaml"
+FEWEST_READERS = 4
+"""Of the speakers of a group with at least as many, the last is kept for measuring."""
+SHORTEST_SECONDS = 0.3
+DEV_CROPS = 48
+"""Crops of the speakers who are kept, always the same."""
+
+
+@dataclass(frozen=True)
+class ContentResult:
+    """How a run ended.
+
+    Attributes:
+        dev: distance from the teacher for speakers who were not trained on
+        stopped: whether it was stopped before ``max_steps``
+    """
+
+    folder: Path
+    step: int
+    dev: dict[str, float]
+    stopped: bool
+    seconds: float
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**dataclasses.asdict(self), "folder": str(self.folder)}
+
+
+def train_content(
+    home: Home,
+    config: Config,
+    *,
+    recordings: Path,
+    teacher: str,
+    tag: str | None = None,
+    overwrite: bool = False,
+    on_report: Callable[[TrainingReport], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ContentResult:
+    """Train a content encoder, or go on with one.
+
+    The run lives in ``encoders/<tag>``; at its end, that folder holds the encoder.
+
+    Args:
+        recordings: ``<group>/<speaker>/**``; all groups are drawn equally often, and recordings of the same name in a
+            group are the same sentence, read by several speakers
+        teacher: a Whisper model, see :func:`aasvc_cli.features.whisper.load_whisper`
+        tag: name of the folder; the configuration's name if None
+        overwrite: start anew, discarding what the folder holds
+
+    Raises:
+        DataError: no recordings, no sentence that several people read, no such teacher.
+        ConfigError: the folder belongs to a run with other settings or other recordings.
+        TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
+        StorageError: no permission, no space; the last good checkpoint is kept.
+    """
+    name = tag or clean_name(config.name)
+    if clean_name(name) != name:
+        raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
+    folder = RunFolder(home.encoders / name, SETTINGS)
+    run = _Run(folder, config, find_readings(recordings), on_message or _ignore)
+    with folder.alone():
+        if overwrite:
+            folder.clear()
+        return run.go(recordings, teacher, on_report or _ignore, should_stop or (lambda: False))
+
+
+def _ignore(_: Any) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One recording: who reads which sentence."""
+
+    group: str
+    speaker: str
+    sentence: str
+    path: Path
+
+
+def find_readings(root: Path) -> list[Reading]:
+    """The recordings below ``<group>/<speaker>``; raises DataError if there are none."""
+    readings = [
+        Reading(speaker.parent.name, speaker.name, path.stem, path)
+        for speaker in sorted(root.glob("*/*"))
+        if speaker.is_dir()
+        for path in list_audio(speaker)
+    ]
+    if not readings:
+        raise DataError(f"{root}: no recordings; expected {root / '<group>' / '<speaker>' / '<sentence>.flac'}")
+    return readings
+
+
+def held_out(readings: Sequence[Reading]) -> set[tuple[str, str]]:
+    """Group and speaker of those who are kept for measuring."""
+    speakers: dict[str, set[str]] = defaultdict(set)
+    for reading in readings:
+        speakers[reading.group].add(reading.speaker)
+    return {(group, max(names)) for group, names in speakers.items() if len(names) >= FEWEST_READERS}
+
+
+class _Run:
+    """One run: its folder, its examples, and the loop."""
+
+    def __init__(
+        self, folder: RunFolder, config: Config, readings: Sequence[Reading], say: Callable[[str], None]
+    ) -> None:
+        self.folder = folder
+        self.readings = readings
+        self.say = say
+        self.device = pick_device(config.train.device)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        self.config = with_precision(config, self.device)
+        self.dev: dict[str, float] = {}
+        self.seconds_before = 0.0
+
+    def go(
+        self,
+        recordings: Path,
+        teacher: str,
+        report: Callable[[TrainingReport], None],
+        should_stop: Callable[[], bool],
+    ) -> ContentResult:
+        """Train to the last step, or until asked to stop."""
+        train, path = self.config.train, make_folder(self.folder.path)
+        names = [str(reading.path) for reading in self.readings]
+        digest = hashlib.sha256(json.dumps([teacher, names]).encode()).hexdigest()[:16]
+        described = {"recordings": str(recordings), "teacher": teacher, "digest": digest}
+        used = ("name", "content", "train")
+        settings = {name: part for name, part in to_tree(self.config).items() if name in used}
+        self.folder.open(settings, described, FREE_TO_CHANGE, other_files=("examples",))
+        self.folder.describe(dump_yaml(self.config), described)
+        examples = self._examples(teacher, should_stop)
+        if examples is None:
+            return ContentResult(path, 0, {}, True, 0.0)
+        kept = held_out(self.readings)
+        known, strange = (
+            [example for reading, example in examples if ((reading.group, reading.speaker) in kept) is apart]
+            for apart in (False, True)
+        )
+        trainer = self._trainer(known)
+        self._resume(trainer)
+        source, dev_source = (
+            CropSource(each, n_frames=self.config.content.crop_frames, seed=train.seed) for each in (known, strange)
+        )
+        meter = Meter(CONTENT_LOSSES, self.device, seconds_before=self.seconds_before)
+        saved, stopped = trainer.step, False
+        while trainer.step < train.max_steps:
+            if should_stop():
+                stopped = True
+                break
+            losses, norm, rate = trainer.update(source.draw(trainer.step, train.batch_size))
+            meter.add(losses, norm)
+            step, last = trainer.step, trainer.step == train.max_steps
+            measure = bool(strange) and (step % train.eval_every == 0 or last)
+            if measure:
+                self.dev = trainer.measure(dev_source.draw(0, DEV_CROPS))
+            if step % train.log_every == 0 or last:
+                current = meter.report(step, train.max_steps, lr=rate, dev=self.dev if measure else None)
+                for entry in current.entries():
+                    self.folder.log(entry)
+                report(current)
+            if step % train.save_every == 0 or last:
+                self._save(trainer, meter.seconds)
+                saved = step
+        if saved != trainer.step or not self.folder.last.exists():
+            self._save(trainer, meter.seconds)
+        if not stopped:
+            self._write(trainer, [pair for pair in examples if (pair[0].group, pair[0].speaker) not in kept])
+        return ContentResult(path, trainer.step, self.dev, stopped, meter.seconds)
+
+    # --- examples ---------------------------------------------------------------------------------------------------
+
+    def _examples(self, teacher: str, should_stop: Callable[[], bool]) -> list[tuple[Reading, Example]] | None:
+        """What there is to learn from, kept in the folder of the run; None if stopped on the way."""
+        paths = [self._example_path(reading) for reading in self.readings]
+        if not all(path.exists() for path in paths):
+            encoder = WhisperEncoder(teacher)
+            self.say(f"hearing {len(paths)} recordings with {teacher}")
+        examples = []
+        for reading, path in zip(self.readings, paths, strict=True):
+            if should_stop():
+                return None
+            if not path.exists():
+                self._make(reading, path, encoder)
+            arrays = {name: tensor.numpy() for name, tensor in load_checkpoint(path)[0].items()}
+            if "goal" in arrays:
+                versions = tuple(arrays[name] for name in sorted(arrays) if name != "goal")
+                examples.append((reading, Example(reading.group, versions, arrays["goal"])))
+        return examples
+
+    def _example_path(self, reading: Reading) -> Path:
+        return self.folder.path / "examples" / reading.group / reading.speaker / f"{reading.sentence}.safetensors"
+
+    def _make(self, reading: Reading, path: Path, encoder: Teacher) -> None:
+        """Keep a recording, its versions, and what the teacher writes for it; nothing of one that is too short."""
+        wave, rate = read_audio(reading.path)
+        wave = resample(wave, rate, CONTENT_MEL.sample_rate)
+        arrays: dict[str, Array] = {}
+        if len(wave) >= SHORTEST_SECONDS * CONTENT_MEL.sample_rate and wave.any():
+            arrays["goal"] = encoder(wave, CONTENT_MEL.sample_rate)
+            seed = zlib.crc32(f"{reading.group}/{reading.speaker}/{reading.sentence}".encode())
+            for number in range(self.config.content.versions + 1):
+                random = np.random.default_rng([seed, number])
+                version = varied(wave, CONTENT_MEL.sample_rate, random) if number else wave
+                arrays[f"version{number:02d}"] = content_input(version, CONTENT_MEL.sample_rate)
+        make_folder(path.parent)
+        save_checkpoint(path, {name: torch.from_numpy(array).half() for name, array in arrays.items()}, {})
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _trainer(self, examples: Sequence[Example]) -> ContentTrainer:
+        running = RunningStats()
+        for example in examples:
+            running.update(example.goal.astype(np.float32))
+        stats = running.result()
+        return ContentTrainer(self.config, self.device, mean=stats.mean, scale=stats.scale)
+
+    def _resume(self, trainer: ContentTrainer) -> None:
+        if not self.folder.last.exists():
+            self.folder.cut_log(0)
+            return
+        tensors, header = load_checkpoint(self.folder.last)
+        try:
+            trainer.load_state(tensors, header["trainer"])
+            self.dev, self.seconds_before = header["dev"], header["seconds"]
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            raise ModelError(
+                f"{self.folder.last}: not a checkpoint of this run; use another --tag, or --overwrite"
+            ) from None
+        self.folder.cut_log(trainer.step)
+        self.say(f"resuming {self.folder.path} at step {trainer.step}")
+
+    def _save(self, trainer: ContentTrainer, seconds: float) -> None:
+        tensors, numbers = trainer.state()
+        header = {"trainer": numbers, "step": trainer.step, "dev": self.dev, "seconds": seconds}
+        save_checkpoint(self.folder.last, tensors, header)
+
+    def _write(self, trainer: ContentTrainer, examples: Sequence[tuple[Reading, Example]]) -> None:
+        """Project what the network writes onto what is said, and write the encoder in half precision."""
+        readers: dict[tuple[str, str], list[Example]] = defaultdict(list)
+        for reading, example in examples:
+            readers[reading.group, reading.sentence].append(example)
+        shared = [several for several in readers.values() if len(several) > 1]
+        if not shared:
+            raise DataError("no sentence is read by several speakers; expected recordings of the same name in a group")
+        random = np.random.default_rng(self.config.train.seed)
+        chosen = random.permutation(len(shared))[: self.config.content.sentences]
+        with trainer.average.swapped():
+            network = trainer.encoder.eval()
+            sentences = [
+                [
+                    encoded(network, example.versions[random.integers(len(example.versions))].astype(np.float32))
+                    for example in shared[index]
+                ]
+                for index in chosen
+            ]
+            width = min(CONTENT_CHANNELS, trainer.sizes.n_out)
+            encoder = projected(network, *discriminant(sentences, width))
+        halves = {name: value.half() for name, value in encoder.state_dict().items()}
+        header = {"sizes": dataclasses.asdict(encoder.sizes), "step": trainer.step, "dev": self.dev}
+        save_checkpoint(self.folder.path / WEIGHTS_FILE, halves, header)

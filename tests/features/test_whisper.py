@@ -1,0 +1,64 @@
+"""Whisper's encoder, with a model that writes down what it is given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from aasvc_cli.features import whisper as module
+from aasvc_cli.features.whisper import WhisperEncoder
+
+DATA = Path(__file__).parents[1] / "assets"
+
+
+class Recorder:
+    """Its frames hold the largest of the samples that they stand for."""
+
+    given: np.ndarray
+
+    def feature_extractor(self, wave: np.ndarray, padding: int) -> np.ndarray:
+        assert padding == 0
+        self.given = wave
+        return wave
+
+    def encode(self, levels: np.ndarray) -> np.ndarray:
+        return np.abs(levels.reshape(1, -1, module.FRAME_SAMPLES)).max(axis=2, keepdims=True)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    model = Recorder()
+    monkeypatch.setattr(module, "load_whisper", lambda *_, **__: (model, "identity"))
+    return model
+
+
+@pytest.mark.parametrize(("n_samples", "n_frames"), [(1, 1), (320, 1), (321, 2), (16000, 50)])
+def test_frames_are_those_of_the_recording_and_not_of_the_silence_behind(
+    recorder: Recorder, n_samples: int, n_frames: int
+) -> None:
+    frames = WhisperEncoder("any")(np.ones(n_samples, dtype=np.float32), 16000)
+    assert frames.shape == (n_frames, 1) and (frames == 1.0).all()
+    assert len(recorder.given) == n_frames * 320 + 16000
+    assert not recorder.given[n_samples:].any()
+
+
+def test_other_sample_rates_are_resampled(recorder: Recorder) -> None:
+    assert len(WhisperEncoder("any")(np.zeros(24000, dtype=np.float32), 48000)) == 25
+
+
+@pytest.mark.shared
+def test_whisper_itself_writes_512_channels_that_its_gain_hardly_changes() -> None:
+    """Needs the folder of Whisper base in CTranslate2's format in WHISPER_MODEL."""
+    folder = os.environ.get("WHISPER_MODEL")
+    if not folder:
+        pytest.skip("set WHISPER_MODEL to the folder of a Whisper model")
+    encoder: Any = WhisperEncoder(folder)
+    wave, rate = soundfile.read(DATA / "female.flac", dtype="float32")
+    frames = encoder(wave, rate)
+    assert frames.shape == (-(-len(wave) * 16000 // rate // 320), 512)
+    assert np.corrcoef(frames.ravel(), encoder(wave / 4, rate).ravel())[0, 1] > 0.95

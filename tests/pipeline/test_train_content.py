@@ -1,0 +1,128 @@
+"""A content encoder from recordings to its folder, with a teacher of a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from aasvc_cli.audio.files import write_audio
+from aasvc_cli.config.reading import parse_config
+from aasvc_cli.config.settings import Config
+from aasvc_cli.errors import ConfigError, DataError
+from aasvc_cli.features.content import WEIGHTS_FILE, content_input, encoded, load_encoder
+from aasvc_cli.pipeline import train_content as module
+from aasvc_cli.pipeline.train_content import find_readings, held_out, train_content
+from aasvc_cli.storage.checkpoint import load_checkpoint
+from aasvc_cli.storage.home import Home
+
+RATE = 16000
+
+
+class Teacher:
+    """Three bands of the log-mel at half its frame rate."""
+
+    heard = 0
+
+    def __init__(self, model: str) -> None:
+        assert model == "some model"
+
+    def __call__(self, wave: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float32]:
+        type(self).heard += 1
+        return content_input(wave, sample_rate)[::2, 10:70:20]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setattr(module, "WhisperEncoder", Teacher)
+    monkeypatch.setattr(Teacher, "heard", 0)
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """Four people read two sentences of tones, each at a pitch of their own; one of another group reads alone."""
+    random = np.random.default_rng(0)
+    for group, speakers in (("several", 4), ("alone", 1)):
+        for speaker in range(speakers):
+            for sentence in range(2):
+                notes = np.random.default_rng(sentence).permutation(6) * 200.0 + 200.0 + 30.0 * speaker
+                tones = [np.sin(2 * np.pi * hertz * np.arange(RATE // 8) / RATE) for hertz in notes]
+                wave = np.concatenate(tones) * 0.5 + 0.001 * random.standard_normal(len(notes) * (RATE // 8))
+                path = tmp_path / "recordings" / group / f"p{speaker}" / f"s{sentence}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_audio(path, wave.astype(np.float32), RATE)
+    return tmp_path / "recordings"
+
+
+def config(max_steps: int = 4) -> Config:
+    content = {"stem": 8, "width": 8, "hidden": 8, "n_blocks": 1, "kernel": 3, "versions": 1, "crop_frames": 16}
+    train = {"batch_size": 2, "max_steps": max_steps, "warmup_steps": 1, "lr": 1e-3, "log_every": 1, "eval_every": 2}
+    return parse_config({"name": "tiny", "content": content, "train": train | {"precision": "fp32"}}, "test")
+
+
+def after(calls: int) -> Callable[[], bool]:
+    left = iter(range(calls))
+    return lambda: next(left, None) is None
+
+
+def test_ends_with_an_encoder_that_can_be_loaded(home: Home, recordings: Path) -> None:
+    reports: list[Any] = []
+    result = train_content(home, config(), recordings=recordings, teacher="some model", on_report=reports.append)
+    assert (result.step, result.stopped) == (4, False) and result.dev["total"] > 0
+    assert result.folder == home.encoders / "tiny"
+    encoder = load_encoder(result.folder / WEIGHTS_FILE)
+    assert encoded(encoder, np.ones((20, 80), dtype=np.float32)).shape == (10, 3)
+    assert [report.step for report in reports] == [1, 2, 3, 4]
+    assert [report.dev is not None for report in reports] == [False, True, False, True]
+
+
+def test_goes_on_where_it_stopped_with_the_same_result(home: Home, recordings: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recordings": recordings, "teacher": "some model"}
+    # ten recordings are asked about, then two steps
+    first = train_content(home, config(), **options, should_stop=after(12))
+    assert (first.step, first.stopped) == (2, True) and not (first.folder / WEIGHTS_FILE).exists()
+    Teacher.heard = 0
+    train_content(home, config(), **options)
+    assert Teacher.heard == 0  # what was made is kept
+    train_content(Home(tmp_path / "other"), config(), **options)
+    stopped, straight = (
+        load_checkpoint(folder / "encoders" / "tiny" / WEIGHTS_FILE)[0] for folder in (home.root, tmp_path / "other")
+    )
+    for name, value in straight.items():
+        np.testing.assert_array_equal(stopped[name].numpy(), value.numpy())
+
+
+def test_can_be_stopped_while_it_still_listens(home: Home, recordings: Path) -> None:
+    result = train_content(home, config(), recordings=recordings, teacher="some model", should_stop=after(3))
+    assert result.stopped and result.step == 0 and Teacher.heard == 3
+    assert train_content(home, config(), recordings=recordings, teacher="some model").step == 4
+    assert Teacher.heard == 10
+
+
+def test_other_recordings_are_another_run(home: Home, recordings: Path) -> None:
+    train_content(home, config(), recordings=recordings, teacher="some model")
+    (recordings / "alone" / "p0" / "s0.wav").unlink()
+    with pytest.raises(ConfigError, match="training data"):
+        train_content(home, config(), recordings=recordings, teacher="some model")
+
+
+def test_the_last_of_many_speakers_is_not_trained_on(recordings: Path) -> None:
+    assert held_out(find_readings(recordings)) == {("several", "p3")}
+
+
+def test_sentences_that_nobody_shares_are_not_enough(home: Home, recordings: Path) -> None:
+    for speaker in sorted((recordings / "several").iterdir())[1:]:
+        for path in speaker.iterdir():
+            path.unlink()
+    with pytest.raises(DataError, match="no sentence is read by several speakers"):
+        train_content(home, config(), recordings=recordings, teacher="some model")
+
+
+def test_an_empty_folder_is_named(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected .*<group>.<speaker>"):
+        train_content(home, config(), recordings=tmp_path, teacher="some model")

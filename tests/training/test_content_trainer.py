@@ -1,0 +1,126 @@
+"""The content encoder's training: crops, steps, continuation, and the projection against what it must find."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from aasvc_cli.config.reading import parse_config
+from aasvc_cli.config.settings import Config
+from aasvc_cli.features.content import encoded
+from aasvc_cli.model.content import ContentEncoder, ContentSizes
+from aasvc_cli.training.content_trainer import ContentTrainer, CropSource, Example, discriminant, projected
+
+CPU = torch.device("cpu")
+N_MELS, CHANNELS = 80, 5
+
+
+def config(**train: object) -> Config:
+    content = {"stem": 8, "width": 12, "hidden": 16, "n_blocks": 1, "kernel": 3, "crop_frames": 16}
+    tree = {"content": content, "train": {"lr": 3e-3, "warmup_steps": 5, "batch_size": 4, "grad_norm": 1.0, **train}}
+    return parse_config(tree, "test")
+
+
+def example(group: str = "a", frames: int = 40, seed: int = 0, stretch: int = 1) -> Example:
+    """What the teacher writes is the place in time; a version is ``stretch`` times as long."""
+    levels = np.random.default_rng(seed).uniform(size=(2 * frames * stretch, N_MELS)).astype(np.float16)
+    place = np.arange(frames, dtype=np.float16)
+    return Example(group, (levels,), np.repeat(place[:, None], CHANNELS, axis=1))
+
+
+def trainer(**train: object) -> ContentTrainer:
+    ones = np.ones(CHANNELS, dtype=np.float32)
+    return ContentTrainer(config(**train), CPU, mean=20 * ones, scale=10 * ones)
+
+
+def test_goals_of_a_slower_version_are_stretched_with_it() -> None:
+    source = CropSource([example(frames=40, stretch=3)], n_frames=120, seed=0)
+    levels, goals, real = source.draw(0, 1)
+    assert levels.shape == (1, 240, N_MELS) and real.all()
+    np.testing.assert_allclose(goals[0, :, 0], np.linspace(0.0, 39.0, 120), atol=1e-4)
+
+
+def test_a_short_recording_is_filled_up_and_its_end_does_not_count() -> None:
+    levels, goals, real = CropSource([example(frames=10)], n_frames=16, seed=0).draw(0, 1)
+    assert real[0].tolist() == [1.0] * 10 + [0.0] * 6
+    assert not levels[0, 20:].any() and not goals[0, 10:].any()
+
+
+def test_groups_are_drawn_equally_often_however_large_they_are() -> None:
+    examples = [example("many", seed=seed) for seed in range(30)]
+    few = Example("few", examples[0].versions, np.full((40, CHANNELS), -1.0, dtype=np.float16))
+    _, goals, _ = CropSource([*examples, few], n_frames=16, seed=0).draw(0, 400)
+    assert 150 < int((goals[:, 0, 0] < 0).sum()) < 250
+
+
+def test_what_is_drawn_follows_from_the_step() -> None:
+    draws = [CropSource([example()], n_frames=16, seed=1).draw(step, 2) for step in (3, 3, 4)]
+    assert torch.equal(draws[0][0], draws[1][0])
+    assert not torch.equal(draws[0][0], draws[2][0])
+
+
+def test_steps_bring_the_network_nearer_to_its_teacher() -> None:
+    one = trainer(max_steps=60, ema_decay=0.5)
+    crops = CropSource([example()], n_frames=16, seed=0).draw(0, 4)
+    before = one.measure(crops)["total"]
+    for _ in range(60):
+        one.update(crops)
+    assert one.measure(crops)["total"] < 0.5 * before
+
+
+def test_a_continued_run_is_the_run_that_never_stopped() -> None:
+    source = CropSource([example(seed=seed) for seed in range(3)], n_frames=16, seed=0)
+    whole, first, second = trainer(ema_decay=0.9), trainer(ema_decay=0.9), trainer(ema_decay=0.9)
+    for step in range(6):
+        whole.update(source.draw(step, 4))
+        if step < 3:
+            first.update(source.draw(step, 4))
+    tensors, numbers = first.state()
+    second.load_state({name: value.clone() for name, value in tensors.items()}, numbers)
+    for step in range(second.step, 6):
+        second.update(source.draw(step, 4))
+    for name, value in whole.state()[0].items():
+        torch.testing.assert_close(second.state()[0][name], value, rtol=0, atol=0)
+
+
+def readings(n_people: int, length: int = 30, seed: int = 0) -> list[npt.NDArray[np.float32]]:
+    """One sentence in channel 0 and 1, said by people who differ in channel 2, with noise in channel 3."""
+    random = np.random.default_rng(seed)
+    words = 3.0 * random.standard_normal((length, 2))
+    people = []
+    for _ in range(n_people):
+        feature = np.concatenate(
+            [words, np.full((length, 1), 5.0 * random.standard_normal()), np.zeros((length, 1))], 1
+        )
+        people.append((feature + 0.1 * random.standard_normal(feature.shape)).astype(np.float32))
+    return people
+
+
+def test_the_projection_keeps_words_and_drops_people() -> None:
+    sentences = [readings(6, seed=seed) for seed in range(8)]
+    centre, directions = discriminant(sentences, 2)
+    assert directions.shape == (4, 2)
+    strength = (
+        np.abs(directions) * np.concatenate([each for several in sentences for each in several]).std(axis=0)[:, None]
+    )
+    assert strength[:2].min(axis=1).max() > 20 * strength[2:].max()
+    frames = np.concatenate([each for several in sentences for each in several]) - centre
+    np.testing.assert_allclose(np.cov(frames @ directions, rowvar=False), np.eye(2), atol=0.05)
+
+
+def test_the_projection_becomes_part_of_the_network() -> None:
+    torch.manual_seed(0)
+    encoder = ContentEncoder(ContentSizes(stem=8, width=12, hidden=16, n_blocks=1, kernel=3, n_out=CHANNELS)).eval()
+    random = np.random.default_rng(0)
+    centre, directions = random.standard_normal(CHANNELS), random.standard_normal((CHANNELS, 3))
+    levels = random.uniform(size=(30, N_MELS)).astype(np.float32)
+    expected = (encoded(encoder, levels) - centre) @ directions
+    np.testing.assert_allclose(encoded(projected(encoder, centre, directions), levels), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crops_stay_between_silence_and_the_loudest(seed: int) -> None:
+    levels, *_ = CropSource([example(seed=seed)], n_frames=16, seed=seed).draw(0, 32)
+    assert float(levels.min()) >= 0.0 and float(levels.max()) <= 1.0
