@@ -96,6 +96,16 @@ class McepConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WhisperConfig:
+    """The recogniser whose encoder the feature ``whisper`` takes."""
+
+    model: str = "base"
+    """A Whisper model that faster-whisper has downloaded, by name, or the folder of one."""
+    channels: int = option(512, minimum=1)
+    """Of its encoder: 384 of tiny, 512 of base, 768 of small, 1024 of medium, 1280 of large."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
     """Which feature each side of the model sees (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe).
 
@@ -108,6 +118,7 @@ class FeatureConfig:
     """Input of the duration predictor, computed from the source recording."""
     mel: MelConfig = field(default_factory=MelConfig)
     mcep: McepConfig = field(default_factory=McepConfig)
+    whisper: WhisperConfig = field(default_factory=WhisperConfig)
 
     def faults(self) -> list[str]:
         """What is impossible about these values taken together."""

@@ -120,6 +120,23 @@ def content(wave: Array, config: FeatureConfig) -> Array:
     return content(wave, config.mel.sample_rate)
 
 
+def whisper(wave: Array, config: FeatureConfig) -> Array:
+    """What Whisper's encoder writes (:class:`aasvc_cli.features.whisper.WhisperEncoder`): (n,) -> (T, D).
+
+    Raises:
+        ConfigError: it has another number of channels than the configuration says.
+    """
+    from aasvc_cli.features.whisper import whisper_encoder
+
+    settings = config.whisper
+    frames = whisper_encoder(settings.model)(wave, config.mel.sample_rate)
+    if frames.shape[1] != settings.channels:
+        raise ConfigError(
+            f"Whisper {settings.model}", [f"has {frames.shape[1]} channels; set features.whisper.channels to that"]
+        )
+    return frames
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureKind:
     """One kind of feature.
@@ -172,6 +189,18 @@ def _content_settings(config: FeatureConfig) -> dict[str, Any]:
     return {"weights": weights_identity(), "sample_rate": mel.sample_rate, "hop_length": mel.hop_length}
 
 
+def _whisper_settings(config: FeatureConfig) -> dict[str, Any]:
+    from aasvc_cli.features.whisper import PADDING_SECONDS, weights_of
+
+    mel = config.mel
+    return {
+        "weights": weights_of(config.whisper.model),
+        "padding": PADDING_SECONDS,
+        "sample_rate": mel.sample_rate,
+        "hop_length": mel.hop_length,
+    }
+
+
 KINDS: dict[str, FeatureKind] = {
     "mel": FeatureKind(extract=mel, width=lambda config: config.mel.n_mels, settings=_mel_settings),
     "mcep": FeatureKind(
@@ -185,6 +214,14 @@ KINDS: dict[str, FeatureKind] = {
         width=_content_width,
         settings=_content_settings,
         frames_per_second=50.0,
+    ),
+    "whisper": FeatureKind(
+        extract=whisper,
+        width=lambda config: config.whisper.channels,
+        settings=_whisper_settings,
+        frames_per_second=50.0,
+        packages=("faster_whisper",),
+        extra="asr",
     ),
     "f0": FeatureKind(extract=f0, width=lambda _: 1, settings=_world_settings, for_models=False),
 }

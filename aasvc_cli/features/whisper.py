@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, s
         MissingExtraError: faster-whisper is not installed.
         DataError: no such model, or it does not load.
     """
-    if importlib.util.find_spec("faster_whisper") is None:
-        raise MissingExtraError("Whisper: not installed: faster_whisper; run: pip install 'aasvc[asr]'")
+    _check_installed()
     from faster_whisper import WhisperModel
     from faster_whisper.utils import available_models
 
@@ -57,6 +57,43 @@ def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, s
         ) from None
 
 
+@lru_cache(maxsize=1)
+def whisper_encoder(model: str) -> WhisperEncoder:
+    """The encoder of a model, loaded once in each process."""
+    return WhisperEncoder(model)
+
+
+@lru_cache(maxsize=4)
+def weights_of(model: str) -> str:
+    """16 hexadecimal digits that identify the weights of a model, wherever it lies.
+
+    Raises:
+        MissingExtraError: faster-whisper is not installed.
+        DataError: no such folder, or the model of that name was not downloaded.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        _check_installed()
+        from faster_whisper.utils import download_model
+
+        try:
+            folder = Path(download_model(model, local_files_only=True))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"{model}: no such folder, and faster-whisper has not downloaded a model of that name ({reason}); set "
+                "features.whisper.model to the folder of a Whisper model"
+            ) from None
+    if not (folder / "model.bin").is_file():
+        raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
+    return file_sha256(folder / "model.bin")[:16]
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("faster_whisper") is None:
+        raise MissingExtraError("Whisper: not installed: faster_whisper; run: pip install 'aasvc[asr]'")
+
+
 class WhisperEncoder:
     """The encoder of a Whisper model.
 
@@ -65,7 +102,7 @@ class WhisperEncoder:
     """
 
     def __init__(self, model: str, *, threads: int = 1) -> None:
-        self._model, self.identity = load_whisper(model, compute_type="int8", threads=threads)
+        self._model, _ = load_whisper(model, compute_type="int8", threads=threads)
 
     def __call__(self, wave: Array, sample_rate: int) -> Array:
         """What the encoder writes: (n,) -> (T, D) at 50 frames a second, T = ceil(n / 320) at 16 kHz."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from aasvc_cli.config.settings import FeatureConfig, MelConfig, WhisperConfig
+from aasvc_cli.errors import ConfigError, DataError
 from aasvc_cli.features import whisper as module
-from aasvc_cli.features.whisper import WhisperEncoder
+from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.features.whisper import WhisperEncoder, weights_of, whisper_encoder
 
 DATA = Path(__file__).parents[1] / "assets"
 
@@ -28,6 +32,13 @@ class Recorder:
 
     def encode(self, levels: np.ndarray) -> np.ndarray:
         return np.abs(levels.reshape(1, -1, module.FRAME_SAMPLES)).max(axis=2, keepdims=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    yield
+    whisper_encoder.cache_clear()
+    weights_of.cache_clear()
 
 
 @pytest.fixture
@@ -49,6 +60,45 @@ def test_frames_are_those_of_the_recording_and_not_of_the_silence_behind(
 
 def test_other_sample_rates_are_resampled(recorder: Recorder) -> None:
     assert len(WhisperEncoder("any")(np.zeros(24000, dtype=np.float32), 48000)) == 25
+
+
+def folder_with(weights: bytes, folder: Path) -> FeatureConfig:
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(weights)
+    return FeatureConfig(whisper=WhisperConfig(model=str(folder), channels=1))
+
+
+def test_features_lie_where_those_of_the_mel_lie(recorder: Recorder) -> None:
+    config = FeatureConfig(
+        mel=MelConfig(sample_rate=16000, n_fft=512, hop_length=128), whisper=WhisperConfig(channels=1)
+    )
+    wave = np.ones(12345, dtype=np.float32)
+    assert len(extract("whisper", wave, config)) == len(extract("mel", wave, config))
+
+
+def test_an_encoder_of_another_width_is_refused(recorder: Recorder) -> None:
+    with pytest.raises(ConfigError, match="has 1 channels; set features.whisper.channels"):
+        extract("whisper", np.ones(16000, dtype=np.float32), FeatureConfig())
+
+
+def test_the_key_is_that_of_the_weights_wherever_they_lie(tmp_path: Path) -> None:
+    one, moved, other = (
+        feature_key("whisper", folder_with(weights, tmp_path / name))
+        for name, weights in (("one", b"weights"), ("moved", b"weights"), ("other", b"others"))
+    )
+    assert one == moved != other
+
+
+def test_the_key_names_the_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = folder_with(b"weights", tmp_path / "model")
+    key = feature_key("whisper", config)
+    monkeypatch.setattr(module, "PADDING_SECONDS", 2.0)
+    assert feature_key("whisper", config) != key
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no model\.bin in it"):
+        feature_key("whisper", FeatureConfig(whisper=WhisperConfig(model=str(tmp_path))))
 
 
 @pytest.mark.shared
