@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -75,6 +76,32 @@ def log_mel(wave: Array, config: MelConfig) -> Array:
         return np.log2(mel, out=mel)
     np.log(mel, out=mel)
     return mel if config.log_base is None else mel / np.float32(np.log(config.log_base))
+
+
+def at_sample_rate(config: MelConfig, sample_rate: int) -> MelConfig:
+    """The same analysis for recordings of another rate: windows of about the same length, bands of the same width.
+
+    ``n_fft`` stays a power of two if it was one, the hop the same part of it, and no band lies above half the rate.
+    """
+    scale = sample_rate / config.sample_rate
+    if config.n_fft & (config.n_fft - 1) == 0:
+        n_fft = 1 << round(math.log2(config.n_fft * scale))
+    else:
+        n_fft = 2 * round(config.n_fft * scale / 2)
+    stretch = n_fft / config.n_fft
+    fmax = None if config.fmax is None or config.fmax >= sample_rate / 2 else config.fmax
+    tops = [_hertz_to_mel(top) for top in (fmax or sample_rate / 2, config.fmax or config.sample_rate / 2)]
+    bottom = _hertz_to_mel(config.fmin)
+    n_mels = config.n_mels * (tops[0] - bottom) / (tops[1] - bottom)
+    return replace(
+        config,
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        hop_length=max(1, round(config.hop_length * stretch)),
+        win_length=None if config.win_length is None else round(config.win_length * stretch),
+        n_mels=config.n_mels if fmax == config.fmax and fmax is not None else 8 * round(n_mels / 8),
+        fmax=fmax,
+    )
 
 
 def mel_centres(config: MelConfig) -> Array64:
