@@ -10,6 +10,7 @@ import typer
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.configuration import configured
 from aasvc_cli.cli.options import (
+    THE_CONFIGURATIONS,
     ConfOption,
     DurationFeatureOption,
     FramesPerTokenOption,
@@ -19,6 +20,7 @@ from aasvc_cli.cli.options import (
     SourceFeatureOption,
     TargetFeatureOption,
     data_option,
+    model_option,
     overrides_of,
 )
 from aasvc_cli.cli.output import clock, home_folder, say_next, show_result
@@ -66,6 +68,23 @@ def prepare(
         str | None,
         data_option("--name", metavar="NAME", help="Name for this prepared set.", show_default="<source>_<target>"),
     ] = None,
+    pairs: Annotated[
+        str | None,
+        data_option(
+            "--pairs",
+            metavar="FILE",
+            help="A table of source, target and perhaps text (TSV or CSV), in place of matching by name.",
+        ),
+    ] = None,
+    training: Annotated[
+        str | None,
+        data_option(
+            "--train",
+            metavar="N|FRACTION|FILE",
+            help="Pairs to train on, in the same way as --dev; the others are left aside.",
+            show_default="all that are left",
+        ),
+    ] = None,
     dev: Annotated[
         str | None,
         data_option(
@@ -84,12 +103,42 @@ def prepare(
             show_default="the corpus's own, else a tenth and at most 20",
         ),
     ] = None,
+    trim: Annotated[
+        bool | None,
+        data_option(
+            "--trim/--no-trim",
+            help="Leave the silence at both ends out, but for 50 ms.",
+            show_default="the configuration's; published ones don't",
+        ),
+    ] = None,
+    loudness: Annotated[
+        bool, data_option("--loudness", help="Bring every recording to its speaker's usual loudness.")
+    ] = False,
+    max_seconds: Annotated[
+        float,
+        data_option(
+            "--max-seconds",
+            min=0.0,
+            help="Longer pairs are cut at pauses that both share, or left out; 0 for no limit.",
+        ),
+    ] = 12.0,
     seed: Annotated[int, data_option("--seed", min=0, help="Decides which pairs are kept.")] = 1,
     conf: ConfOption = None,
     src_feat: SourceFeatureOption = None,
     trg_feat: TargetFeatureOption = None,
     dp_feat: DurationFeatureOption = None,
     frames_per_token: FramesPerTokenOption = None,
+    sample_rate: Annotated[
+        int | None,
+        model_option(
+            "--sample-rate",
+            metavar="HZ",
+            min=4000,
+            max=192000,
+            help="Sample rate of the model; windows and bands follow.",
+            show_default=THE_CONFIGURATIONS,
+        ),
+    ] = None,
     jobs: JobsOption = None,
     overwrite: OverwriteOption = False,
     json_target: JsonOption = None,
@@ -98,8 +147,9 @@ def prepare(
 
     Example: [bold]aasvc prepare --source my/voice --target their/voice[/bold]
 
-    Recordings with the same file name belong together; wav, flac, ogg and mp3 of any rate will do. Pairs that cannot
-    be used are left out and listed. Run it again after an interruption: only what is missing is done.
+    Recordings with the same path or name belong together, with or without a prefix for each speaker; wav, flac, ogg
+    and mp3 of any rate will do. Pairs that cannot be used are left out and listed. Run it again after an
+    interruption: only what is missing is done.
     """
     from aasvc_cli.pipeline.prepare import prepare as run
 
@@ -120,8 +170,14 @@ def prepare(
             source=source,
             target=target,
             name=name,
+            pairs=pairs,
+            training=training,
             dev=dev,
             evaluation=evaluation,
+            trim=trim,
+            loudness=loudness,
+            sample_rate=sample_rate,
+            max_seconds=max_seconds,
             seed=seed,
             jobs=jobs,
             overwrite=overwrite,
@@ -138,16 +194,28 @@ def _preparation(report: PrepareReport) -> list[str]:
         f"{report.name}: {pairs} pairs; {clock(report.source_seconds)} of {report.source_speaker}, "
         f"{clock(report.target_seconds)} of {report.target_speaker}"
     ]
-    left_out = [finding for finding in report.findings if finding.excluded]
+    if set(report.matched_by) - {"path"}:
+        lines.append(f"matched: {', '.join(f'{count} by {rule}' for rule, count in report.matched_by.items())}")
+    if report.trimmed_seconds:
+        lines.append(f"trimmed: {clock(report.trimmed_seconds)} of silence before and after the speech")
+    if report.n_cut:
+        lines.append(f"cut: {report.n_cut} long pairs, at pauses that both recordings share")
+    left_out = sorted(
+        (finding for finding in report.findings if finding.excluded), key=lambda each: each.code == "no_partner"
+    )
     if left_out:
-        lines.append(f"left out: {report.n_excluded}")
+        codes = Counter(finding.code for finding in left_out)
+        why = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+        lines.append(f"left out: {report.n_excluded} ({why})")
         lines += [f"  {finding.utterance_id}: {finding.message}" for finding in left_out[:SHOWN_FINDINGS]]
         if len(left_out) > SHOWN_FINDINGS:
             lines.append(f"  and {len(left_out) - SHOWN_FINDINGS} more, in {report.report}")
-    notes = Counter(finding.code for finding in report.findings if not finding.excluded)
+    lines += [f"note: {finding.message}" for finding in report.findings if not finding.utterance_id]
+    notes = Counter(finding.code for finding in report.findings if finding.utterance_id and not finding.excluded)
     if notes:
         counts = ", ".join(f"{count} {code}" for code, count in notes.most_common())
         lines.append(f"worth a look: {counts}; see {report.report}")
+    lines += [f"advice: {advice}" for advice in report.advice]
     if report.n_breaking:
         lines.append(
             f"{report.n_breaking} pairs have more source tokens than target frames at {report.frames_per_token} frames "

@@ -116,6 +116,8 @@ class FeatureConfig:
     target: str = "mel"
     duration: str = "mel"
     """Input of the duration predictor, computed from the source recording."""
+    trim: bool = False
+    """``prepare`` leaves the silence at both ends of the recordings out (published: no)."""
     mel: MelConfig = field(default_factory=MelConfig)
     mcep: McepConfig = field(default_factory=McepConfig)
     whisper: WhisperConfig = field(default_factory=WhisperConfig)

@@ -19,18 +19,18 @@ _DEFAULT_MOST = 20
 
 def split(
     utterance_ids: Sequence[str], draw: Mapping[str, str | None], *, seed: int, known: Collection[str] = ()
-) -> list[str]:
-    """Draw dev and evaluation sets; what is left is for training.
+) -> list[str | None]:
+    """Draw dev and evaluation sets; what is left is for training, or so many of it as are asked for.
 
     The draw depends on the seed and the names only, so a pair that is added or removed moves hardly any other one.
 
     Args:
-        draw: for ``dev`` and/or ``eval`` a count (``"20"``), a fraction (``"0.1"``), a file with one utterance id per
-            line, or None for a tenth, 20 at most, but leaving two to train on.
+        draw: for ``train``, ``dev`` and ``eval`` a count (``"20"``), a fraction (``"0.1"``), a file with one utterance
+            id per line, or None for a tenth, 20 at most, but leaving two to train on.
         known: further names that a list may hold, as these pairs exist but cannot be used
 
     Returns:
-        the set of each utterance, in order
+        the set of each utterance, in order; None for what is left beside a ``train`` that was asked for
 
     Raises:
         DataError: a size that is impossible, or a list with unknown names.
@@ -52,17 +52,20 @@ def split(
         for index, utterance_id in enumerate(utterance_ids):
             if utterance_id in listed:
                 if chosen[index]:
-                    raise DataError(f"{path}: {utterance_id} is listed for both dev and eval; list it once")
+                    raise DataError(
+                        f"{path}: {utterance_id} is listed for both {chosen[index]} and {name}; list it once"
+                    )
                 chosen[index] = name
     free = [index for index, name in enumerate(chosen) if not name]
     free.sort(key=lambda index: hashlib.sha256(f"{seed}:{utterance_ids[index]}".encode()).digest())
     n_all, start = len(free), 0
-    for name in (each for each in ("dev", "eval") if each in sizes):
+    for name in (each for each in ("dev", "eval", "train") if each in sizes):
         count = _size(name, sizes[name], n_all, n_all - start)
         for index in free[start : start + count]:
             chosen[index] = name
         start += count
-    return [name or "train" for name in chosen]
+    rest = None if "train" in draw else "train"
+    return [name or rest for name in chosen]
 
 
 def _is_number(text: str) -> bool:

@@ -24,10 +24,12 @@ from pathlib import Path
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.audio.mel import resample
 from aasvc_cli.config.reading import override, read_preset
+from aasvc_cli.data.analysis import Bench, Job, analyse
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.prepare import analyse, prepare
+from aasvc_cli.pipeline.prepare import prepare
 from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.result_cache import ResultCache
 
 BAR = 300.0
 BUNDLED = Path(__file__).parent.parent / "assets" / "male_train_parallel_0003.flac"
@@ -66,7 +68,7 @@ def measure(recording: Path, sample_rate: int, minutes: float, kind: str, suffix
         sample = root / "source" / f"0000{suffix}"
         store = FeatureStore(root / "steps", config.features, feature_key)
         feature = extract(kind, wave, config.features)
-        assert analyse(sample, [kind], store).computed
+        assert analyse(Job(sample, (kind,)), Bench(store, ResultCache(None), root / "excerpts")).computed
         steps = {
             "read": best_of(20, lambda: read_audio(sample)),
             "extract": best_of(20, lambda: extract(kind, wave, config.features)),

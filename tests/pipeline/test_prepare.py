@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,11 +21,12 @@ from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.config.reading import override
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig, ModelConfig
+from aasvc_cli.data.checks import smallest_frames_per_token
 from aasvc_cli.data.manifest import ParallelPair, read_manifest
 from aasvc_cli.errors import DataError, Interrupted, StorageError
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.prepare import PrepareReport, prepare, smallest_frames_per_token
+from aasvc_cli.pipeline.prepare import PrepareReport, prepare
 
 RATE = 8000
 CONFIG = Config(features=FeatureConfig(mel=MelConfig(sample_rate=RATE, n_fft=256, hop_length=64, n_mels=20)))
@@ -31,6 +34,10 @@ CONFIG = Config(features=FeatureConfig(mel=MelConfig(sample_rate=RATE, n_fft=256
 
 def sound(seconds: float = 0.5, seed: int = 0, rate: int = RATE, level: float = 0.1) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-level, level, size=round(seconds * rate))
+
+
+def tone(seconds: float = 0.5, level: float = 0.1) -> np.ndarray:
+    return level * np.sin(2 * np.pi * 123.4 * np.arange(round(seconds * RATE)) / RATE)
 
 
 class Corpus:
@@ -107,7 +114,7 @@ class TestGoodPairs:
             pair for key in ("train", "dev") for pair in read_manifest(home).sets[key] if pair.utterance_id == "wide"
         )
         assert (pair.source_frames, pair.target_frames) == (1 + 4000 // 64, 1 + 4000 // 64)
-        assert [(f.code, f.excluded) for f in report.findings] == [("rates_differ", False)]
+        assert [(f.side, f.code, f.excluded) for f in report.findings] == [("source", "channels", False)]
 
     def test_each_side_gets_the_kinds_of_features_it_needs(self, home, corpus, run):
         config = override(CONFIG, {"features.source": "mcep"})
@@ -140,8 +147,8 @@ class TestGoodPairs:
         corpus.put("silent", np.zeros(4000), sound())
         arguments = {"source": corpus.source, "target": corpus.target}
         alone = prepare(home, CONFIG, **arguments, jobs=1, name="alone")
-        for path in home.features.rglob("*.safetensors"):
-            path.unlink()
+        shutil.rmtree(home.features)
+        shutil.rmtree(home.cache)
         together = prepare(home, CONFIG, **arguments, jobs=2, name="together")
         assert together.n_computed == alone.n_computed == 42
         assert together.findings == alone.findings
@@ -160,7 +167,7 @@ class TestFaults:
             ("empty", np.zeros(0), "holds no samples"),
             ("silent", np.zeros(4000), "digital silence"),
             ("silent", sound(level=5e-4), r"peak: -6\d dB"),
-            ("clipped", np.clip(sound(level=1.2), -1, 1), "1[5-8].*% of its samples are at full scale"),
+            ("clipped", np.clip(tone(level=1.2), -1, 1), "3[5-9].*% of its samples are cut off at the peak"),
             ("too_short", sound(0.05), r"lasts 0\.050 s; expected 0\.1 s or more"),
         ],
     )
@@ -204,11 +211,11 @@ class TestFaults:
     def test_a_single_peak_at_full_scale_is_no_clipping(self, corpus, run):
         wave = sound()
         wave[7] = 1.0
-        corpus.put("normalised", wave, wave)
+        corpus.put("normalised", wave, wave[::-1])
         assert run().findings == ()
 
-    def test_upsampled_recordings_are_noted(self, corpus, run):
-        corpus.put("phone", sound(rate=4000), sound(rate=4000), rates=(4000, 4000))
+    def test_recordings_of_a_narrower_band_than_the_others_are_noted(self, corpus, run):
+        corpus.put("phone", sound(rate=4000), sound(rate=4000, seed=1), rates=(4000, 4000))
         assert [(f.side, f.code, f.excluded) for f in run().findings] == [
             ("source", "low_rate", False),
             ("target", "low_rate", False),
@@ -226,9 +233,164 @@ class TestFaults:
         assert report.n_excluded == 2
 
 
+class TestReading:
+    """What reading a recording brings up reaches the report."""
+
+    def test_a_recording_whose_end_is_missing_is_left_out(self, corpus, run):
+        corpus.put("cut", sound(1.6), sound(1.6, 1))
+        whole = (corpus.source / "cut.wav").read_bytes()
+        (corpus.source / "cut.wav").write_bytes(whole[: int(len(whole) * 0.65)])
+        (finding,) = run().findings
+        assert (finding.utterance_id, finding.side, finding.code, finding.excluded) == (
+            "cut",
+            "source",
+            "truncated",
+            True,
+        )
+        assert "ends after 1.0" in finding.message
+        assert "of 1.60 s, the rest of the file is missing" in finding.message
+
+    def test_inverted_channels_are_noted_and_the_pair_is_kept(self, home, corpus, run):
+        wave = sound()
+        corpus.put("inverted", np.stack([wave, -wave], axis=1), sound(seed=1))
+        assert [(f.utterance_id, f.side, f.code, f.excluded) for f in run().findings] == [
+            ("inverted", "source", "channels", False)
+        ]
+
+    def test_silence_with_an_offset_is_silence(self, corpus, run):
+        corpus.put("offset", 0.2 + sound(level=1e-4), sound(), subtype="FLOAT")
+        assert [(f.utterance_id, f.code) for f in run().findings if f.excluded] == [("offset", "silent")]
+
+    def test_integers_in_a_float_file_are_left_out(self, corpus, run):
+        corpus.put("unscaled", sound() * 32768, sound(), subtype="FLOAT")
+        assert [(f.utterance_id, f.code) for f in run().findings] == [("unscaled", "scale")]
+
+    def test_the_same_recording_on_both_sides_is_noted(self, corpus, run):
+        corpus.put("same", sound(), sound())
+        soundfile.write(corpus.target / "same.flac", soundfile.read(corpus.source / "same.wav", dtype="int16")[0], RATE)
+        (corpus.target / "same.wav").unlink()
+        assert [(f.utterance_id, f.code, f.excluded) for f in run().findings] == [("same", "same_recording", False)]
+
+    def test_the_same_recordings_throughout_are_refused(self, home, corpus, run):
+        shutil.rmtree(corpus.target)
+        shutil.copytree(corpus.source, corpus.target)
+        with pytest.raises(DataError, match="source and target are the same recordings in all 6 pairs"):
+            run()
+        assert not home.prepared.exists()
+
+
+def spoken(*parts: float, pitch: float = 120.0, level: float = 0.1, rate: int = RATE) -> np.ndarray:
+    """A buzz with pauses: seconds of sound, of silence, of sound and so on; two pitches are two speakers."""
+    pieces = []
+    for index, seconds in enumerate(parts):
+        t = np.arange(round(seconds * rate)) / rate
+        noise = 1e-4 * np.random.default_rng(index).standard_normal(len(t))
+        wobble = 2 * np.pi * pitch * (t + 0.01 * np.sin(7 * t + index))
+        pieces.append(noise + (index % 2 == 0) * level * sum(np.sin(k * wobble) / k for k in range(1, 9)))
+    return np.concatenate(pieces)
+
+
+class TestExcerpts:
+    """What of a recording is used: without the silence around it, in pieces, at another level."""
+
+    def pairs(self, home) -> dict[str, ParallelPair]:
+        return {pair.utterance_id: pair for pairs in read_manifest(home).sets.values() for pair in pairs}
+
+    def speakers(self, corpus: Corpus, seconds: float = 0.0) -> None:
+        for index in range(6):
+            sounds = (
+                spoken(0, seconds, 1.0 + 0.1 * index, seconds, pitch=pitch) for pitch in (110 + index, 210 + index)
+            )
+            corpus.put(f"good{index}", *sounds)
+
+    def test_silence_at_both_ends_goes_and_is_reported(self, home, corpus, run):
+        self.speakers(corpus, 2.0)
+        report = run(trim=True)
+        pair = self.pairs(home)["good0"]
+        assert pair.source_seconds == pytest.approx(1.1, abs=0.03)
+        wave, rate = read_audio(pair.source)
+        original, _ = read_audio(corpus.source / "good0.wav")
+        start = round(1.95 * RATE)
+        best = min(
+            np.abs(wave - original[start + shift : start + shift + len(wave)]).max() for shift in range(-200, 200)
+        )
+        assert rate == RATE
+        assert best < 1e-4, "the samples themselves are as they were"
+        assert pair.source_frames == 1 + len(wave) // 64
+        assert report.trimmed_seconds == pytest.approx(12 * 3.9, abs=0.5)
+
+    def test_by_default_the_configuration_decides(self, home, corpus, run):
+        self.speakers(corpus, 2.0)
+        run()
+        assert self.pairs(home)["good0"].source == corpus.source / "good0.wav"
+        run(override(CONFIG, {"features.trim": True}))
+        assert self.pairs(home)["good0"].source_seconds < 1.2
+        run(override(CONFIG, {"features.trim": True}), trim=False)
+        assert self.pairs(home)["good0"].source_seconds == pytest.approx(5.0)
+        assert not list((home.prepared / "anna_bob" / "recordings").glob("*")), "nothing is left of the run before"
+
+    def test_long_pairs_are_cut_where_both_pause(self, home, corpus, run):
+        long = (3.0, 0.6, 4.0, 0.9, 2.5, 0.5, 5.0)
+        slower = tuple(seconds * 1.1 if index % 2 == 0 else 0.7 for index, seconds in enumerate(long))
+        corpus.put("long", spoken(*long), spoken(*slower, pitch=200.0))
+        report = run(max_seconds=9.5)
+        pieces = {name: pair for name, pair in self.pairs(home).items() if name.startswith("long")}
+        assert list(pieces) == ["long-1", "long-2"]
+        assert [pair.source_seconds for pair in pieces.values()] == pytest.approx([7.7, 8.1], abs=0.05)
+        assert [pair.target_seconds for pair in pieces.values()] == pytest.approx([8.5, 9.05], abs=0.1)
+        assert report.n_cut == 1
+        assert [(f.utterance_id, f.excluded) for f in report.findings if f.code == "cut"] == [("long", False)]
+
+    def test_long_pairs_whose_pauses_do_not_agree_are_refused_by_name(self, home, corpus, run):
+        corpus.put("long", spoken(6.0, 0.8, 8.0), spoken(10.0, 0.8, 4.0, pitch=200.0))
+        (finding,) = run().findings
+        assert (finding.utterance_id, finding.code, finding.excluded) == ("long", "too_long", True)
+        assert "lasts 14.8 s (source) and 14.8 s (target), more than --max-seconds 12" in finding.message
+        assert "long" not in self.pairs(home)
+        run(max_seconds=0)
+        assert "long" in self.pairs(home)
+
+    def test_levels_that_differ_are_named_and_matched_on_request(self, home, corpus, run):
+        self.speakers(corpus)
+        corpus.put("quiet", spoken(1.0, level=0.1 * 10 ** (-15 / 20)), spoken(1.0, pitch=220))
+        report = run()
+        assert [(f.utterance_id, f.side, f.code) for f in report.findings] == [("quiet", "source", "level")]
+        assert "15 dB quieter than usual" in report.findings[0].message
+        assert any("--loudness matches all" in advice for advice in report.advice)
+        report = run(loudness=True)
+        peaks = [np.abs(read_audio(pair.source)[0]).max() for pair in self.pairs(home).values()]
+        assert max(peaks) / min(peaks) < 10 ** (2 / 20)
+        assert report.n_pairs == {"train": 5, "dev": 1, "eval": 1}
+
+    def test_recordings_made_from_a_lower_rate_lead_to_one_advice(self, home, tmp_path, monkeypatch):
+        corpus = Corpus(tmp_path / "phone", 0)
+        for index in range(6):
+            narrow = (soxr.resample(sound(1.0, 2 * index + side, 8000), 8000, 24000) for side in (0, 1))
+            corpus.put(f"u{index}", *narrow, rates=(24000, 24000))
+        config = override(CONFIG, {"features.mel.sample_rate": 24000})
+        arguments = {"source": corpus.source, "target": corpus.target, "jobs": 1}
+        report = prepare(home, config, **arguments)
+        assert report.findings == ()
+        (advice,) = report.advice
+        assert "anna has sound up to 4.0 kHz" in advice
+        assert "--sample-rate 8000" in advice
+        again = prepare(home, config, **arguments, sample_rate=8000)
+        assert (again.advice, again.sample_rate) == ((), 8000)
+        assert read_manifest(home).config.features.mel.sample_rate == 8000
+
+    def test_few_training_pairs_take_the_batch_of_the_published_series(self, home, corpus, run):
+        config = override(CONFIG, {"train.batch_size": 2, "train.accum": 8})
+        assert run(config).batch_size == 16
+        report = run(config, training="3")
+        assert report.n_pairs == {"train": 3, "dev": 1, "eval": 1}
+        assert report.batch_size == 4
+        train = read_manifest(home).config.train
+        assert (train.batch_size, train.accum) == (2, 2)
+
+
 class TestDurationRatio:
     def far(self, corpus: Corpus, run: Callable[..., PrepareReport], seconds: float) -> list[tuple[str, bool]]:
-        corpus.put("odd", sound(0.5), sound(seconds))
+        corpus.put("odd", sound(0.5), sound(seconds, 1))
         return [(f.code, f.excluded) for f in run().findings if f.utterance_id == "odd"]
 
     @pytest.mark.parametrize("seconds", [0.5, 0.6, 0.72])
@@ -341,7 +503,7 @@ class TestSets:
                 for speaker in ("male", "female"):
                     path = root / speaker / "wav" / folder / f"{folder}_{index}.wav"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    soundfile.write(path, sound(0.4, count), RATE)
+                    soundfile.write(path, sound(0.4, count + 100 * (speaker == "male")), RATE)
         return root
 
     def test_a_corpus_keeps_its_own_sets(self, home, captain):
@@ -413,7 +575,7 @@ def no_analysis(*args: object) -> None:
 class TestResuming:
     def test_a_second_run_decodes_nothing(self, run, monkeypatch):
         first = run()
-        monkeypatch.setattr("aasvc_cli.pipeline.prepare.read_audio", no_analysis)
+        monkeypatch.setattr("aasvc_cli.data.analysis.read_audio", no_analysis)
         second = run()
         assert (first.n_computed, first.n_fresh) == (12, 0)
         assert (second.n_computed, second.n_fresh) == (0, 12)
@@ -421,9 +583,9 @@ class TestResuming:
         assert second.n_pairs == first.n_pairs
 
     def test_notes_are_found_again_without_decoding(self, corpus, run, monkeypatch):
-        corpus.put("wide", sound(rate=16000), sound(), rates=(16000, RATE))
+        corpus.put("wide", np.stack([sound(), np.zeros(4000)], axis=1), sound(seed=1))
         findings = run().findings
-        monkeypatch.setattr("aasvc_cli.pipeline.prepare.read_audio", no_analysis)
+        monkeypatch.setattr("aasvc_cli.data.analysis.read_audio", no_analysis)
         assert run().findings == findings != ()
 
     def test_only_a_changed_recording_is_done_again(self, home, corpus, run):
@@ -519,7 +681,7 @@ class TestStorage:
                 raise MemoryError("much too long")
             return wave
 
-        monkeypatch.setattr("aasvc_cli.pipeline.prepare.resample", moody)
+        monkeypatch.setattr("aasvc_cli.data.analysis.resample", moody)
         corpus.put("bad", sound(3333 / RATE), sound())
         (finding,) = run().findings
         assert (finding.code, finding.excluded) == ("unreadable", True)

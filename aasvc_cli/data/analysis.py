@@ -1,0 +1,229 @@
+"""Recordings one by one: measured, cut to what is used, and turned into features.
+
+What was measured is kept by the content of the recording, features with the recording that they belong to, so that a
+second run decodes only what is missing or has changed. A recording of which only a part is used, or at another level,
+is written anew below the prepared set, and everything after this stage works with that file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aasvc_cli.audio.files import encode_audio, read_audio
+from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.quality import Quality, measure
+from aasvc_cli.errors import AasvcError, AudioError, DataError
+from aasvc_cli.features.kinds import extract
+from aasvc_cli.features.store import FeatureStore, recording_stamp
+from aasvc_cli.storage.files import file_sha256, write_bytes
+from aasvc_cli.storage.result_cache import ResultCache
+
+Wave = npt.NDArray[np.float32]
+
+MIN_SECONDS = 0.1
+SILENT_PEAK = 1e-3
+"""-60 dB of full scale: nothing but the noise of the converter."""
+CLIPPED_TOO_MUCH = 0.02
+"""Share of clipped samples from which on a recording is distorted throughout."""
+_VERSION = 1
+"""Counted up when :mod:`aasvc_cli.audio.quality` measures something else."""
+_EDGE_SECONDS = 0.02
+"""Less silence than this at an end is not worth a new file."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What of a recording is used.
+
+    Attributes:
+        start, stop: in seconds
+        gain_db: how much louder it becomes
+    """
+
+    start: float
+    stop: float
+    gain_db: float = 0.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a recording.
+
+    Attributes:
+        remarks: (code, message) of what reading it brought up
+        samples: digest of its samples; the same recording in another file has the same
+    """
+
+    quality: Quality
+    remarks: tuple[tuple[str, str], ...]
+    samples: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The outcome of one recording.
+
+    Attributes:
+        facts: None if it could not be decoded
+        path: the file to work with; the recording itself if all of it is used as it is
+        seconds, n_frames: of that file; 0 if it has no features yet
+        code, message: why it cannot be used; empty if it can
+        computed: whether it was decoded now
+        fatal: an error that stops the run, because the next recording would fail in the same way
+    """
+
+    facts: Facts | None
+    path: Path | None = None
+    seconds: float = 0.0
+    n_frames: int = 0
+    code: str = ""
+    message: str = ""
+    computed: bool = True
+    fatal: AasvcError | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how recordings are worked on.
+
+    Attributes:
+        store: of the features
+        cache: of what was measured
+        folder: for the files that are written anew
+        trim: leave the silence at both ends out
+        max_seconds: longer recordings are only measured; 0 for no limit
+    """
+
+    store: FeatureStore
+    cache: ResultCache
+    folder: Path
+    trim: bool = False
+    max_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording to analyse.
+
+    Attributes:
+        kinds: features to compute; none to measure only
+        excerpt: what to use of it; None for all, or for the speech if silence is trimmed
+    """
+
+    recording: Path
+    kinds: tuple[str, ...]
+    excerpt: Excerpt | None = None
+
+
+def analyse(job: Job, bench: Bench) -> Analysis:
+    """Measure one recording and compute those of its features that are missing; never raises for a bad recording."""
+    recording = job.recording
+    try:
+        decoded: list[tuple[Wave, int]] = []
+        facts = _facts(recording, bench, decoded)
+        quality = facts.quality
+        fault = _fault(facts)
+        excerpt = job.excerpt or default_excerpt(quality, bench.trim)
+        seconds = excerpt.stop - excerpt.start
+        if not fault and seconds < MIN_SECONDS:
+            fault = "too_short", f"lasts {seconds:.3f} s; expected {MIN_SECONDS:g} s or more"
+        if fault:
+            return Analysis(facts, seconds=seconds, code=fault[0], message=fault[1], computed=bool(decoded))
+        if not job.kinds or (job.excerpt is None and bench.max_seconds and seconds > bench.max_seconds):
+            return Analysis(facts, seconds=seconds, computed=bool(decoded))
+        whole = excerpt == Excerpt(0.0, quality.seconds)
+        path = recording if whole else _excerpt_path(recording, facts, excerpt, bench.folder)
+        known = {kind: bench.store.facts(kind, path) for kind in job.kinds}
+        missing = [kind for kind, stored in known.items() if not stored]
+        if missing:
+            stamp = recording_stamp(recording)
+            wave, sample_rate = decoded.pop() if decoded else read_audio(recording)
+            if not whole:
+                wave = _cut(wave, sample_rate, excerpt)
+                # 24 bits, as a quiet recording made louder would show the steps of 16
+                write_bytes(path, encode_audio(wave, sample_rate, "FLAC", "PCM_24"))
+                stamp = recording_stamp(path)
+            rate = bench.store.config.mel.sample_rate
+            wave = resample(wave, sample_rate, rate)
+            for kind in missing:
+                feature = extract(kind, wave, bench.store.config)
+                known[kind] = {"n_frames": len(feature)}
+                bench.store.save(kind, path, feature, facts=known[kind], stamp=stamp)
+        n_frames = next(int(stored["n_frames"]) for stored in known.values() if stored)
+        return Analysis(facts, path, seconds, n_frames, computed=bool(missing))
+    except AudioError as error:
+        # the caller names the file, too
+        return Analysis(None, code=error.code, message=str(error).removeprefix(f"{recording}: "))
+    except DataError as error:
+        return Analysis(None, code="unreadable", message=str(error).removeprefix(f"{recording}: "))
+    except AasvcError as error:
+        return Analysis(None, fatal=error)
+    except Exception as error:  # a worker must not take the whole run down for one recording
+        return Analysis(None, code="unreadable", message=f"analysis failed ({type(error).__name__}: {error})")
+
+
+def default_excerpt(quality: Quality, trim: bool) -> Excerpt:
+    """All of a recording, or the speech in it."""
+    if not trim or quality.start + (quality.seconds - quality.stop) < _EDGE_SECONDS:
+        return Excerpt(0.0, quality.seconds)
+    return Excerpt(quality.start, quality.stop)
+
+
+def _facts(recording: Path, bench: Bench, decoded: list[tuple[Wave, int]]) -> Facts:
+    """What was measured before on the same content, or is now; then the samples are left in ``decoded``."""
+
+    def compute() -> dict[str, Any]:
+        remarks: list[tuple[str, str]] = []
+        wave, sample_rate = read_audio(recording, lambda remark: remarks.append((remark.code, remark.message)))
+        decoded.append((wave, sample_rate))
+        samples = hashlib.sha256(np.rint(wave * 32767).astype("<i4").tobytes()).hexdigest()
+        return dataclasses.asdict(measure(wave, sample_rate)) | {"remarks": remarks, "samples": samples}
+
+    if not recording.is_file():
+        compute()  # says what is wrong
+    tree = bench.cache.tree("recordings", {"content": file_sha256(recording), "version": _VERSION}, compute)
+    remarks = tuple((str(code), str(message)) for code, message in tree["remarks"])
+    pauses = tuple((float(start), float(stop)) for start, stop in tree["pauses"])
+    names = [field.name for field in dataclasses.fields(Quality)]
+    quality = Quality(**{name: tree[name] for name in names} | {"pauses": pauses})
+    return Facts(quality, remarks, str(tree["samples"]))
+
+
+def _fault(facts: Facts) -> tuple[str, str] | None:
+    """Code and message of what rules a recording out."""
+    quality = facts.quality
+    for code, message in facts.remarks:
+        if code == "truncated":
+            return code, message
+    if quality.seconds < MIN_SECONDS:
+        return "too_short", f"lasts {quality.seconds:.3f} s; expected {MIN_SECONDS:g} s or more"
+    if quality.peak < SILENT_PEAK:
+        level = f"{20 * math.log10(quality.peak):.0f} dB" if quality.peak else "digital silence"
+        return (
+            "silent",
+            f"is silent (peak: {level}); expected a peak above {20 * math.log10(SILENT_PEAK):.0f} dB",
+        )
+    if quality.clipped_share >= CLIPPED_TOO_MUCH:
+        share = f"{quality.clipped_share:.1%} of its samples are cut off at the peak"
+        return "clipped", f"is clipped: {share}; record it at a lower level"
+    return None
+
+
+def _excerpt_path(recording: Path, facts: Facts, excerpt: Excerpt, folder: Path) -> Path:
+    key = json.dumps([facts.samples, *map(str, dataclasses.astuple(excerpt))])
+    return folder / f"{recording.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.flac"
+
+
+def _cut(wave: Wave, sample_rate: int, excerpt: Excerpt) -> Wave:
+    part = wave[round(excerpt.start * sample_rate) : round(excerpt.stop * sample_rate)]
+    gain = 10.0 ** (excerpt.gain_db / 20.0)
+    return (part * np.float32(gain)).astype(np.float32) if excerpt.gain_db else part
