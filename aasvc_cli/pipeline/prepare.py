@@ -5,19 +5,21 @@ Recordings are matched, measured, trimmed and turned into features; long pairs a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aasvc_cli.audio.mel import at_sample_rate
 from aasvc_cli.config.settings import Config
-from aasvc_cli.data.analysis import Bench, Excerpt, Job, default_excerpt
+from aasvc_cli.data.analysis import Analysis, Bench, Excerpt, Job, analyse, default_excerpt
 from aasvc_cli.data.checks import (
     Candidate,
     Pairs,
@@ -32,13 +34,15 @@ from aasvc_cli.data.cutting import cut_pair
 from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, Manifest, ParallelPair, read_manifest, write_manifest
 from aasvc_cli.data.matching import match
 from aasvc_cli.data.splitting import split
-from aasvc_cli.errors import AasvcError, DataError
+from aasvc_cli.errors import AasvcError, DataError, Interrupted
 from aasvc_cli.features.kinds import feature_key
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.recordings import Progress, analyse_all, by_recording
-from aasvc_cli.storage.files import remove_file, write_json
+from aasvc_cli.storage.files import remove_file, remove_unfinished, write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
+from aasvc_cli.workers import Workers, core_count
+
+Progress = Callable[[int, int], None]
 
 MAX_SECONDS = 12.0
 """Of a pair: attention takes memory that grows with the square, and the longest pair decides for its whole batch."""
@@ -171,8 +175,8 @@ def prepare(
         trim=config.features.trim if trim is None else trim,
         max_seconds=max_seconds,
     )
-    analyses = analyse_all(_first_jobs(matching.pairs, config, loudness), bench, jobs, on_progress)
-    measured = by_recording(analyses)
+    analyses = _analyse_all(_first_jobs(matching.pairs, config, loudness), bench, jobs, on_progress)
+    measured = _by_recording(analyses)
     candidates = [
         Candidate(where, pair, measured[pair.source], measured[pair.target]) for where, pair in matching.pairs
     ]
@@ -292,7 +296,7 @@ def _excerpts(
         )
         for part, *excerpts in planned
     ]
-    analyses = analyse_all([job for both in jobs for job in both], bench, processes)
+    analyses = _analyse_all([job for both in jobs for job in both], bench, processes)
     for (part, *_), (ours_job, theirs_job) in zip(planned, jobs, strict=True):
         result.append(dataclasses.replace(part, source=analyses[ours_job], target=analyses[theirs_job]))
     return result, findings
@@ -425,3 +429,77 @@ def _assign_sets(
         if key is not None:
             sets[key].append(pair)
     return {key: tuple(sorted(sets[key], key=lambda pair: pair.utterance_id)) for key in SETS}
+
+
+# --- all recordings --------------------------------------------------------------------------------------------------
+
+_CHUNK = 8
+"""Recordings per task: enough to hide the cost of handing over a task, few enough for a smooth progress bar."""
+
+
+def _analyse_all(
+    jobs: Sequence[Job], bench: Bench, processes: int | None, on_progress: Progress | None = None
+) -> dict[Job, Analysis]:
+    """Analyse recordings, in processes if there are enough of both.
+
+    Raises:
+        StorageError: features cannot be written.
+        Interrupted: on Ctrl-C; what was computed is kept.
+    """
+    analyses: dict[Job, Analysis] = {}
+    if on_progress:
+        on_progress(0, len(jobs))
+    try:
+        with contextlib.closing(_run(jobs, bench, processes)) as outcomes:
+            for job, analysis in outcomes:
+                if analysis.fatal is not None:
+                    raise analysis.fatal
+                analyses[job] = analysis
+                if on_progress:
+                    on_progress(len(analyses), len(jobs))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped after {len(analyses)} of {len(jobs)} recordings; they are kept, and the same command goes on"
+        ) from None
+    return analyses
+
+
+def _run(jobs: Sequence[Job], bench: Bench, processes: int | None) -> Generator[tuple[Job, Analysis], None, None]:
+    """Analyse recordings; yields in any order."""
+    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
+    count = min(processes or core_count(), len(chunks))
+    if count <= 1:
+        for job in jobs:
+            yield job, analyse(job, bench)
+        return
+    work, sweep = partial(_analyse_chunk, bench=bench), partial(_sweep_chunk, bench=bench)
+    with Workers(count) as workers:
+        for analyses in workers.spread(work, chunks, killed=_killed, sweep=sweep):
+            yield from analyses
+
+
+def _analyse_chunk(chunk: Sequence[Job], bench: Bench) -> list[tuple[Job, Analysis]]:
+    results = []
+    for job in chunk:
+        results.append((job, analyse(job, bench)))
+        if results[-1][1].fatal is not None:
+            break
+    return results
+
+
+def _sweep_chunk(chunk: Sequence[Job], bench: Bench) -> None:
+    for job in chunk:
+        for kind in job.kinds:
+            remove_unfinished(bench.store.path(kind, job.recording))
+
+
+def _killed(_chunk: Sequence[Job]) -> NoReturn:
+    raise DataError(
+        "a worker process was ended by the system, most likely for lack of memory; what was finished is kept - go "
+        "on with: --jobs 1"
+    )
+
+
+def _by_recording(analyses: Mapping[Job, Analysis]) -> dict[Path, Analysis]:
+    """The same by the recording, where each has one job."""
+    return {job.recording: analysis for job, analysis in analyses.items()}
