@@ -110,8 +110,8 @@ class TestPrepare:
         assert "too few good pairs" in self.refuse(refused, pairs, home)
 
     def test_no_two_names_alike(self, refused: Callable[..., str], pairs, home: Home):
-        for path in list(pairs[1].iterdir()):
-            path.rename(path.with_name(f"x{path.name}"))
+        for path, name in zip(list(pairs[1].iterdir()), "pqrstuvwxyz", strict=False):
+            path.rename(path.with_stem(name))
         assert "share their file name" in self.refuse(refused, pairs, home)
 
     @pytest.mark.parametrize(

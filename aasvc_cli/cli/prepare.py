@@ -73,7 +73,8 @@ def prepare(
         data_option(
             "--pairs",
             metavar="FILE",
-            help="A table of source, target and perhaps text (TSV or CSV), in place of matching by name.",
+            help="A table of source, target and perhaps text (TSV or CSV).",
+            show_default="recordings are matched by path and name",
         ),
     ] = None,
     training: Annotated[

@@ -482,7 +482,8 @@ class TestPrepare:
                     "name": "a_b", "n_pairs": {"train": 8, "dev": 1, "eval": 1}, "source_seconds": 125.0,
                     "target_seconds": 61.0, "source_speaker": "a", "target_speaker": "b", "findings": (),
                     "n_excluded": 0, "report": home.prepared / "a_b" / "report.json", "n_breaking": 0,
-                    "frames_per_token": 4, "smallest_frames_per_token": 2, "to_tree": dict,
+                    "frames_per_token": 4, "smallest_frames_per_token": 2, "to_tree": dict, "matched_by": {"path": 10},
+                    "trimmed_seconds": 0.0, "n_cut": 0, "advice": (), "batch_size": 4,
                     **facts,
                 }
             )  # fmt: skip
@@ -499,7 +500,7 @@ class TestPrepare:
     def test_the_first_pairs_that_are_left_out_are_listed_and_the_rest_counted(self, shown: Callable[..., str]):
         findings = [Finding(f"u{number:02d}", "train", "source", "silent", True, "is silent") for number in range(12)]
         text = shown(findings=tuple(findings), n_excluded=12)
-        assert "left out: 12\n  u00: is silent\n" in text
+        assert "left out: 12 (12 silent)\n  u00: is silent\n" in text
         assert "u09" in text
         assert "u10" not in text
         assert "and 2 more" in text
@@ -509,6 +510,17 @@ class TestPrepare:
         assert "3 pairs have more source tokens than target frames at 4 frames per token" in text
         assert "--frames-per-token 6" in text
         assert "all pairs allow 2" in shown()
+
+    def test_what_was_matched_trimmed_and_cut_is_shown_with_the_advice(self, shown: Callable[..., str]):
+        text = shown(matched_by={"path": 7, "affix": 3}, trimmed_seconds=65.0, n_cut=2, advice=("do this",))
+        assert "matched: 7 by path, 3 by affix\ntrimmed: 0:01:05 of silence" in text
+        assert "cut: 2 long pairs" in text
+        assert "advice: do this\n" in text
+
+    def test_notes_on_files_are_shown_in_full(self, shown: Callable[..., str]):
+        assert "note: 3 m4a not readable\n" in shown(
+            findings=(Finding("", "", "source", "other_format", False, "3 m4a not readable"),)
+        )
 
     def test_notes_are_counted(self, shown: Callable[..., str]):
         notes = [Finding("u", "train", "source", code, False, "") for code in ("clipped", "clipped", "low_rate")]
