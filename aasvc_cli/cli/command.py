@@ -96,11 +96,12 @@ class AasvcGroup(TyperGroup):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Names of commands with their summaries, without importing them."""
-        from typer._click.shell_completion import CompletionItem
-
-        options = TyperCommand.shell_complete(self, ctx, incomplete)
-        names = [(name, summary) for name, summary in self.modules.items() if name.startswith(incomplete)]
-        return [*(CompletionItem(name, help=summary) for name, summary in names), *options]
+        built = self.commands
+        self.commands = {name: TyperCommand(name, short_help=text) for name, text in self.modules.items()}
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self.commands = built
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""

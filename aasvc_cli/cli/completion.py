@@ -6,7 +6,6 @@ Only names of files and folders are read, so that the answer comes at once.
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,6 @@ CATALOGUE = {
     "demo": "ships with the program",
 }
 """What `download` knows, which takes longer to load than a shell should wait."""
-
-
-def make_quick() -> None:
-    """Keep Typer from loading rich's help, only to take markup out of the descriptions that zsh and fish show."""
-    with contextlib.suppress(ImportError):
-        from typer import _completion_classes as shells
-
-        if hasattr(shells, "_sanitize_help_text"):
-            shells._sanitize_help_text = lambda text: re.sub(r"\[/?bold\]", "", text)
 
 
 def models(ctx: typer.Context) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from aasvc_cli.cli.options import JsonOption, clean_option, machine_option
 from aasvc_cli.cli.output import home_folder, say, settings, show_result, usage
 from aasvc_cli.cli.progress import progress
 from aasvc_cli.errors import AasvcError
+from aasvc_cli.storage.files import byte_size
 
 if TYPE_CHECKING:
     from aasvc_cli.pipeline.doctor import Check, SelfTest
@@ -105,7 +106,7 @@ def _configuration(group: Any) -> list[Check]:
 
 
 def _clean(yes: bool, json_target: str | None) -> None:
-    from aasvc_cli.pipeline.doctor import find_caches, remove_caches, size
+    from aasvc_cli.pipeline.doctor import find_caches, remove_caches
 
     home = home_folder()
     caches = find_caches(home)
@@ -117,7 +118,7 @@ def _clean(yes: bool, json_target: str | None) -> None:
             usage("doctor", "--clean asks for confirmation, which needs a terminal; add --yes")
         for line in caches.lines():
             say(line)
-        if not typer.confirm(f"Free {size(caches.n_bytes)} in {home.root}?", err=True):
+        if not typer.confirm(f"Free {byte_size(caches.n_bytes)} in {home.root}?", err=True):
             raise AasvcError("nothing was freed")
     remove_caches(home, caches)
-    show_result(caches, json_target, [*caches.lines(), f"freed: {size(caches.n_bytes)}"])
+    show_result(caches, json_target, [*caches.lines(), f"freed: {byte_size(caches.n_bytes)}"])

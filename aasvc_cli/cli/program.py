@@ -148,9 +148,8 @@ def run(arguments: Sequence[str]) -> int:
         settings.begin(debug="--debug" in arguments)
         settings.arguments = list(arguments)
         if os.environ.get(COMPLETION_VARIABLE):
-            from aasvc_cli.cli.completion import make_quick
-
-            make_quick()
+            # Typer would load it to take markup out of descriptions, which have none; None stands for "not installed"
+            sys.modules["rich"] = None  # type: ignore[assignment]
         code = app(args=list(arguments), prog_name="aasvc", standalone_mode=False, color=colour())
         with writing_standard_output():
             sys.stdout.flush()

@@ -6,6 +6,7 @@ Nothing is imported before it is looked at, so that a broken library is a findin
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import platform
@@ -14,27 +15,25 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.errors import AasvcError, TrainingError
 from aasvc_cli.features.kinds import KINDS, unavailable_kinds
-from aasvc_cli.storage.files import remove_file, storage_error
+from aasvc_cli.storage.files import byte_size, lock, remove_file, storage_error
 from aasvc_cli.storage.home import Home, bundled
 from aasvc_cli.storage.imported import made_again
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "aasvc"
+
 OK, MISSING, BROKEN = "ok", "missing", "broken"
-NEEDED = {
-    "torch": "torch", "numpy": "numpy", "scipy": "scipy", "soundfile": "soundfile", "soxr": "soxr",
-    "safetensors": "safetensors", "yaml": "PyYAML", "filelock": "filelock", "numba": "numba", "pyworld": "pyworld",
-    "pysptk": "pysptk", "matplotlib": "matplotlib", "h5py": "h5py",
-    "rich": "rich", "typer": "typer", "platformdirs": "platformdirs",
-}  # fmt: skip
-"""Modules that the program needs, with the names of their packages."""
 PARTS = ("corpora", "prepared", "features", "stats", "vocoders", "models", "imported", "cache", "exp", "results")
 """Folders of the data folder."""
 CACHES = ("features", "cache")
@@ -121,7 +120,8 @@ class Cleaning:
     def lines(self) -> list[str]:
         """One line per cache."""
         return [
-            f"{cache.name}: {size(cache.n_bytes)} in {len(cache.files)} files; {cache.note}" for cache in self.caches
+            f"{cache.name}: {byte_size(cache.n_bytes)} in {len(cache.files)} files; {cache.note}"
+            for cache in self.caches
         ]
 
     def to_tree(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def examine(
     configuration: Sequence[Check] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Examination:
-    """Look at everything; never raises for what it finds.
+    """Check everything; findings are returned, never raised.
 
     Args:
         load_converter: loads the bundled voice, for a conversion as a test; None to leave it out
@@ -155,13 +155,13 @@ def examine(
     """
     steps: list[Callable[[], list[Check]]] = [
         lambda: [_program(version), _python(), _platform()],
-        _packages,
+        lambda: list(_packages()),
         lambda: [_torch()],
         lambda: [_memory(), _disk(home)],
         lambda: list(_data_folder(home)),
         lambda: [_writable(home)],
         lambda: list(configuration),
-        lambda: [*_extras(), _features()],
+        lambda: [_features()],
         lambda: [_self_test(load_converter)] if load_converter is not None else [],
     ]
     checks: list[Check] = []
@@ -196,28 +196,81 @@ def _platform() -> Check:
     return Check("platform", OK, f"{platform.platform()}, {cores} cores", facts)
 
 
-def _packages() -> list[Check]:
-    """Import everything that is needed: a package that is there may still be broken."""
-    found: dict[str, str] = {}
-    faults: list[str] = []
-    for module, package in NEEDED.items():
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever a foreign library raises
-            faults.append(f"{package} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})")
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    facts = {"versions": found, "faults": faults}
+def _packages() -> Iterator[Check]:
+    """What the installation declares, extras included: installed, recent enough and, where it is needed, importable."""
+    try:
+        from packaging.requirements import Requirement
+
+        distribution = metadata.distribution(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        yield Check("packages", MISSING, f"{DISTRIBUTION} is not installed as a package; run: pip install .")
+        return
+    except ImportError as error:
+        yield Check("packages", BROKEN, f"cannot be checked ({error}); run: pip install packaging")
+        return
+    declared = [Requirement(line) for line in distribution.requires or []]
+    needed = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
+    names = [each.name for each in needed]
+    modules = _modules()
+    faults = {each.name: fault for each in needed if (fault := _fault(each, modules))}
+    facts = {"versions": {name: _version(name) for name in names}, "faults": list(faults.values())}
     if faults:
-        names = " ".join(fault.split(" ")[0] for fault in faults)
-        return [Check("packages", BROKEN, f"cannot be imported: {'; '.join(faults)}; run: pip install {names}", facts)]
-    return [Check("packages", OK, f"{len(NEEDED)} needed packages can be imported", facts)]
+        message = f"{'; '.join(faults.values())}; run: pip install {' '.join(faults)}"
+        yield Check("packages", BROKEN, message, facts)
+    else:
+        yield Check("packages", OK, f"{len(needed)} needed packages can be imported", facts)
+    for extra in distribution.metadata.get_all("Provides-Extra") or []:
+        of_extra = [each for each in declared if each.marker is not None and each.marker.evaluate({"extra": extra})]
+        of_extra = [each for each in of_extra if each not in needed]
+        if extra == "test":
+            continue
+        absent = [fault for each in of_extra if (fault := _fault(each, None))]
+        packages = [each.name for each in of_extra]
+        message = f"{'; '.join(absent)}; run: pip install '{DISTRIBUTION}[{extra}]'" if absent else ", ".join(packages)
+        facts = {"packages": packages, "faults": absent}
+        yield Check(f"extra {extra}", MISSING if absent else OK, message, facts)
+
+
+def _modules() -> dict[str, str]:
+    """The module to import of each installed package: the one with its name, or else any that is not private."""
+    modules: dict[str, str] = {}
+    for module, packages in metadata.packages_distributions().items():
+        for package in map(str.lower, packages):
+            if module.lower() == package.replace("-", "_") or not (module.startswith("_") or package in modules):
+                modules[package] = module
+    return modules
+
+
+def _fault(requirement: Requirement, modules: Mapping[str, str] | None) -> str:
+    """What is wrong with a package; empty if it is as required.
+
+    Args:
+        modules: to import it; None to look at its version only
+    """
+    name = requirement.name
+    version = _version(name)
+    if version is None:
+        return f"{name} is not installed"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{name} is {version}, expected {requirement.specifier}"
+    if modules is not None:
+        try:
+            importlib.import_module(modules.get(name.lower(), name))
+        except Exception as error:  # whatever a foreign library raises
+            return f"{name} cannot be imported ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    return ""
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
 
 
 def _torch() -> Check:
     try:
         import torch
-    except Exception:  # the check of the packages has told
+    except Exception:  # already reported by the package check
         return Check("torch", BROKEN, "cannot be imported")
     cuda = torch.cuda.is_available()
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else []
@@ -231,26 +284,6 @@ def _torch() -> Check:
     return Check("torch", OK, f"{torch.__version__}, {where}, {torch.get_num_threads()} threads", facts)
 
 
-def _extras() -> Iterator[Check]:
-    """Optional packages, as the installation declares them."""
-    try:
-        required = metadata.requires("aasvc") or []
-    except metadata.PackageNotFoundError:
-        yield Check("extras", MISSING, "aasvc is not installed as a package; run: pip install .")
-        return
-    extras: dict[str, list[str]] = {}
-    for line in required:
-        marked = re.fullmatch(r"\s*([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"].*", line)
-        if marked and marked[2] != "test":
-            extras.setdefault(marked[2], []).append(marked[1])
-    for extra, packages in extras.items():
-        absent = [package for package in packages if not _installed(package)]
-        status, message = OK, ", ".join(packages)
-        if absent:
-            status, message = MISSING, f"not installed: {', '.join(absent)}; run: pip install 'aasvc[{extra}]'"
-        yield Check(f"extra {extra}", status, message, {"packages": packages, "absent": absent})
-
-
 def _features() -> Check:
     """Which kinds of feature can be computed here."""
     absent = unavailable_kinds()
@@ -258,14 +291,6 @@ def _features() -> Check:
     hints = [f"; {name}: run pip install 'aasvc[{extra}]'" for name, extra in absent.items()]
     facts = {"kinds": list(KINDS), "absent": list(absent)}
     return Check("features", MISSING if absent else OK, known + "".join(hints), facts)
-
-
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
@@ -276,8 +301,8 @@ def _memory() -> Check:
     facts = {"total_bytes": total, "available_bytes": free}
     if total is None:
         return Check("memory", OK, "unknown", facts)
-    available = f", {size(free)} available" if free is not None else ""
-    return Check("memory", OK, f"{size(total)}{available}", facts)
+    available = f", {byte_size(free)} available" if free is not None else ""
+    return Check("memory", OK, f"{byte_size(total)}{available}", facts)
 
 
 def _memory_bytes() -> tuple[int | None, int | None]:
@@ -286,19 +311,6 @@ def _memory_bytes() -> tuple[int | None, int | None]:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         table = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if ":" in line}
         return table["MemTotal"], table["MemAvailable"]
-    if sys.platform == "win32":
-        import ctypes
-
-        class Status(ctypes.Structure):
-            _fields_ = (
-                ("length", ctypes.c_ulong), ("load", ctypes.c_ulong), ("total", ctypes.c_ulonglong),
-                ("available", ctypes.c_ulonglong), ("rest", ctypes.c_ulonglong * 5),
-            )  # fmt: skip
-
-        status = Status(length=ctypes.sizeof(Status))
-        if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
-            return status.total, status.available
-        return None, None
     with contextlib.suppress(AttributeError, OSError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
     return None, None
@@ -311,7 +323,9 @@ def _disk(home: Home) -> Check:
         return Check("disk", BROKEN, f"{home.root}: {error.strerror or error}")
     facts = {"free_bytes": usage.free, "total_bytes": usage.total}
     hint = "; free some, e.g. with aasvc doctor --clean" if usage.free < LITTLE_SPACE else ""
-    return Check("disk", OK, f"{size(usage.free)} of {size(usage.total)} free for the data folder{hint}", facts)
+    return Check(
+        "disk", OK, f"{byte_size(usage.free)} of {byte_size(usage.total)} free for the data folder{hint}", facts
+    )
 
 
 # --- the data folder ------------------------------------------------------------------------------------------------
@@ -326,13 +340,13 @@ def _data_folder(home: Home) -> Iterator[Check]:
     else:
         parts = {part: _bytes_below(home.root / part) for part in PARTS}
         total = sum(n_bytes for n_bytes, _ in parts.values())
-        listed = ", ".join(f"{part} {size(n_bytes)}" for part, (n_bytes, n_files) in parts.items() if n_files)
+        listed = ", ".join(f"{part} {byte_size(n_bytes)}" for part, (n_bytes, n_files) in parts.items() if n_files)
         facts = {
             "place": str(home.root),
             "bytes": total,
             "parts": {part: {"bytes": n_bytes, "files": n_files} for part, (n_bytes, n_files) in parts.items()},
         }
-        yield Check("data folder", OK, f"{home.root}, {size(total)}" + (f": {listed}" if listed else ""), facts)
+        yield Check("data folder", OK, f"{home.root}, {byte_size(total)}" + (f": {listed}" if listed else ""), facts)
     voice = bundled("voice")
     status = OK if (voice / "config.yaml").is_file() else BROKEN
     yield Check("bundled voice", status, str(voice) if status == OK else f"{voice}: missing; install aasvc again")
@@ -449,22 +463,17 @@ def remove_caches(home: Home, caches: Cleaning) -> None:
 
 @contextlib.contextmanager
 def _nobody_trains(home: Home) -> Iterator[None]:
-    """Hold the lock of every voice and vocoder, or raise if somebody else does."""
-    from filelock import FileLock, Timeout
+    """Hold the lock of every voice and vocoder, or raise if another process does."""
+
+    def refuse(path: Path) -> NoReturn:
+        name = path.name.removeprefix(".").removesuffix(".lock")
+        raise TrainingError(
+            f"{name}: is being trained or fetched and needs its features; stop it first, or clean later"
+        )
 
     with contextlib.ExitStack() as stack:
         for path in sorted([*home.exp.glob(".*.lock"), *home.vocoders.glob(".*.lock")]):
-            lock = FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise TrainingError(
-                    f"{path.name.removeprefix('.').removesuffix('.lock')}: is being trained and needs its features, or "
-                    "is being fetched; stop it first, or clean later"
-                ) from None
-            except OSError as error:
-                raise storage_error("lock", path, error) from None
-            stack.callback(lock.release)
+            stack.enter_context(lock(path, functools.partial(refuse, path)))
         yield
 
 
@@ -481,18 +490,6 @@ def _is_old(path: Path) -> bool:
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
-
-
-def size(n_bytes: int | None) -> str:
-    """Bytes for people."""
-    if n_bytes is None:
-        return "unknown"
-    number = float(n_bytes)
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"
 
 
 def private(text: str) -> str:

@@ -24,7 +24,7 @@ REPORT = """
 import atexit, json, os, sys
 def report():
     with open(os.environ["LOADED"], "w") as stream:
-        json.dump(sorted(name.split(".")[0] for name in sys.modules), stream)
+        json.dump(sorted(name.split(".")[0] for name, module in sys.modules.items() if module), stream)
 atexit.register(report)
 from aasvc_cli.cli import main
 sys.argv[0] = "aasvc"

@@ -1,0 +1,64 @@
+"""Private interfaces of other packages: all of them are listed here, exist, and their packages have an upper bound."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+FOREIGN = ("torch", "typer")
+USED = {
+    "torch._foreach_copy_": "weights and gradients of a whole model in one call",
+    "torch._foreach_div_": "statistics of several processes",
+    "torch._foreach_lerp_": "the moving average of the weights",
+    "torch.cpu._is_amx_tile_supported": "whether bfloat16 pays on this processor",
+    "torch.cpu._is_avx512_bf16_supported": "whether bfloat16 pays on this processor",
+    "torch.ops.aten._softmax_backward_data": "the gradient of attention, in less memory",
+    "typer.core.TyperOption.get_runtime_param": "values are checked without loading pydantic",
+}
+"""What is used of them, and what would not work without it."""
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """Dotted names with a private part that begin with one of the packages; typer's are found by their last part."""
+    names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    private = re.compile(rf"({'|'.join(FOREIGN)})\.([\w.]+\.)?_(?!_)\w+(\.\w+)*")
+    found = {name for name in names if private.fullmatch(name)}
+    return found | {name for name in USED if any(each.endswith(f".{name.rpartition('.')[2]}") for each in names)}
+
+
+def test_every_private_interface_that_is_used_is_listed():
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "aasvc_cli").rglob("*.py")]
+    assert set().union(*map(private_names, trees)) == set(USED)
+
+
+def test_every_private_interface_that_is_used_exists():
+    def exists(name: str) -> bool:
+        package, *parts = name.split(".")
+        module = importlib.import_module("typer.core" if package == "typer" else package)
+        try:
+            functools.reduce(getattr, parts[1:] if package == "typer" else parts, module)
+        except AttributeError:
+            return False
+        return True
+
+    broken = {name: use for name, use in USED.items() if not exists(name)}
+    assert not broken, "gone from the installed version; what needs them"
+
+
+def test_their_packages_have_an_upper_bound():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = {each.name: str(each.specifier) for each in map(Requirement, project["dependencies"])}
+    assert all("<" in bounds[name.partition(".")[0]] for name in USED)
