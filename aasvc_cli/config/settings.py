@@ -128,6 +128,20 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """Sizes of one conformer stack: what the keys ``encoder_...`` or ``decoder_...`` of :class:`ModelConfig` say."""
+
+    layers: int
+    width: int
+    hidden: int
+    n_heads: int
+    kernel: int
+    dropout: float
+    positional_dropout: float
+    attention_dropout: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Sizes of the AAS-VC network. The defaults are the published Hi-Fi-CAPTAIN sizes, behaviour included."""
 
@@ -142,20 +156,10 @@ class ModelConfig:
     decoder_layers: int = option(4, minimum=1)
     encoder_hidden: int = option(1536, minimum=1)
     decoder_hidden: int = option(1536, minimum=1)
-    feed_forward: Literal["linear", "conv1d", "conv1d-linear"] = "linear"
-    feed_forward_kernel: int = option(1, minimum=1)
     encoder_kernel: int = option(15, minimum=1)
     decoder_kernel: int = option(15, minimum=1)
-    encoder_norm_first: bool = True
-    decoder_norm_first: bool = True
-    macaron: bool = True
-    conv_module: bool = True
-    source_stack: int = option(1, minimum=1)
-    """Source frames stacked before the encoder."""
     frames_per_token: int = option(4, minimum=1)
     """Source frames stacked after the encoder: the reduction factor of the published recipe."""
-    target_stack: int = option(1, minimum=1)
-    """Target frames that the decoder writes in one step."""
     encoder_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
     encoder_positional_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
     encoder_attention_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
@@ -166,16 +170,12 @@ class ModelConfig:
     postnet_channels: int = option(256, minimum=1)
     postnet_kernel: int = option(5, minimum=1)
     postnet_dropout: float = option(0.5, minimum=0.0, maximum=0.95)
-    postnet_batch_norm: bool = True
     duration_predictor: Literal["stochastic", "deterministic", "poisson"] = "stochastic"
     """``stochastic`` and ``deterministic`` are the published ones: flows, and regression of log-durations. Both aim at
     typical durations, which cuts pauses: the search gives a whole pause to one of its tokens, so a typical token of a
     pause is short. ``poisson`` regresses the expected duration, whose sum over a pause is right."""
     duration_input: Literal["feature", "tokens"] = "feature"
     """``feature``: a convolution branch on ``features.duration``; ``tokens``: the encoder's own output."""
-    duration_gradient: bool = False
-    """Let the stochastic predictor train its input (the others always do). The published code cuts the gradient, so
-    that its input branch keeps random weights for ever; with ``tokens``, the encoder learns nothing from durations."""
     duration_layers: int = option(2, minimum=1)
     duration_channels: int = option(256, minimum=1)
     duration_kernel: int = option(3, minimum=1)
@@ -203,7 +203,7 @@ class ModelConfig:
             found.append(f"width: {self.width} is not divisible by n_heads {self.n_heads}")
         if self.width % 2:
             found.append(f"width: {self.width} is odd; positional encoding needs an even width")
-        kernels = ("feed_forward", "encoder", "decoder", "postnet", "duration", "flow")
+        kernels = ("encoder", "decoder", "postnet", "duration", "flow")
         found += [
             f"{name}_kernel: {getattr(self, name + '_kernel')} is even; a centred convolution needs an odd kernel"
             for name in kernels
@@ -220,13 +220,36 @@ class ModelConfig:
         return self.width * self.frames_per_token
 
     @property
-    def source_frames_per_token(self) -> int:
-        """Source frames behind one token."""
-        return self.source_stack * self.frames_per_token
+    def encoder(self) -> StackConfig:
+        """The encoder's sizes."""
+        return StackConfig(
+            layers=self.encoder_layers,
+            width=self.width,
+            hidden=self.encoder_hidden,
+            n_heads=self.n_heads,
+            kernel=self.encoder_kernel,
+            dropout=self.encoder_dropout,
+            positional_dropout=self.encoder_positional_dropout,
+            attention_dropout=self.encoder_attention_dropout,
+        )
 
-    def tokens_and_steps(self, source_frames: int, target_frames: int) -> tuple[int, int]:
-        """Source tokens and decoder steps of a pair; it can be aligned only if the tokens are not more."""
-        return source_frames // self.source_frames_per_token, target_frames // self.target_stack
+    @property
+    def decoder(self) -> StackConfig:
+        """The decoder's sizes."""
+        return StackConfig(
+            layers=self.decoder_layers,
+            width=self.decoder_width,
+            hidden=self.decoder_hidden,
+            n_heads=self.n_heads,
+            kernel=self.decoder_kernel,
+            dropout=self.decoder_dropout,
+            positional_dropout=self.decoder_positional_dropout,
+            attention_dropout=self.decoder_attention_dropout,
+        )
+
+    def n_tokens(self, source_frames: int) -> int:
+        """Source tokens of a recording; its target needs at least one frame for each of them."""
+        return source_frames // self.frames_per_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +260,6 @@ class LossConfig:
     duration_weight: float = option(1.0, minimum=0.0)
     duration_start_step: int = option(0, minimum=0)
     """The duration loss counts only after this many optimiser steps."""
-    binarisation_warmup_steps: int = option(0, minimum=0)
-    """Steps over which the binarisation loss grows from 0 to its full weight (published: full from the start)."""
     prior: Literal["published", "beta-binomial", "content", "none"] = "published"
     """Prior on alignments: ``published`` has one trial too many, so its last frames favour a token that is not there;
     ``beta-binomial`` is the distribution of the literature; ``content`` starts from where both recordings say the same
@@ -253,10 +274,9 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Other recordings made of those there are during training, anew in every epoch (published: none).
+    """Other recordings made of the sources during training, anew in every epoch (published: none).
 
-    Sources get other voices, and pairs are joined with each other. Everything happens on log-mels; other features are
-    left as they are.
+    Everything happens on log-mels; other features are left as they are.
     """
 
     share: float = option(0.0, minimum=0.0, maximum=1.0)
@@ -277,8 +297,6 @@ class AugmentConfig:
     """Lowest ratio of speech to that noise, in dB."""
     noise_range_db: float = option(30.0, minimum=0.0, maximum=80.0)
     """How much higher the ratio may be."""
-    splice_share: float = option(0.0, minimum=0.0, maximum=1.0)
-    """Share of the pairs that begin as they are and end as another pair does, joined where both are quiet."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from aasvc_cli.features.kinds import extract
 from aasvc_cli.features.stats import FeatureStats, RunningStats
 from aasvc_cli.model.aasvc import Conversion
 from aasvc_cli.storage.home import Home, find_home
-from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, find_vocoder_of
+from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, find_vocoder_of, speak
 
 Wave = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
@@ -412,18 +412,17 @@ class Converter:
 
     def _speak(self, conversion: Conversion, name: str, seed: int) -> Converted:
         """The sound of what the model said."""
-        stats = self.voice.stats
         # an unusual input can drive single bands far beyond any speech; one such burst would set the level of it all
-        log_mel = stats.target.limit(stats.target.denormalise(conversion.mel.float().cpu().numpy())).astype(np.float32)
+        log_mel = self.voice.stats.target.restore(conversion.mel.float().cpu().numpy())
         if not np.isfinite(log_mel).all():
             raise ModelError(
                 f"{self.voice.folder}: its result for {name} is not a finite spectrum; use another checkpoint or model"
             )
-        spoken = self.vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0).to(self.voice.device), seed=seed)[0]
-        peak = float(spoken.abs().max())
+        spoken = speak(self.vocoder, log_mel, self.voice.device, seed=seed)
+        peak = float(np.abs(spoken).max())
         gain = PEAK / peak if peak > FULL_SCALE else 1.0
         return Converted(
-            wave=(spoken * gain).float().cpu().numpy(),
+            wave=spoken * np.float32(gain),
             sample_rate=self.sample_rate,
             log_mel=log_mel,
             durations=conversion.durations.cpu().numpy().astype(np.int64),

@@ -74,13 +74,13 @@ class Augmenter:
     """Applies changes to log-mels of one kind.
 
     Attributes:
-        frames_per_step: source frames that one target frame can take up at most; a slower recording must still fit
+        frames_per_token: source frames of one token, which needs a target frame: a slower recording must still fit
         fixed: the change that is always made, instead of one that is drawn
     """
 
     settings: AugmentConfig
     mel: MelConfig
-    frames_per_step: float
+    frames_per_token: int
     fixed: Change | None = None
 
     def slowest(self) -> Augmenter:
@@ -100,7 +100,7 @@ class Augmenter:
         """
         random = np.random.default_rng(seed)
         change = self.fixed or draw(self.settings, random)
-        most = max(len(log_mel), math.floor(target_frames * self.frames_per_step))
+        most = max(len(log_mel), target_frames * self.frames_per_token)
         return changed(log_mel, change, self.mel, random, most_frames=most)
 
 

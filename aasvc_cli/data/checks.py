@@ -76,7 +76,7 @@ def check_pairs(candidates: Sequence[Candidate], config: Config) -> tuple[Pairs,
 
     Returns:
         good pairs with their files and lengths; pairs that are good but for the model's condition
-        ``source_frames // source_frames_per_token <= target_frames``; everything noticed
+        ``source_frames // frames_per_token <= target_frames``; everything noticed
     """
     findings: list[Finding] = []
     usable: list[Candidate] = []
@@ -129,23 +129,21 @@ def _with_lengths(candidate: Candidate) -> ParallelPair:
     )
 
 
-def smallest_frames_per_token(pairs: Iterable[ParallelPair], config: Config) -> int | None:
+def smallest_frames_per_token(pairs: Iterable[ParallelPair]) -> int | None:
     """The smallest reduction factor at which every pair has at most as many source tokens as target frames."""
-    model = config.model
     # floor(S / k) <= T holds from k = floor(S / (T + 1)) + 1 on
-    needed = [pair.source_frames // (pair.target_frames // model.target_stack + 1) + 1 for pair in pairs]
-    return math.ceil(max(needed) / model.source_stack) if needed else None
+    return max((pair.source_frames // (pair.target_frames + 1) + 1 for pair in pairs), default=None)
 
 
 def _condition_broken(pair: ParallelPair, config: Config) -> str:
     model = config.model
-    tokens, steps = model.tokens_and_steps(pair.source_frames, pair.target_frames)
-    if tokens <= steps:
+    tokens = model.n_tokens(pair.source_frames)
+    if tokens <= pair.target_frames:
         return ""
-    needed = smallest_frames_per_token([pair], config)
+    needed = smallest_frames_per_token([pair])
     return (
-        f"has {tokens} source tokens (frames_per_token {model.frames_per_token}) for {steps} target frames; the model "
-        f"needs at least one frame per token, which takes frames_per_token {needed}"
+        f"has {tokens} source tokens (frames_per_token {model.frames_per_token}) for {pair.target_frames} target "
+        f"frames; the model needs at least one frame per token, which takes frames_per_token {needed}"
     )
 
 
@@ -162,7 +160,7 @@ def _recording_findings(candidate: Candidate, side: str, config: Config) -> Iter
     if share >= CLIPPED_NOTE:
         message = f"is clipped a little: {share:.2%} of its samples are cut off at the peak"
         yield candidate.finding(side, "clipped", False, message)
-    least = config.model.source_frames_per_token if side == "source" else config.model.target_stack
+    least = config.model.frames_per_token if side == "source" else 1
     if analysis.n_frames < least:
         message = f"has {analysis.n_frames} frames; the model needs {least} or more"
         yield candidate.finding(side, "too_short", True, message)

@@ -22,7 +22,6 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.data.augmentation import Augmenter
 from aasvc_cli.data.content_path import content_path
 from aasvc_cli.data.manifest import ParallelPair
-from aasvc_cli.data.splicing import Splicer
 from aasvc_cli.features.stats import NormStats
 
 Array = npt.NDArray[np.float32]
@@ -47,6 +46,12 @@ class Item:
     """(S, D')"""
     guide: Array | None = None
     """(T,), the source frame at which the same is said as in each target frame; not whole. None if not known."""
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Source, target and duration feature on a device."""
+        sides = (self.source, self.target, self.duration_feature)
+        source, target, duration_feature = (torch.from_numpy(side).to(device) for side in sides)
+        return source, target, duration_feature
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,6 @@ class PairDataset(Dataset[Item]):
         load: gives the stored feature ``(T, D)`` of ``(kind, recording)``; ``FeatureStore.load``
         stats: mean and scale of each side, and the kinds of feature
         augmenter: changes the sources, differently in every epoch
-        splicer: joins pairs with others, differently in every epoch
         guided: also find out where both sides say the same, from their stored content
     """
 
@@ -116,7 +120,6 @@ class PairDataset(Dataset[Item]):
         load: Callable[..., Array],
         stats: NormStats,
         augmenter: Augmenter | None = None,
-        splicer: Splicer | None = None,
         *,
         guided: bool = False,
     ):
@@ -124,7 +127,6 @@ class PairDataset(Dataset[Item]):
         self._load = load
         self._stats = stats
         self._augmenter = augmenter
-        self._splicer = splicer
         self._guided = guided
         self._guides: dict[int, Array] = {}
         self._seed = (0, 0)
@@ -136,7 +138,6 @@ class PairDataset(Dataset[Item]):
         """The same pairs with the sources as long as they can become."""
         there = copy.copy(self)
         there._augmenter = self._augmenter.slowest() if self._augmenter is not None else None
-        there._splicer = None  # joined pairs are never longer
         return there
 
     def in_epoch(self, seed: int, epoch: int, *, varied: bool = True) -> PairDataset:
@@ -144,16 +145,13 @@ class PairDataset(Dataset[Item]):
         there = copy.copy(self)
         there._seed = (seed, epoch)
         if not varied:
-            there._augmenter = there._splicer = None
+            there._augmenter = None
         return there
 
     def __getitem__(self, index: int) -> Item:
         pair, stats = self.pairs[index], self._stats
-        if self._splicer is None:
-            source, target = self._sides(index)
-        else:
-            source, target = self._splicer(index, len(self.pairs), self._sides, seed=(*self._seed, index))
-        guide = self._guide(index) / np.float32(len(source)) if self._guided and self._splicer is None else None
+        source, target = self._load(stats.kinds["source"], pair.source), self._load(stats.kinds["target"], pair.target)
+        guide = self._guide(index) / np.float32(len(source)) if self._guided else None
         if self._augmenter is not None:
             source = self._augmenter(source, target_frames=len(target), seed=(*self._seed, index))
         same = stats.kinds["duration"] == stats.kinds["source"]
@@ -174,11 +172,6 @@ class PairDataset(Dataset[Item]):
             self._guides[index] = path.source_positions().astype(np.float32)
         return self._guides[index]
 
-    def _sides(self, index: int) -> tuple[Array, Array]:
-        """Source (S, D) and target (T, M) of a pair as stored."""
-        pair, kinds = self.pairs[index], self._stats.kinds
-        return self._load(kinds["source"], pair.source), self._load(kinds["target"], pair.target)
-
 
 def can_vary(config: Config) -> bool:
     """Whether the recordings of this configuration are features that can be varied."""
@@ -189,12 +182,10 @@ def varied_pairs(
     pairs: Sequence[ParallelPair], load: Callable[..., Array], stats: NormStats, config: Config
 ) -> PairDataset:
     """Pairs to train on, varied as far as ``config.augment`` asks for it and the features allow."""
-    settings, mel = config.augment, config.features.mel
-    ratio = config.model.source_frames_per_token / config.model.target_stack
-    possible = can_vary(config)
-    augmenter = Augmenter(settings, mel, frames_per_step=ratio) if possible and settings.share else None
-    splicer = Splicer(settings.splice_share, mel, frames_per_step=ratio) if possible and settings.splice_share else None
-    return PairDataset(pairs, load, stats, augmenter, splicer, guided=config.loss.prior == "content")
+    augmenter = None
+    if config.augment.share and can_vary(config):
+        augmenter = Augmenter(config.augment, config.features.mel, frames_per_token=config.model.frames_per_token)
+    return PairDataset(pairs, load, stats, augmenter, guided=config.loss.prior == "content")
 
 
 def collate(items: Sequence[Item]) -> Batch:

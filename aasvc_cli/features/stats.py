@@ -46,6 +46,10 @@ class FeatureStats:
         """(..., D) -> (..., D): values that the speaker never reached are brought back to those he did."""
         return feature if self.low is None or self.high is None else np.clip(feature, self.low, self.high)
 
+    def restore(self, feature: Array) -> Array:
+        """(..., D) -> (..., D): what a model predicted, in the feature's own units and within the speaker's range."""
+        return self.limit(self.denormalise(feature)).astype(np.float32)
+
     def to_tree(self) -> dict[str, Any]:
         """JSON-able; every float32 comes back exactly."""
         tree: dict[str, Any] = {"n_frames": self.n_frames, "mean": self.mean.tolist(), "scale": self.scale.tolist()}

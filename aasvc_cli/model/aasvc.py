@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,19 +34,19 @@ class TeacherForced:
     after: Tensor
     """(B, T, M), mel after the postnet."""
     target: Tensor
-    """(B, T, M), cut to a multiple of the target stacking."""
+    """(B, T, M)"""
     frame_padding: Tensor
     """(B, T) of ``target``."""
     log_alignment: Tensor
-    """(B, T', K) over stacked target frames."""
+    """(B, T, K)"""
     path: Tensor
-    """(B, T'), token of each stacked target frame."""
+    """(B, T), token of each target frame."""
     durations: Tensor
-    """(B, K) in stacked target frames, found by the monotonic search."""
+    """(B, K) in target frames, found by the monotonic search."""
     token_lengths: Tensor
     """(B,)"""
     target_lengths: Tensor
-    """(B,) in stacked target frames."""
+    """(B,)"""
     duration_nll: Tensor | None
     """(B,) of the stochastic predictor, in nats per token of the whole batch; else None."""
     log_durations: Tensor | None
@@ -65,28 +64,7 @@ class Conversion:
     mel: Tensor
     """(T, M), normalised with the target's statistics."""
     durations: Tensor
-    """(K,) in stacked target frames."""
-
-
-def _stack(config: ModelConfig, side: Literal["encoder", "decoder"], width: int) -> Conformer:
-    """The conformer of one side, with that side's settings."""
-    return Conformer(
-        layers=getattr(config, f"{side}_layers"),
-        width=width,
-        hidden=getattr(config, f"{side}_hidden"),
-        n_heads=config.n_heads,
-        kernel=getattr(config, f"{side}_kernel"),
-        dropout=getattr(config, f"{side}_dropout"),
-        attention_dropout=getattr(config, f"{side}_attention_dropout"),
-        positional_dropout=getattr(config, f"{side}_positional_dropout"),
-        feed_forward=config.feed_forward,
-        feed_forward_kernel=config.feed_forward_kernel,
-        macaron=config.macaron,
-        conv_module=config.conv_module,
-        norm_first=getattr(config, f"{side}_norm_first"),
-        mask_padding=config.mask_padding,
-        gradient_comes_first=side == "decoder",
-    )
+    """(K,) in target frames."""
 
 
 class Encoder(nn.Module):
@@ -97,7 +75,7 @@ class Encoder(nn.Module):
         self.linear = nn.Linear(n_inputs, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.dropout = Dropout(config.encoder_dropout)
-        self.conformer = _stack(config, "encoder", config.width)
+        self.conformer = Conformer(config.encoder, mask_padding=config.mask_padding)
 
     def forward(self, source: Tensor, padding: Tensor | None) -> Tensor:
         """(B, S, n_inputs) to (B, S, D)."""
@@ -118,7 +96,7 @@ class AASVC(nn.Module):
             raise ValueError("source_dim, target_dim and duration_dim must be set")
         self.config = config
         width = config.decoder_width
-        self.encoder = Encoder(config, config.source_dim * config.source_stack)
+        self.encoder = Encoder(config, config.source_dim)
         self.duration_branch: DurationBranch | None = None
         duration_inputs = width
         if config.duration_input == "feature":
@@ -142,9 +120,9 @@ class AASVC(nn.Module):
                 kernel=config.duration_kernel,
                 dropout=config.duration_dropout,
             )
-        self.aligner = Aligner(width, config.target_dim * config.target_stack, mask_padding=config.mask_padding)
-        self.decoder = _stack(config, "decoder", width)
-        self.output = nn.Linear(width, config.target_dim * config.target_stack)
+        self.aligner = Aligner(width, config.target_dim, mask_padding=config.mask_padding)
+        self.decoder = Conformer(config.decoder, mask_padding=config.mask_padding, gradient_comes_first=True)
+        self.output = nn.Linear(width, config.target_dim)
         self.postnet: Postnet | None = None
         if config.postnet_layers:
             self.postnet = Postnet(
@@ -153,14 +131,13 @@ class AASVC(nn.Module):
                 channels=config.postnet_channels,
                 kernel=config.postnet_kernel,
                 dropout=config.postnet_dropout,
-                batch_norm=config.postnet_batch_norm,
             )
 
     @property
     def min_source_frames(self) -> int:
         """Fewest source frames that can be converted."""
         branch = MIN_DURATION_FRAMES if self.duration_branch is not None else 1
-        return max(self.config.source_frames_per_token, branch)
+        return max(self.config.frames_per_token, branch)
 
     def forward(
         self,
@@ -188,15 +165,13 @@ class AASVC(nn.Module):
         tokens, token_lengths = self._encode(source, source_lengths)
         n_tokens = tokens.shape[1]
         token_padding = padding_mask(token_lengths, n_tokens)
-        stacked = stack_frames(target, config.target_stack)
-        stacked_lengths = target_lengths // config.target_stack
-        frame_padding = padding_mask(stacked_lengths, stacked.shape[1])
+        frame_padding = padding_mask(target_lengths, target.shape[1])
 
         # Distances and flows lose too much in half precision, and cost little.
         with torch.autocast(source.device.type, enabled=False):
-            log_alignment = self.aligner(tokens.float(), stacked, token_padding, frame_padding)
+            log_alignment = self.aligner(tokens.float(), target, token_padding, frame_padding)
             scores = log_alignment if log_prior is None else log_alignment + log_prior
-            path = monotonic_search(scores, stacked_lengths, token_lengths)
+            path = monotonic_search(scores, target_lengths, token_lengths)
             durations = path_durations(path, frame_padding, n_tokens)
             inputs = self._duration_inputs(tokens.float(), duration_feature, source_lengths, token_lengths)
             duration_nll = log_durations = log_expected = None
@@ -211,26 +186,51 @@ class AASVC(nn.Module):
                 if not config.mask_padding:
                     log_durations = log_durations.clamp_max(PUBLISHED_LOG_CLAMP)
 
-        frames = gaussian_upsampling(tokens, durations, token_padding, frame_padding, stacked.shape[1])
+        frames = gaussian_upsampling(tokens, durations, token_padding, frame_padding, target.shape[1])
         if config.mask_padding:
             frames = frames.masked_fill(frame_padding.unsqueeze(-1), 0.0)
         before, after = self._decode(frames, frame_padding)
-        target = target[:, : before.shape[1]]
         return TeacherForced(
             before=before,
             after=after,
             target=target,
-            frame_padding=frame_padding.repeat_interleave(config.target_stack, dim=1),
+            frame_padding=frame_padding,
             log_alignment=log_alignment,
             path=path,
             durations=durations,
             token_lengths=token_lengths,
-            target_lengths=stacked_lengths,
+            target_lengths=target_lengths,
             duration_nll=duration_nll,
             log_durations=log_durations,
             log_expected=log_expected,
             log_prior=log_prior,
         )
+
+    def align(self, source: Tensor, target: Tensor, duration_feature: Tensor | None = None) -> TeacherForced:
+        """The teacher-forced pass on one pair, to look at: (B, ...) with B = 1, without gradient.
+
+        Args:
+            source: (S, source_dim), normalised
+            target: (T, M), normalised
+            duration_feature: (S, duration_dim), normalised; needed if ``duration_input`` is ``feature``
+
+        Raises:
+            ValueError: fewer target frames than source tokens, or no token at all.
+        """
+        n_tokens = self.config.n_tokens(len(source))
+        if not 0 < n_tokens <= len(target) or len(source) < self.min_source_frames:
+            raise ValueError(f"{n_tokens} tokens cannot be aligned with {len(target)} frames")
+        lengths = [torch.tensor([len(side)], device=source.device) for side in (source, target)]
+        with torch.inference_mode():
+            result: TeacherForced = self(
+                source.unsqueeze(0),
+                lengths[0],
+                target.unsqueeze(0),
+                lengths[1],
+                None if duration_feature is None else duration_feature.unsqueeze(0),
+                noise=torch.zeros(1, n_tokens, 2, device=source.device),  # only of the duration loss
+            )
+        return result
 
     def convert(
         self,
@@ -305,7 +305,7 @@ class AASVC(nn.Module):
             padding = padding_mask(torch.tensor(lengths, device=frames.device), frames.shape[1])
             _, after = self._decode(frames, padding)
         return [
-            Conversion(mel=mel[: length * self.config.target_stack], durations=durations[0])
+            Conversion(mel=mel[:length], durations=durations[0])
             for mel, length, (_, durations) in zip(after, lengths, rhythms, strict=True)
         ]
 
@@ -342,19 +342,17 @@ class AASVC(nn.Module):
 
     def _encode(self, source: Tensor, lengths: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
         """Tokens (B, K, D) and their numbers (B,)."""
-        config = self.config
-        source = stack_frames(source, config.source_stack)
-        lengths = lengths // config.source_stack
-        padding = padding_mask(lengths, source.shape[1]) if padded else None
-        encoded = self.encoder(source, padding)
-        return stack_frames(encoded, config.frames_per_token), lengths // config.frames_per_token
+        factor = self.config.frames_per_token
+        encoded = self.encoder(source, padding_mask(lengths, source.shape[1]) if padded else None)
+        return stack_frames(encoded, factor), lengths // factor
 
     def _duration_inputs(
         self, tokens: Tensor, feature: Tensor | None, lengths: Tensor, token_lengths: Tensor
     ) -> Tensor:
         config = self.config
-        # The published stochastic predictor cuts the gradient at its input; nothing before it needs to be remembered.
-        trained = config.duration_predictor != "stochastic" or config.duration_gradient
+        # As published, the stochastic predictor cuts the gradient at its input: a feature's branch keeps its random
+        # weights for ever, and the encoder learns nothing from durations.
+        trained = config.duration_predictor != "stochastic"
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             if self.duration_branch is None:
                 return tokens if trained else tokens.detach()
@@ -366,12 +364,7 @@ class AASVC(nn.Module):
 
     def _decode(self, frames: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mel before and after the postnet, (B, T, M) each."""
-        config = self.config
-        decoded = self.output(self.decoder(frames, padding))
-        before = decoded.reshape(len(decoded), -1, config.target_dim or 0)
+        before = self.output(self.decoder(frames, padding))
         if self.postnet is None:
             return before, before
-        masked = None
-        if padding is not None and config.mask_padding:
-            masked = padding.repeat_interleave(config.target_stack, dim=1)
-        return before, before + self.postnet(before, masked)
+        return before, before + self.postnet(before, padding if self.config.mask_padding else None)

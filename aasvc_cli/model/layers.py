@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aasvc_cli.model import lean
+
 NORM_EPS = 1e-12
 """Epsilon of the layer norms inside conformer blocks, as published."""
-
-
-def draw_kept(shape: Sequence[int], dropout: float) -> Tensor | None:
-    """Which elements a dropout keeps on a CPU, where drawing is most of its cost: one random byte decides about each.
-
-    Returns:
-        boolean, or None if all are kept
-    """
-    dropped = round(dropout * 256)
-    if not dropped:
-        return None
-    count = math.prod(shape)
-    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    return (words.view(torch.uint8)[:count] >= dropped).view(shape)
-
-
-def drop(x: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    """Keep elements that :func:`draw_kept` chose, scaled up for those that are lost; also the gradient of this."""
-    if kept is None:
-        return x
-    scale = 256 / (256 - round(dropout * 256))
-    return torch.ops.aten.native_dropout_backward(x, kept, scale)  # multiplies by mask and scale in one pass
-
-
-class _ByteDropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dropout: float) -> Tensor:
-        kept = draw_kept(x.shape, dropout)
-        ctx.save_for_backward(kept)
-        ctx.dropout = dropout
-        return drop(x, kept, dropout)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return drop(grads[0], ctx.saved_tensors[0], ctx.dropout), None
 
 
 class Dropout(nn.Module):
@@ -63,8 +28,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        result: Tensor = _ByteDropout.apply(x, self.p)
-        return result
+        return lean.dropout(x, self.p)
 
 
 def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
@@ -130,12 +94,8 @@ class FrameBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Normalise (B, T, D) per channel."""
         if self.training and Recomputation.active and padding is None:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            scratch = (
-                self.running_mean.clone(),
-                self.running_var.clone(),
-            )  # the second pass must save what the first did
+            assert self.running_mean is not None and self.running_var is not None
+            scratch = self.running_mean.clone(), self.running_var.clone()  # the running statistics stay as they are
             flat = F.batch_norm(x.reshape(-1, x.shape[-1]), *scratch, self.weight, self.bias, True, 0.0, self.eps)
             return flat.view(x.shape)
         if padding is None or not self.training:
@@ -193,19 +153,18 @@ class ScaledRelativePositions(nn.Module):
 class Postnet(nn.Module):
     """Convolutions that predict a correction of the decoder's mel."""
 
-    def __init__(self, *, n_mels: int, layers: int, channels: int, kernel: int, dropout: float, batch_norm: bool):
+    def __init__(self, *, n_mels: int, layers: int, channels: int, kernel: int, dropout: float):
         super().__init__()
         widths = [n_mels] + [channels] * (layers - 1) + [n_mels]
         self.convs = nn.ModuleList(TimeConv(n_in, n_out, kernel, bias=False) for n_in, n_out in pairwise(widths))
-        self.norms = nn.ModuleList(FrameBatchNorm(n_out) if batch_norm else nn.Identity() for n_out in widths[1:])
+        self.norms = nn.ModuleList(FrameBatchNorm(n_out) for n_out in widths[1:])
         self.dropout = Dropout(dropout)
 
     def forward(self, mel: Tensor, padding: Tensor | None = None) -> Tensor:
         """The correction, (B, T, M) to (B, T, M)."""
         x = mel
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = conv(x, padding)
-            x = norm(x, padding) if isinstance(norm, FrameBatchNorm) else x
+            x = norm(conv(x, padding), padding)
             if index < len(self.convs) - 1:
                 x = torch.tanh(x)
             x = self.dropout(x)

@@ -188,7 +188,7 @@ def prepare(
     findings = [*matching.findings, *long_ones, *noticed]
     everything = [*matching.pairs, *((each.set, each.pair) for each in candidates)]
     sets = _assign_sets(good, everything, requested, seed)
-    smallest = smallest_frames_per_token([pair for _, pair in [*good, *breaking]], config)
+    smallest = smallest_frames_per_token(pair for _, pair in [*good, *breaking])
     check_enough(sets, findings, len(breaking), smallest, config)
     if training is not None:
         config = _with_advised_batch(config, len(sets["train"]))

@@ -203,11 +203,11 @@ class _Run:
         store = FeatureStore(home.features, config.features, feature_key)
         for set_name in ("train", "dev"):
             for pair in manifest.sets[set_name]:
-                tokens, steps = config.model.tokens_and_steps(pair.source_frames, pair.target_frames)
-                if tokens > steps:
+                tokens = config.model.n_tokens(pair.source_frames)
+                if tokens > pair.target_frames:
                     raise DataError(
-                        f"pair {pair.utterance_id}: {tokens} source tokens do not fit into {steps} target frames; "
-                        "raise model.frames_per_token, or run: aasvc prepare with this configuration, "
+                        f"pair {pair.utterance_id}: {tokens} source tokens do not fit into {pair.target_frames} target "
+                        "frames; raise model.frames_per_token, or run: aasvc prepare with this configuration, "
                         "which leaves such pairs out"
                     )
                 _check_there(store, pair, config)
@@ -424,8 +424,7 @@ class _Run:
         trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
         self._trainer = trainer
         self._open(trainer)
-        augment = self.config.augment
-        if max(augment.share, augment.splice_share) > 0 and not can_vary(self.config) and self.world.is_first:
+        if self.config.augment.share > 0 and not can_vary(self.config) and self.world.is_first:
             self.say("recordings are not varied (augment): that takes mels as features.source and features.duration")
         stream = batch_stream(
             self.train_set,
@@ -552,7 +551,7 @@ class _Run:
         """Pictures and sounds of the first dev pairs."""
         from aasvc_cli.report.content import Alignment
         from aasvc_cli.report.figures import alignment_figure, mel_figure
-        from aasvc_cli.vocoder.build import build_vocoder
+        from aasvc_cli.vocoder.build import build_vocoder, speak
 
         mel_config = self.config.features.mel
         vocoder = build_vocoder("griffin-lim", mel_config)
@@ -562,12 +561,12 @@ class _Run:
             for index in range(min(self.config.train.n_previews, len(self.dev_set))):
                 item = self.dev_set[index]
                 name = f"step-{trainer.step:06d}-{item.utterance_id}"
-                batch = collate([item]).to(self.device)
+                source, said, rhythm = item.tensors(self.device)
+                forced = trainer.model.align(source, said, rhythm)
                 generator = torch.Generator().manual_seed(self.config.train.seed)
-                forced = trainer.forward(batch, generator)
-                converted = trainer.model.convert(batch.source[0], batch.duration_feature[0], generator=generator)
-                log_mel = self.stats.target.limit(self.stats.target.denormalise(converted.mel.cpu().numpy()))
-                wave = vocoder.synthesise(torch.from_numpy(log_mel).unsqueeze(0))[0].cpu().numpy()
+                converted = trainer.model.convert(source, rhythm, generator=generator)
+                log_mel = self.stats.target.restore(converted.mel.cpu().numpy())
+                wave = speak(vocoder, log_mel, "cpu")
                 target = self.stats.target.denormalise(item.target)
                 mels = [("conversion", log_mel), ("target", target)]
                 if self.stats.kinds["source"] == "mel":

@@ -19,7 +19,7 @@ from aasvc_cli.config.reading import dump_yaml, override, to_tree
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
 from aasvc_cli.conversion.voice import find_voice, load_voice, pick_device
 from aasvc_cli.data.corpus import clean_name
-from aasvc_cli.data.dataset import PairDataset, collate
+from aasvc_cli.data.dataset import PairDataset
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features.kinds import extract, feature_key, with_widths
@@ -35,7 +35,7 @@ from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.run_folder import LAST, RunFolder
 from aasvc_cli.training.vocoder_trainer import VOCODER_LOSSES, CropSource, Recording, VocoderTrainer, generator_sizes
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
-from aasvc_cli.vocoder.build import find_vocoder, load_vocoder, read_vocoder, refuse_mismatch, write_vocoder
+from aasvc_cli.vocoder.build import find_vocoder, load_vocoder, read_vocoder, refuse_mismatch, speak, write_vocoder
 from aasvc_cli.vocoder.folder import StoredVocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
 
@@ -313,8 +313,7 @@ class _Run:
         with trainer.average.swapped():
             vocoder = IstftVocoder(trainer.generator)
             for recording in self.dev_recordings:
-                mel = torch.from_numpy(recording.mel).to(self.device).unsqueeze(0)
-                wave = vocoder.synthesise(mel)[0].cpu().numpy()
+                wave = speak(vocoder, recording.mel, self.device)
                 wanted = self._true_mel(recording)
                 made = log_mel(wave, self.mel)[: len(wanted)]
                 difference = np.abs(np.maximum(made, -5.0) - np.maximum(wanted, -5.0))
@@ -322,6 +321,7 @@ class _Run:
                 total += len(made)
                 if recording.f0 is None:
                     continue
+                mel = torch.from_numpy(recording.mel).to(self.device).unsqueeze(0)
                 with torch.inference_mode():
                     f0, voiced = trainer.generator.pitch.decode(trainer.generator.normalise(mel))
                 read = np.where(voiced[0].cpu().numpy(), f0[0].cpu().numpy(), 0.0)
@@ -353,8 +353,7 @@ class _Run:
             for recording, wave in zip(self.dev_recordings, waves, strict=True):
                 try:
                     f0_range = found or estimate_f0_range([voiced_f0(wave, rate)])
-                    made = vocoder.synthesise(torch.from_numpy(recording.mel).to(self.device).unsqueeze(0))[0]
-                    copy = np.clip(made.cpu().numpy()[: len(wave)], -1.0, 1.0)
+                    copy = np.clip(speak(vocoder, recording.mel, self.device)[: len(wave)], -1.0, 1.0)
                     scores = score_pair(
                         copy, rate, wave, rate, f0_min=f0_range.minimum, f0_max=f0_range.maximum,
                         mode="published" if rate <= PUBLISHED_MAX_RATE else "corrected",
@@ -379,7 +378,7 @@ class _Run:
         with trainer.average.swapped():
             vocoder = IstftVocoder(trainer.generator)
             for recording in self.dev_recordings[: self.config.train.n_previews]:
-                wave = vocoder.synthesise(torch.from_numpy(recording.mel).to(self.device).unsqueeze(0))[0].cpu().numpy()
+                wave = speak(vocoder, recording.mel, self.device)
                 base = self.folder.path / "previews" / f"step-{trainer.step:06d}-{recording.utterance_id}"
                 mels = [
                     ("synthesis", log_mel(wave, self.mel)[: len(recording.mel)]),
@@ -436,19 +435,11 @@ class _Forced:
         replaced = []
         for recording, pair in zip(recordings, pairs, strict=True):
             mel = self._mel(pair)[: len(recording.mel)]
-            # with a stack of target frames, the last ones may be missing
             replaced.append(dataclasses.replace(recording, mel=mel, own_mel=recording.mel[: len(mel)], f0=None))
         return replaced
 
     def _mel(self, pair: ParallelPair) -> Any:
         voice = self.voice
         item = PairDataset([pair], self.store.load, voice.stats)[0]
-        batch = collate([item]).to(voice.device)
-        n_tokens = batch.source.shape[1] // voice.config.model.source_frames_per_token
-        noise = torch.zeros(1, n_tokens, 2, device=voice.device)  # of the duration loss, which nobody looks at
-        with torch.inference_mode():
-            forced = voice.model(
-                batch.source, batch.source_lengths, batch.target, batch.target_lengths, batch.duration_feature,
-                noise=noise,
-            )  # fmt: skip
-        return voice.stats.target.limit(voice.stats.target.denormalise(forced.after[0].float().cpu().numpy()))
+        aligned = voice.model.align(*item.tensors(voice.device))
+        return voice.stats.target.restore(aligned.after[0].float().cpu().numpy())

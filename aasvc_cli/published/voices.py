@@ -33,17 +33,9 @@ _MODEL_KEYS = {
     "dlayers": "decoder_layers",
     "eunits": "encoder_hidden",
     "dunits": "decoder_hidden",
-    "positionwise_layer_type": "feed_forward",
-    "positionwise_conv_kernel_size": "feed_forward_kernel",
     "conformer_enc_kernel_size": "encoder_kernel",
     "conformer_dec_kernel_size": "decoder_kernel",
-    "encoder_normalize_before": "encoder_norm_first",
-    "decoder_normalize_before": "decoder_norm_first",
-    "use_macaron_style_in_conformer": "macaron",
-    "use_cnn_in_conformer": "conv_module",
-    "encoder_reduction_factor": "source_stack",
     "post_encoder_reduction_factor": "frames_per_token",
-    "decoder_reduction_factor": "target_stack",
     "transformer_enc_dropout_rate": "encoder_dropout",
     "transformer_enc_positional_dropout_rate": "encoder_positional_dropout",
     "transformer_enc_attn_dropout_rate": "encoder_attention_dropout",
@@ -54,7 +46,6 @@ _MODEL_KEYS = {
     "postnet_chans": "postnet_channels",
     "postnet_filts": "postnet_kernel",
     "postnet_dropout_rate": "postnet_dropout",
-    "use_batch_norm": "postnet_batch_norm",
     "duration_predictor_type": "duration_predictor",
     "duration_predictor_layers": "duration_layers",
     "duration_predictor_chans": "duration_channels",
@@ -71,9 +62,6 @@ _MODEL_DEFAULTS: dict[str, Any] = {
     "n_heads": 4,
     "encoder_layers": 6,
     "decoder_layers": 6,
-    "feed_forward": "conv1d",
-    "encoder_norm_first": False,
-    "decoder_norm_first": False,
     "frames_per_token": 1,
     "encoder_kernel": 7,
     "decoder_kernel": 31,
@@ -88,22 +76,33 @@ _MODEL_DEFAULTS: dict[str, Any] = {
     "duration_channels": 384,
     "duration_input": "tokens",
 }
-_ONLY_VALUE: dict[str, Any] = {
-    "encoder_input_layer": "linear",
-    "encoder_concat_after": False,
-    "decoder_concat_after": False,
-    "encoder_type": "conformer",
-    "decoder_type": "conformer",
-    "conformer_pos_enc_layer_type": "rel_pos",
-    "conformer_self_attn_layer_type": "rel_selfattn",
-    "spk_embed_dim": None,
+_ONLY_VALUE: dict[str, tuple[Any, Any]] = {
+    # the one value that is supported, and what the published constructor assumes where the file is silent
+    "encoder_input_layer": ("linear", "linear"),
+    "encoder_concat_after": (False, False),
+    "decoder_concat_after": (False, False),
+    "encoder_type": ("conformer", "conformer"),
+    "decoder_type": ("conformer", "conformer"),
+    "conformer_pos_enc_layer_type": ("rel_pos", "rel_pos"),
+    "conformer_self_attn_layer_type": ("rel_selfattn", "rel_selfattn"),
+    "spk_embed_dim": (None, None),
+    # all published recipes agree on these
+    "positionwise_layer_type": ("linear", "conv1d"),
+    "encoder_normalize_before": (True, False),
+    "decoder_normalize_before": (True, False),
+    "use_macaron_style_in_conformer": (True, True),
+    "use_cnn_in_conformer": (True, True),
+    "encoder_reduction_factor": (1, 1),
+    "decoder_reduction_factor": (1, 1),
+    "use_batch_norm": (True, True),
 }
 _IGNORED = re.compile(
     r"init_type|use_masking|use_weighted_masking|use_scaled_pos_enc|encoder_input_conv_kernel_size"
+    r"|positionwise_conv_kernel_size"
     r"|spk_embed_integration_type|diffsinger_.*|prodiff_.*"
 )
-"""Accepted and without effect in the published code: nothing is initialised or masked differently for them, and the
-decoders of the last two cannot be chosen."""
+"""Accepted and without effect in the published code: nothing is initialised or masked differently for them, linear
+layers have no kernel, and the decoders of the last two cannot be chosen."""
 _TRAIN_KEYS = {
     "batch_size": "batch_size",
     "gradient_accumulate_steps": "accum",
@@ -129,11 +128,13 @@ def published_model_tree(params: Mapping[str, Any]) -> tuple[dict[str, Any], lis
             tree[_MODEL_KEYS[key]] = value
         elif key == "duration_predictor_use_encoder_outputs":
             tree["duration_input"] = "tokens" if value else "feature"
-        elif key in _ONLY_VALUE:
-            if value != _ONLY_VALUE[key]:
-                faults.append(f"model_params.{key}: {value!r} is not supported, only {_ONLY_VALUE[key]!r}")
-        elif not _IGNORED.fullmatch(key):
+        elif key not in _ONLY_VALUE and not _IGNORED.fullmatch(key):
             faults.append(f"model_params.{key}: unknown key")
+    for key, (only, default) in _ONLY_VALUE.items():
+        value = params.get(key, default)
+        if value != only:
+            silent = "" if key in params else " (what the published code assumes where nothing is said)"
+            faults.append(f"model_params.{key}: {value!r}{silent} is not supported, only {only!r}")
     tree["duration_rounding"] = "ceil" if tree["duration_predictor"] == "stochastic" else "nearest"
     if tree.get("duration_dim") is None:
         tree["duration_dim"] = tree.get("source_dim")

@@ -548,17 +548,10 @@ def alignment(voice: Voice, source: Path, target: Path, label: str = "") -> Alig
     heard = stats.source.normalise(extract(features.source, waves["source"], features))
     said = stats.target.normalise(extract(features.target, waves["target"], features))
     rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features))
-    tokens, steps = voice.config.model.tokens_and_steps(len(heard), len(said))
-    if not 0 < tokens <= steps or len(heard) < model.min_source_frames:
-        raise DataError(f"{source} and {target}: {tokens} tokens cannot be aligned with {steps} frames")
-
-    def batch(array: npt.NDArray[np.float32]) -> torch.Tensor:
-        return torch.from_numpy(array).unsqueeze(0).to(voice.device)
-
-    lengths = [torch.tensor([len(array)], device=voice.device) for array in (heard, said)]
-    noise = torch.zeros(1, len(heard) // voice.config.model.source_frames_per_token, 2, device=voice.device)
-    with torch.inference_mode():
-        forced = model(batch(heard), lengths[0], batch(said), lengths[1], batch(rhythm), noise=noise)
+    try:
+        forced = model.align(*(torch.from_numpy(feature).to(voice.device) for feature in (heard, said, rhythm)))
+    except ValueError as error:
+        raise DataError(f"{source} and {target}: {error}") from None
     weights = forced.log_alignment[0].exp().float().cpu().numpy()
     return Alignment(label, weights, [int(token) for token in forced.path[0]])
 

@@ -225,12 +225,11 @@ def total_loss(result: TeacherForced, config: LossConfig, step: int, share: Shar
         gradient=config.forward_sum_gradient,
     )
     binarisation = binarisation_loss(result.log_alignment, result.path, result.target_lengths)
-    ramp = min(1.0, (step + 1) / config.binarisation_warmup_steps) if config.binarisation_warmup_steps else 1.0
     duration = duration_loss(result)
     if share != WHOLE:
         l1, duration = l1 * share.frames, duration * share.tokens
         forward_sum, binarisation = forward_sum * share.utterances, binarisation * share.utterances
-    total = l1 + config.align_weight * (forward_sum + ramp * binarisation)
+    total = l1 + config.align_weight * (forward_sum + binarisation)
     if step > config.duration_start_step:
         total = total + config.duration_weight * duration
     return Losses(l1=l1, forward_sum=forward_sum, binarisation=binarisation, duration=duration, total=total)

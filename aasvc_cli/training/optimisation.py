@@ -22,8 +22,8 @@ def with_precision(config: Config, device: torch.device) -> Config:
     if device.type == "cuda":
         best = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        best = "bf16" if native else "fp32"
+        able = torch.cpu.get_capabilities()
+        best = "bf16" if able.get("avx512_bf16") or able.get("amx_tile") else "fp32"
     chosen = dataclasses.replace(config.train, precision=cast(Any, best))
     return dataclasses.replace(config, train=chosen)
 

@@ -189,17 +189,13 @@ class Trainer:
         """(B, T, K) of a batch whose pairs are known to say the same at the same places."""
         if batch.guide is None:
             return None
-        model = self.config.model
-        per_token, stack = model.source_frames_per_token, model.target_stack
-        n_steps = batch.guide.shape[1] // stack
-        frames = batch.guide[:, : n_steps * stack].unflatten(1, (n_steps, stack)).mean(2)
-        return content_log_prior(
-            (frames + 0.5) / per_token - 0.5, batch.target_lengths // stack, batch.source_lengths // per_token,
-            n_tokens, self.config.loss, self.step,
-        )  # fmt: skip
+        per_token = self.config.model.frames_per_token
+        tokens = (batch.guide + 0.5) / per_token - 0.5
+        lengths = batch.target_lengths, batch.source_lengths // per_token
+        return content_log_prior(tokens, *lengths, n_tokens, self.config.loss, self.step)
 
     def _n_tokens(self, batch: Batch) -> int:
-        return batch.source.shape[1] // self.config.model.source_frames_per_token
+        return self.config.model.n_tokens(batch.source.shape[1])
 
     def losses(
         self,
@@ -335,10 +331,8 @@ class Trainer:
         """Utterances, target frames and tokens that the losses of a batch are means over."""
         if batch.spare:
             return 0, 0, 0
-        config = self.config.model
-        source, target = batch.source_lengths.cpu().numpy(), batch.target_lengths.cpu().numpy()
-        frames = target // config.target_stack * config.target_stack
-        return len(batch.utterance_ids), int(frames.sum()), int((source // config.source_frames_per_token).sum())
+        tokens = sum(self.config.model.n_tokens(length) for length in batch.source_lengths.tolist())
+        return len(batch.utterance_ids), int(batch.target_lengths.sum()), tokens
 
     def _take_smaller_pieces(self, batches: Sequence[Batch]) -> None:
         largest = max(len(batch.utterance_ids) for batch in batches)

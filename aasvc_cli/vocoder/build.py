@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -58,6 +60,12 @@ class Vocoder(Protocol):
     def synthesise(self, log_mel: Tensor, *, seed: int = 0) -> Tensor:
         """(B, T, M), not normalised, to (B, T * hop_length); ``seed`` decides what is drawn, if anything is."""
         ...
+
+
+def speak(vocoder: Vocoder, log_mel: npt.NDArray[np.float32], device: str | torch.device, *, seed: int = 0) -> Any:
+    """The sound of one utterance: (T, M), not normalised, to (T * hop_length,) float32."""
+    mel = torch.from_numpy(log_mel).unsqueeze(0).to(device)
+    return vocoder.synthesise(mel, seed=seed)[0].float().cpu().numpy()
 
 
 def find_vocoder(home: Home | None, name: str | Path) -> Path:

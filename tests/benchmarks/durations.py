@@ -34,15 +34,12 @@ from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.model.aasvc import AASVC, TeacherForced
 from aasvc_cli.model.alignment import monotonic_search, path_durations
 from aasvc_cli.model.duration import StochasticDurationPredictor
-from aasvc_cli.model.layers import padding_mask, stack_frames
+from aasvc_cli.model.layers import padding_mask
 from aasvc_cli.storage.home import Home, bundled, find_home
 from aasvc_cli.training.losses import duration_loss
 
 PREDICTORS: dict[str, dict[str, Any]] = {
     "stochastic, untrained branch": {"duration_predictor": "stochastic", "duration_input": "feature"},
-    "stochastic, trained branch": {
-        "duration_predictor": "stochastic", "duration_input": "feature", "duration_gradient": True,
-    },
     "stochastic, tokens": {"duration_predictor": "stochastic", "duration_input": "tokens"},
     "deterministic, trained branch": {"duration_predictor": "deterministic", "duration_input": "feature"},
     "deterministic, tokens": {"duration_predictor": "deterministic", "duration_input": "tokens"},
@@ -72,11 +69,10 @@ def known(voice: Voice, batch: Batch) -> Known:
     model = voice.model
     with torch.no_grad():
         tokens, lengths = model._encode(batch.source, batch.source_lengths)
-        target = stack_frames(batch.target, voice.config.model.target_stack)
-        target_lengths = batch.target_lengths // voice.config.model.target_stack
-        padding, frame_padding = padding_mask(lengths, tokens.shape[1]), padding_mask(target_lengths, target.shape[1])
-        alignment = model.aligner(tokens, target, padding, frame_padding)
-        path = monotonic_search(alignment, target_lengths, lengths)
+        padding = padding_mask(lengths, tokens.shape[1])
+        frame_padding = padding_mask(batch.target_lengths, batch.target.shape[1])
+        alignment = model.aligner(tokens, batch.target, padding, frame_padding)
+        path = monotonic_search(alignment, batch.target_lengths, lengths)
         return Known(batch, tokens, lengths, path_durations(path, frame_padding, tokens.shape[1]))
 
 
@@ -128,7 +124,6 @@ def trained(voice: Voice, changes: dict[str, Any], data: Sequence[Known], steps:
 def measured(model: AASVC, data: Sequence[Known], frames_per_second: float) -> dict[str, float]:
     """Predicted against real durations of pairs, one pair in each batch."""
     draws = DRAWS if model.config.duration_predictor == "stochastic" else 1
-    stack = model.config.target_stack
     predicted = wanted = 0
     errors, token_errors = [], []
     for what in data:
@@ -137,7 +132,7 @@ def measured(model: AASVC, data: Sequence[Known], frames_per_second: float) -> d
             with torch.no_grad():
                 feature = what.batch.duration_feature[0]
                 _, durations = model._rhythm(what.batch.source[0], feature, None, None, generator, 1.0)
-            length, real = stack * int(durations.sum()), int(what.batch.target_lengths[0])
+            length, real = int(durations.sum()), int(what.batch.target_lengths[0])
             predicted, wanted = predicted + length, wanted + real
             errors.append(abs(length - real) / frames_per_second)
             token_errors.append(float((durations - what.durations).abs().mean()))

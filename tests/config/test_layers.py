@@ -400,7 +400,7 @@ class TestSchema:
         "tree",
         [
             {"nonsense": 1}, {"train": {"bach_size": 2}}, {"train": {"batch_size": 0}}, {"train": {"batch_size": 1.5}},
-            {"train": {"lr": "fast"}}, {"model": {"feed_forward": "circular"}}, {"features": {"mel": {"n_fft": None}}},
+            {"train": {"lr": "fast"}}, {"loss": {"prior": "circular"}}, {"features": {"mel": {"n_fft": None}}},
             {"features": {"source": 1}},
             {"train": []}, {"options": []}, {"name": 3}, {"train": {"bucket": "yes"}}, {"model": {"flow_count": 1}},
         ],

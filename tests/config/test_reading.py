@@ -50,7 +50,7 @@ def test_every_fault_is_reported_at_once_with_the_path_of_its_key():
         features:
           mel: {n_mel: 80, sample_rate: fast}
           source: 1
-        model: {width: -2, macaron: 1}
+        model: {width: -2, mask_padding: 1}
         train: {batch_size: 2.5, lr: hot}
         colour: red
         """
@@ -60,7 +60,7 @@ def test_every_fault_is_reported_at_once_with_the_path_of_its_key():
         "features.mel.sample_rate",
         "features.source",
         "model.width",
-        "model.macaron",
+        "model.mask_padding",
         "train.batch_size",
         "train.lr",
         "colour",
@@ -176,7 +176,7 @@ def test_the_published_preset_has_the_published_sizes():
     assert (mel.sample_rate, mel.n_fft, mel.hop_length, mel.n_mels) == (48000, 2048, 512, 80)
     assert (model.width, model.decoder_width, model.n_heads) == (384, 1536, 2)
     assert (model.encoder_layers, model.decoder_layers) == (4, 4)
-    assert model.source_frames_per_token == 4
+    assert model.frames_per_token == 4
     assert (training.batch_size * training.accum, training.max_steps, training.lr) == (16, 50000, 8e-5)
 
 

@@ -70,11 +70,8 @@ class TestBatches:
 
     @pytest.mark.parametrize("predictor", ["poisson", "deterministic", "stochastic"])
     @pytest.mark.parametrize("heard", ["tokens", "feature"])
-    @pytest.mark.parametrize("stack", [1, 2])
-    def test_each_result_is_that_of_the_utterance_alone(self, predictor: str, heard: str, stack: int):
-        config = tiny_config(
-            duration_predictor=predictor, duration_input=heard, target_stack=stack, mask_padding=True, postnet_layers=3
-        )
+    def test_each_result_is_that_of_the_utterance_alone(self, predictor: str, heard: str):
+        config = tiny_config(duration_predictor=predictor, duration_input=heard, mask_padding=True, postnet_layers=3)
         alone, together = self.both(config)
         assert len({len(result.mel) for result in alone}) > 1
         for one, other in zip(alone, together, strict=True):

@@ -158,9 +158,9 @@ def test_as_many_are_changed_as_asked_for():
 def test_a_slower_recording_can_still_be_aligned(n_frames, target_frames, seed):
     settings = dataclasses.replace(ALL, tempo=1.0)
     spoken = np.zeros((n_frames, MEL.n_mels), np.float32)
-    result = Augmenter(settings, MEL, frames_per_step=4.0)(spoken, target_frames=target_frames, seed=(seed,))
+    result = Augmenter(settings, MEL, frames_per_token=4)(spoken, target_frames=target_frames, seed=(seed,))
     assert len(result) <= max(n_frames, 4 * target_frames)
-    longest = Augmenter(settings, MEL, frames_per_step=4.0).slowest()(spoken, target_frames=1000, seed=(seed,))
+    longest = Augmenter(settings, MEL, frames_per_token=4).slowest()(spoken, target_frames=1000, seed=(seed,))
     assert len(longest) == 2 * n_frames
 
 
@@ -175,7 +175,7 @@ def _dataset(augmenter: Augmenter | None) -> PairDataset:
 
 
 def test_epochs_differ_and_a_resumed_stream_goes_on_with_the_same_changes():
-    dataset = _dataset(Augmenter(ALL, MEL, frames_per_step=4.0))
+    dataset = _dataset(Augmenter(ALL, MEL, frames_per_token=4))
     settings = {"batch_size": 2, "seed": 3, "bucket": False, "n_workers": 0, "pin_memory": False}
     whole = list(islice(batch_stream(dataset, Position(), **settings), 9))
     position = Position()
@@ -193,7 +193,7 @@ def test_epochs_differ_and_a_resumed_stream_goes_on_with_the_same_changes():
 
 @pytest.mark.parametrize(("varied_from", "first_varied_epoch"), [(0, 0), (1, 1), (3, 1), (4, 2), (7, 3)])
 def test_epochs_before_the_start_are_as_recorded(varied_from: int, first_varied_epoch: int):
-    dataset, plain = _dataset(Augmenter(ALL, MEL, frames_per_step=4.0)), _dataset(None)
+    dataset, plain = _dataset(Augmenter(ALL, MEL, frames_per_token=4)), _dataset(None)
     settings = {"batch_size": 2, "seed": 3, "bucket": False, "n_workers": 0, "pin_memory": False}
     batches = list(islice(batch_stream(dataset, Position(), **settings, varied_from=varied_from), 12))  # 3 in an epoch
     recorded = list(islice(batch_stream(plain, Position(), **settings), 12))

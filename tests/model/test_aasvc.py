@@ -10,9 +10,7 @@ import torch
 
 from aasvc_cli.config.settings import ModelConfig
 from aasvc_cli.model.aasvc import AASVC
-from aasvc_cli.model.conformer import FeedForward, RelativeAttention
 from aasvc_cli.model.layers import (
-    Dropout,
     FrameBatchNorm,
     TimeConv,
     padding_mask,
@@ -46,15 +44,8 @@ def _model(**changes: object) -> AASVC:
 
 @pytest.mark.parametrize("duration_input", ["feature", "tokens"])
 @pytest.mark.parametrize("predictor", ["stochastic", "deterministic", "poisson"])
-@pytest.mark.parametrize("feed_forward", ["linear", "conv1d", "conv1d-linear"])
-def test_with_masks_a_padded_batch_equals_its_items_one_by_one(duration_input, predictor, feed_forward):
-    model = _model(
-        mask_padding=True,
-        duration_input=duration_input,
-        duration_predictor=predictor,
-        feed_forward=feed_forward,
-        feed_forward_kernel=3,
-    )
+def test_with_masks_a_padded_batch_equals_its_items_one_by_one(duration_input, predictor):
+    model = _model(mask_padding=True, duration_input=duration_input, duration_predictor=predictor)
     source_lengths, target_lengths = torch.tensor([41, 30, 23]), torch.tensor([37, 40, 11])
     source, target = torch.randn(3, 41, 12), torch.randn(3, 40, 8)
     source = source.masked_fill(padding_mask(source_lengths, 41).unsqueeze(-1), 0.0)
@@ -88,24 +79,30 @@ def test_without_masks_padding_leaks_as_in_the_published_code():
     assert not torch.allclose(alone.after, padded.after, atol=1e-4)
 
 
-@pytest.mark.parametrize("stacks", [(1, 1, 4), (2, 1, 2), (1, 2, 4), (1, 1, 1)])
-def test_stacking_factors_give_the_documented_shapes(stacks):
-    source_stack, target_stack, frames_per_token = stacks
-    model = _model(
-        source_stack=source_stack,
-        target_stack=target_stack,
-        frames_per_token=frames_per_token,
-        duration_input="tokens",
-    )
+@pytest.mark.parametrize("frames_per_token", [1, 2, 4])
+def test_the_reduction_factor_gives_the_documented_shapes(frames_per_token):
+    model = _model(frames_per_token=frames_per_token, duration_input="tokens")
     source, target = torch.randn(2, 43, 12), torch.randn(2, 61, 8)
     result = model(source, torch.tensor([43, 35]), target, torch.tensor([61, 60]))
-    k, t = 43 // source_stack // frames_per_token, 61 // target_stack
-    assert result.log_alignment.shape == (2, t, k)
-    assert result.before.shape == result.after.shape == result.target.shape == (2, t * target_stack, 8)
-    assert result.durations.sum(1).tolist() == [t, 60 // target_stack]
+    k = 43 // frames_per_token
+    assert result.log_alignment.shape == (2, 61, k)
+    assert result.before.shape == result.after.shape == result.target.shape == (2, 61, 8)
+    assert result.durations.sum(1).tolist() == [61, 60]
     converted = model.convert(source[0])
     assert converted.durations.shape == (k,)
-    assert converted.mel.shape == (int(converted.durations.sum()) * target_stack, 8)
+    assert converted.mel.shape == (int(converted.durations.sum()), 8)
+
+
+@pytest.mark.parametrize("predictor", ["stochastic", "poisson"])
+def test_aligning_one_pair_is_the_pass_on_a_batch_of_one(predictor):
+    model = _model(duration_predictor=predictor)
+    source, target = torch.randn(30, 12), torch.randn(25, 8)
+    aligned = model.align(source, target, source)
+    batch = model(source[None], torch.tensor([30]), target[None], torch.tensor([25]), source[None])
+    assert torch.allclose(aligned.after, batch.after, atol=1e-5) and torch.equal(aligned.path, batch.path)
+    assert not aligned.after.requires_grad
+    with pytest.raises(ValueError, match="7 tokens cannot be aligned with 6 frames"):
+        model.align(source, target[:6], source)
 
 
 def test_speed_scales_the_length():
@@ -115,104 +112,6 @@ def test_speed_scales_the_length():
     source = torch.randn(400, 12)
     lengths = [len(model.convert(source, noise_scale=0.0, speed=speed).mel) for speed in (0.5, 1.0, 2.0)]
     assert lengths[0] == pytest.approx(2 * lengths[1], abs=2) and lengths[1] == pytest.approx(2 * lengths[2], abs=2)
-
-
-def test_post_norm_blocks_without_macaron_and_convolution_work():
-    model = _model(encoder_norm_first=False, decoder_norm_first=False, macaron=False, conv_module=False)
-    assert model.encoder.conformer.norm_output is None
-    result = model(
-        torch.randn(1, 20, 12), torch.tensor([20]), torch.randn(1, 18, 8), torch.tensor([18]), torch.randn(1, 20, 12)
-    )
-    assert bool(result.after.isfinite().all())
-
-
-def test_attention_equals_the_plain_double_loop():
-    torch.manual_seed(1)
-    width, heads, length = 8, 2, 6
-    attention = RelativeAttention(width, heads, 0.0).double()
-    x = torch.randn(1, length, width, dtype=torch.float64)
-    positions = relative_positions(length, width, x.device).double()
-    padding = padding_mask(torch.tensor([5]), length)
-    head = width // heads
-    q, k, v = (layer(x)[0].view(length, heads, head) for layer in (attention.query, attention.key, attention.value))
-    p = attention.position(positions).view(2 * length - 1, heads, head)
-    mixed = torch.zeros(length, heads, head, dtype=torch.float64)
-    for h in range(heads):
-        for i in range(length):
-            scores = torch.stack(
-                [
-                    (
-                        (q[i, h] + attention.content_bias[h]) @ k[j, h]
-                        + (q[i, h] + attention.position_bias[h]) @ p[length - 1 - (i - j), h]
-                    )
-                    / math.sqrt(head)
-                    for j in range(5)
-                ]
-            )
-            mixed[i, h] = (torch.softmax(scores, 0).unsqueeze(1) * v[:5, h]).sum(0)
-    expected = attention.output(mixed.reshape(length, width))
-    assert torch.allclose(attention(x, positions, padding)[0], expected, atol=1e-10)
-
-
-def test_attention_gradients_are_the_numerical_ones():
-    torch.manual_seed(2)
-    attention = RelativeAttention(4, 2, 0.0).double()
-    positions = relative_positions(3, 4, torch.device("cpu")).double()
-    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda value: attention(value, positions, None), (x,))
-
-
-def _results(part: torch.nn.Module, x: torch.Tensor, *arguments: object) -> list[torch.Tensor]:
-    """What a part computes, and the gradients of something of it."""
-    y = part(x, *arguments)
-    weights = torch.linspace(-1.0, 1.0, y.numel(), dtype=y.dtype).view_as(y)
-    return [y, *torch.autograd.grad((y * weights).sum(), [x, *part.parameters()])]
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_training_computes_attention_as_conversion_does_but_for_dropout(padded):
-    torch.manual_seed(3)
-    attention = RelativeAttention(8, 2, 0.0).double()
-    x = torch.randn(3, 7, 8, dtype=torch.float64, requires_grad=True)
-    positions = relative_positions(7, 8, x.device).double()
-    padding = padding_mask(torch.tensor([7, 3, 5]), 7) if padded else None
-    fused, by_hand = (_results(attention.train(mode), x, positions, padding) for mode in (False, True))
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(fused, by_hand, strict=True))
-
-
-def test_training_computes_feed_forward_layers_as_conversion_does_but_for_dropout():
-    torch.manual_seed(4)
-    layers = FeedForward(6, 10, 0.0, "linear", 1).double()
-    x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
-    plain, by_hand = (_results(layers.train(mode), x, None) for mode in (False, True))
-    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(plain, by_hand, strict=True))
-
-
-def test_gradients_with_dropout_are_the_numerical_ones():
-    attention, layers = RelativeAttention(4, 2, 0.3).double(), FeedForward(4, 6, 0.3, "linear", 1).double()
-    positions = relative_positions(3, 4, torch.device("cpu")).double()
-    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
-
-    def dropped(value: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(5)  # the same elements each time
-        return layers(attention(value, positions, None), None)
-
-    assert torch.autograd.gradcheck(dropped, (x,))
-    assert not torch.allclose(dropped(x), layers.eval()(attention.eval()(x, positions, None), None))
-
-
-def test_a_block_in_training_remembers_its_weights_of_attention_once():
-    attention, length = RelativeAttention(8, 2, 0.2), 40
-    kept: dict[int, int] = {}
-
-    def look(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.numel() >= 2 * length * length:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-        attention(torch.randn(1, length, 8), relative_positions(length, 8, torch.device("cpu")), None)
-    assert sorted(kept.values()) == [1, 4], "one byte each for what is dropped, and the weights"
 
 
 def test_relative_positions_are_sinusoids_of_the_offset():
@@ -246,28 +145,14 @@ def test_stacking_concatenates_neighbours_and_drops_the_rest():
     assert stack_frames(x, 3).tolist() == [[[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]]
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5])
-def test_dropout_keeps_the_expectation_and_drops_the_right_share(p):
-    torch.manual_seed(4)
-    x = torch.ones(400, 1001, requires_grad=True)
-    y = Dropout(p).train()(x)
-    share = round(p * 256) / 256
-    assert float((y == 0).float().mean()) == pytest.approx(share, abs=0.003)
-    assert y.mean().item() == pytest.approx(1.0, abs=0.01)
-    y.sum().backward()
-    assert torch.equal(x.grad, y.detach())
-    assert torch.equal(Dropout(p).eval()(x), x)
-
-
-@pytest.mark.parametrize("gradient", [False, True])
-def test_the_duration_input_is_trained_only_if_asked_for(gradient):
-    model = _model(duration_gradient=gradient).train()
+@pytest.mark.parametrize("predictor", ["stochastic", "poisson"])
+def test_the_input_of_the_stochastic_predictor_is_not_trained_as_published(predictor):
+    model = _model(duration_predictor=predictor).train()
     source = torch.randn(1, 24, 12)
     result = model(source, torch.tensor([24]), torch.randn(1, 20, 8), torch.tensor([20]), source)
-    assert result.duration_nll is not None
-    result.duration_nll.sum().backward()
-    assert model.duration_branch is not None
-    assert (model.duration_branch.output.weight.grad is not None) == gradient
+    output = result.log_expected if result.duration_nll is None else result.duration_nll
+    output.sum().backward()
+    assert (model.duration_branch.output.weight.grad is None) == (predictor == "stochastic")
 
 
 @pytest.mark.parametrize("value", [50.0, math.nan])

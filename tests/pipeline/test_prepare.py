@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.config.reading import override
-from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig, ModelConfig
+from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
 from aasvc_cli.data.checks import smallest_frames_per_token
 from aasvc_cli.data.manifest import ParallelPair, read_manifest
 from aasvc_cli.errors import DataError, Interrupted, StorageError
@@ -422,17 +422,11 @@ class TestDurationRatio:
 class TestCondition:
     @given(
         lengths=st.lists(st.tuples(st.integers(1, 400), st.integers(1, 200)), min_size=1, max_size=8),
-        stacks=st.tuples(st.integers(1, 3), st.integers(1, 2)),
     )
-    def test_the_proposed_factor_is_the_smallest_that_all_pairs_satisfy(self, lengths, stacks):
-        config = Config(model=ModelConfig(source_stack=stacks[0], target_stack=stacks[1]))
+    def test_the_proposed_factor_is_the_smallest_that_all_pairs_satisfy(self, lengths):
         pairs = [ParallelPair("", Path(), Path(), None, source, target) for source, target in lengths]
-        tried = (
-            factor
-            for factor in range(1, 1000)
-            if all(source // stacks[0] // factor <= target // stacks[1] for source, target in lengths)
-        )
-        assert smallest_frames_per_token(pairs, config) == next(tried)
+        tried = (factor for factor in range(1, 1000) if all(source // factor <= target for source, target in lengths))
+        assert smallest_frames_per_token(pairs) == next(tried)
 
     def test_pairs_that_break_it_are_left_out_and_a_factor_is_proposed(self, home, corpus, run):
         corpus.put("odd", sound(1.0), sound(0.8))

@@ -200,17 +200,9 @@ UNDERSTOOD: dict[str, tuple[str, Any, Any]] = {
     "dlayers": ("decoder_layers", 6, 3),
     "eunits": ("encoder_hidden", 1536, 100),
     "dunits": ("decoder_hidden", 1536, 100),
-    "positionwise_layer_type": ("feed_forward", "conv1d", "conv1d-linear"),
-    "positionwise_conv_kernel_size": ("feed_forward_kernel", 1, 3),
     "conformer_enc_kernel_size": ("encoder_kernel", 7, 9),
     "conformer_dec_kernel_size": ("decoder_kernel", 31, 9),
-    "encoder_normalize_before": ("encoder_norm_first", False, True),
-    "decoder_normalize_before": ("decoder_norm_first", False, True),
-    "use_macaron_style_in_conformer": ("macaron", True, False),
-    "use_cnn_in_conformer": ("conv_module", True, False),
-    "encoder_reduction_factor": ("source_stack", 1, 2),
     "post_encoder_reduction_factor": ("frames_per_token", 1, 4),
-    "decoder_reduction_factor": ("target_stack", 1, 2),
     "transformer_enc_dropout_rate": ("encoder_dropout", 0.1, 0.3),
     "transformer_enc_positional_dropout_rate": ("encoder_positional_dropout", 0.1, 0.3),
     "transformer_enc_attn_dropout_rate": ("encoder_attention_dropout", 0.1, 0.3),
@@ -221,7 +213,6 @@ UNDERSTOOD: dict[str, tuple[str, Any, Any]] = {
     "postnet_chans": ("postnet_channels", 512, 32),
     "postnet_filts": ("postnet_kernel", 5, 7),
     "postnet_dropout_rate": ("postnet_dropout", 0.5, 0.3),
-    "use_batch_norm": ("postnet_batch_norm", True, False),
     "duration_predictor_type": ("duration_predictor", "deterministic", "stochastic"),
     "duration_predictor_use_encoder_outputs": ("duration_input", "tokens", "feature"),
     "duration_predictor_layers": ("duration_layers", 2, 3),
@@ -243,8 +234,25 @@ UNSUPPORTED = {
     "conformer_pos_enc_layer_type": "legacy_rel_pos",
     "conformer_self_attn_layer_type": "legacy_rel_selfattn",
     "spk_embed_dim": 256,
+    "positionwise_layer_type": "conv1d",
+    "encoder_normalize_before": False,
+    "decoder_normalize_before": False,
+    "use_macaron_style_in_conformer": False,
+    "use_cnn_in_conformer": False,
+    "encoder_reduction_factor": 2,
+    "decoder_reduction_factor": 2,
+    "use_batch_norm": False,
 }
+RECIPE = {
+    "idim": 80,
+    "odim": 80,
+    "positionwise_layer_type": "linear",
+    "encoder_normalize_before": True,
+    "decoder_normalize_before": True,
+}
+"""What a published configuration has to say to be supported."""
 IGNORED = {
+    "positionwise_conv_kernel_size": 3,
     "use_scaled_pos_enc": False,
     "use_masking": True,
     "use_weighted_masking": True,
@@ -263,7 +271,7 @@ IGNORED = {
 
 
 def _model(**params: Any) -> Any:
-    tree, faults = published_model_tree({"idim": 80, "odim": 80} | params)
+    tree, faults = published_model_tree(RECIPE | params)
     assert not faults
     return parse_config({"model": {**tree, **dict.fromkeys(("source_dim", "target_dim", "duration_dim"))}}, "x").model
 
@@ -295,8 +303,16 @@ def test_what_has_no_effect_in_the_published_code_has_none_here(key: str):
 
 @pytest.mark.parametrize("key", [*UNSUPPORTED, "conformer_activation_type"])
 def test_what_is_not_supported_is_named(key: str):
-    _, faults = published_model_tree({key: UNSUPPORTED.get(key, "relu")})
+    _, faults = published_model_tree(RECIPE | {key: UNSUPPORTED.get(key, "relu")})
     assert len(faults) == 1 and faults[0].startswith(f"model_params.{key}: ")
+
+
+@pytest.mark.parametrize("key", ["positionwise_layer_type", "encoder_normalize_before", "decoder_normalize_before"])
+def test_what_a_file_leaves_to_an_unsupported_default_is_named(key: str):
+    _, faults = published_model_tree({name: value for name, value in RECIPE.items() if name != key})
+    (fault,) = faults
+    assert fault.startswith(f"model_params.{key}: ")
+    assert "where nothing is said" in fault
 
 
 def test_published_sizes_are_those_of_the_preset():

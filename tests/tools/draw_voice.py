@@ -41,18 +41,14 @@ def main() -> None:
         for title, wave in (("source", said), ("conversion", converted), ("target", wanted))
     ]
     source, target, duration = (
-        torch.from_numpy(side.normalise(extract(stats.kinds[name], wave, settings)))[None]
+        torch.from_numpy(side.normalise(extract(stats.kinds[name], wave, settings)))
         for name, side, wave in (
             ("source", stats.source, said),
             ("target", stats.target, wanted),
             ("duration", stats.duration, said),
         )
     )
-    with torch.inference_mode():
-        forced = voice.model(
-            source, torch.tensor([source.shape[1]]), target, torch.tensor([target.shape[1]]), duration,
-            noise=torch.zeros(1, source.shape[1] // voice.config.model.source_frames_per_token, 2),
-        )  # fmt: skip
+    forced = voice.model.align(source, target, duration)
     pictures = {
         "spectrograms.png": mel_figure(mels, settings.mel.frames_per_second),
         "alignment.png": alignment_figure(

@@ -25,7 +25,7 @@ from aasvc_cli.storage.home import Home
 from aasvc_cli.training.distributed import ALONE, World, joined
 from aasvc_cli.training.voice_trainer import Trainer
 from tests import processes
-from tests.training.test_memory import batch, config
+from tests.training.test_memory import batch, config, without_batch_norms
 
 CPU = torch.device("cpu")
 SIZES = (8, 5, 1)
@@ -44,10 +44,12 @@ def _share(whole: Batch, world: World) -> Batch:
     return Batch(tuple(whole.utterance_ids[row] for row in rows or [0]), **picked, spare=not rows)
 
 
-def _step(world: World, **model: Any) -> tuple[dict[str, Tensor], Trainer]:
+def _step(world: World, *, batch_norms: bool = False) -> tuple[dict[str, Tensor], Trainer]:
     """The gradient that the optimiser sees in one step, and the trainer after it."""
-    settings = {"mask_padding": True, "duration_predictor": "poisson", "duration_rounding": "nearest", **model}
+    settings = {"mask_padding": True, "duration_predictor": "poisson", "duration_rounding": "nearest"}
     trainer = Trainer(config(**settings), CPU, world=world)
+    if not batch_norms:
+        without_batch_norms(trainer)
     trainer.step = 1
     seen: dict[str, Tensor] = {}
 
@@ -66,7 +68,7 @@ def _step_of_one(folder: Path) -> None:
     with joined() as world:
         seen, trainer = _step(world)
         torch.save((seen, trainer.model.state_dict()), folder / f"{world.rank}.pt")
-        seen, trainer = _step(world, conv_module=True, postnet_batch_norm=True)
+        seen, trainer = _step(world, batch_norms=True)
         torch.save(trainer.model.state_dict(), folder / f"{world.rank}-norms.pt")
 
 
