@@ -19,7 +19,6 @@ PARAMETERS = {
     "features.target": "trg_feat",
     "features.duration": "dp_feat",
     "train.auto_batch": "batch_size",
-    "train.compile": "compiled",
 }
 """Parameters that are not named like the last part of their key."""
 

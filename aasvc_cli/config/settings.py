@@ -340,9 +340,6 @@ class TrainConfig:
     """``bf16`` runs encoder and decoder in bfloat16, ``fp16`` in float16 with a scaled loss; alignment, durations,
     losses and weights stay in float32. ``auto`` takes bf16 where the processor multiplies it natively, else fp16 on a
     GPU."""
-    compile: bool = False
-    """Compile the conformer blocks (``torch.compile``); where that fails, training goes on without it. For a GPU: on a
-    CPU it takes minutes and steps become no faster."""
     checkpointing: bool = False
     """Keep only the input of conformer blocks and compute the rest again for the gradient: the same result from less
     memory in more time."""

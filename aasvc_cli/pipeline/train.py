@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from aasvc_cli.audio.files import write_audio
+from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.config.reading import dump_yaml, parse_config, read_config_file, to_tree
 from aasvc_cli.config.settings import Config, parse_memory, parse_time
 from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
@@ -80,6 +81,22 @@ class TrainResult:
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
         return {**dataclasses.asdict(self), "folder": str(self.folder)}
+
+
+def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: str | None) -> list[Layer]:
+    """What a voice is trained with where nothing is said, the weakest first.
+
+    That is the configuration of the prepared set, but for the sizes of the model that training begins with; ``conf``
+    decides both.
+
+    Raises:
+        ModelError: no such model, or it cannot be read.
+    """
+    base = [config_layer(Origin(PREPARED, manifest.name), manifest.config) if manifest else preset_layer()]
+    if init is not None and conf is None:
+        begun = read_voice(find_voice(home, init), home, weights=False).config
+        base.append(config_layer(Origin(INIT, init), begun, "model"))
+    return base
 
 
 def train(
@@ -557,7 +574,7 @@ class _Run:
         vocoder = build_vocoder("griffin-lim", mel_config)
         trainer.model.eval()
         alignments = {}
-        with trainer.average.swapped(), trainer.uncompiled(), torch.no_grad():
+        with trainer.average.swapped():
             for index in range(min(self.config.train.n_previews, len(self.dev_set))):
                 item = self.dev_set[index]
                 name = f"step-{trainer.step:06d}-{item.utterance_id}"

@@ -15,6 +15,7 @@ import torch
 
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.config.layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.config.reading import dump_yaml, override, to_tree
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
 from aasvc_cli.conversion.voice import find_voice, load_voice, pick_device
@@ -111,6 +112,23 @@ def train_vocoder(
 
 def _ignore(_: Any) -> None:
     """Nobody listens."""
+
+
+def base_layers(manifest: Manifest | None) -> list[Layer]:
+    """What a vocoder is trained with where nothing is said: features are those of the prepared set."""
+    base = [preset_layer("vocoder")]
+    if manifest is not None:
+        base.append(config_layer(Origin(PREPARED, manifest.name), manifest.config, "features"))
+    return base
+
+
+def layers_above(init: str | None, mels_from: str | None) -> list[Layer]:
+    """What beginning with a vocoder, or hearing a voice, decides whatever else is said."""
+    layers = [
+        Layer(Origin(FLAG, "--mels-from"), settings_of(None, mels_from)),
+        Layer(Origin(INIT, str(init)), settings_of(init, None)),
+    ]
+    return [layer for layer in layers if layer.values]
 
 
 def settings_of(init: str | Path | None, mels_from: str | Path | None) -> dict[str, Any]:

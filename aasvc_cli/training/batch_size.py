@@ -40,7 +40,7 @@ def largest_batch(config: Config, device: torch.device, longest: Callable[[int],
     Raises:
         TrainingError: not even one utterance fits.
     """
-    still = replace(config.train, lr=0.0, ema_decay=config.train.ema_decay, compile=False)
+    still = replace(config.train, lr=0.0, ema_decay=config.train.ema_decay)
     trainer = Trainer(replace(config, train=still), device)
     # all losses count, and dropouts keep their masks
     trainer.step = max(config.loss.duration_start_step + 1, config.train.dropout_start_step)

@@ -55,6 +55,10 @@ class Share:
     tokens: float = 1.0
     """of the durations"""
 
+    def __mul__(self, part: Share) -> Share:
+        """The share of a part of this share."""
+        return Share(self.utterances * part.utterances, self.frames * part.frames, self.tokens * part.tokens)
+
 
 WHOLE = Share()
 

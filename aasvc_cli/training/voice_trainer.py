@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.dataset import Batch
-from aasvc_cli.errors import TrainingError
+from aasvc_cli.errors import AasvcError, TrainingError
 from aasvc_cli.model.aasvc import AASVC, TeacherForced
-from aasvc_cli.model.conformer import Conformer, ConformerBlock
+from aasvc_cli.model.conformer import Conformer
 from aasvc_cli.model.layers import Dropout
 from aasvc_cli.training.distributed import ALONE, World
 from aasvc_cli.training.losses import WHOLE, Losses, Share, content_log_prior, total_loss
@@ -31,7 +30,6 @@ FREE_TO_CHANGE = frozenset(
         "train.n_workers",
         "train.precision",
         "train.checkpointing",
-        "train.compile",
         "train.auto_batch",
         "train.memory",
         "train.time_limit",
@@ -52,8 +50,6 @@ _HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WIDTH_TO_TIDY = 1024
 """From this width on, blocks take so much time and memory that giving free memory back after each of them pays: at the
 published size it halves what activations take, for a twentieth of the time."""
-COMPILER = "inductor"
-"""Backend of ``torch.compile``."""
 
 
 class Trainer:
@@ -103,9 +99,6 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self._statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         self._dropouts = [(part, part.p) for part in self.model.modules() if isinstance(part, Dropout)]
-        self._compiled: list[nn.Module] = []
-        if train.compile:
-            self._compile()
 
     @property
     def checkpointing(self) -> bool:
@@ -118,36 +111,6 @@ class Trainer:
         for part in self.model.modules():
             if isinstance(part, Conformer):
                 part.checkpointing = wanted
-
-    def _compile(self) -> None:
-        """Compile the blocks, each of which is compiled once for all lengths, when it is first used."""
-        try:
-            for part in self.model.modules():
-                if isinstance(part, ConformerBlock):
-                    part.compile(dynamic=True, backend=COMPILER)
-                    self._compiled.append(part)
-        except Exception as error:
-            self._do_without_compiler(error)
-
-    def _do_without_compiler(self, error: Exception) -> None:
-        for part in self._compiled:
-            part._compiled_call_impl = None
-        self._compiled = []
-        inner = getattr(error, "inner_exception", error)  # the compiler's wrapping only names its own parts
-        reason = (str(inner).strip() or type(inner).__name__).splitlines()[0]
-        self._say(f"going on without --compile, which does not work here ({reason})")
-
-    @contextlib.contextmanager
-    def uncompiled(self) -> Iterator[None]:
-        """Within the context the network runs as it is written: what runs rarely is not worth the compiler's time."""
-        kept = [part._compiled_call_impl for part in self._compiled]
-        for part in self._compiled:
-            part._compiled_call_impl = None
-        try:
-            yield
-        finally:
-            for part, implementation in zip(self._compiled, kept, strict=True):
-                part._compiled_call_impl = implementation
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the random weights of a new training; names that are not among ``weights`` keep theirs."""
@@ -210,7 +173,7 @@ class Trainer:
     def update(self, batches: Sequence[Batch]) -> tuple[Tensor, float, float]:
         """One optimiser step over several micro-batches.
 
-        If memory runs out, the step is computed again in smaller pieces, which give the same gradient (apart from
+        If memory runs out, the gradient is computed again in smaller pieces, which add up to the same (apart from
         batch norms, whose statistics are those of a piece); later steps begin with pieces of that size.
 
         Returns:
@@ -221,23 +184,21 @@ class Trainer:
             TrainingError: the loss or its gradient is not finite, or the loss diverges, or one utterance alone does
                 not fit into memory. The weights stay as they were.
         """
-        train = self.config.train
-        self.model.train()
-        for part, p in self._dropouts:
-            part.p = p if self.step >= train.dropout_start_step else 0.0
-        amounts = torch.tensor([self._amounts(batch) for batch in batches], dtype=torch.float64)
-        totals = self.world.add(amounts.clone())
-        collected, norm, values = self._gradient(batches, amounts, totals)
-        if not all(math.isfinite(value) for value in values):
-            self.optimizer.zero_grad(set_to_none=True)
-            names = ", ".join(batches[0].utterance_ids[:3])
-            raise self.world.common(
-                TrainingError(
-                    f"the loss is not a finite number at step {self.step + 1} (utterances {names}, …); the checkpoints "
-                    "from before are kept - lower --lr, or look at these recordings with: aasvc prepare --json -"
-                )
-            )
-        rate = learning_rate(self.step, train)
+        self._set_dropouts()
+        shares, before = self._shares_of(batches), self._moment()
+        losses = self._within_memory(batches, before, lambda: self._backward(batches, shares))
+        self._add_up_processes(losses)
+        self.scaler.unscale_(self.optimizer)
+        gradient = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_norm or math.inf)
+        # the one time in a step that the device is waited for
+        *values, norm = torch.cat([losses, gradient.reshape(1).to(losses)]).tolist()
+        if self._overflowed(values, norm):  # the scale of the loss is too large: the same step with a smaller one
+            self.scaler.update()
+            self._return_to(before)
+            return self.update(batches)
+        if not math.isfinite(sum(values) + norm):
+            raise self._not_finite(batches)
+        rate = learning_rate(self.step, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.step(self.optimizer)
@@ -245,70 +206,82 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.average.update(self.step)
-        try:
-            self.guard.check(values[LOSS_NAMES.index("total")], self.step)
-        except TrainingError as error:
-            raise self.world.common(error) from None
-        return collected, norm, rate
+        self._check_divergence(values[LOSS_NAMES.index("total")])
+        return losses, norm, rate
 
-    def _gradient(self, batches: Sequence[Batch], amounts: Tensor, totals: Tensor) -> tuple[Tensor, float, list[float]]:
-        """Leave the clipped gradient of the whole step in the parameters.
-
-        Returns:
-            losses (5,); the gradient's norm; both as numbers, which is the one time in a step that the device is
-            waited for
-        """
-        limit = self.config.train.grad_norm if self.config.train.grad_norm > 0 else math.inf
-        shares = _shares(amounts, totals)
-        before = self._moment()
-        while True:
-            collected = self._accumulate(batches, shares, before)
-            if self.world.size > 1:
-                gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-                self.world.add_up([*gradients, *self._statistics, collected])
-                if self._statistics:
-                    torch._foreach_div_(self._statistics, self.world.size)
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-            *values, length = torch.cat([collected, norm.reshape(1).to(collected)]).tolist()
-            overflow = self.scaler.is_enabled() and not math.isfinite(length)
-            if not overflow or not all(math.isfinite(value) for value in values) or self.scaler.get_scale() < 1.0:
-                return collected, length, [*values, length]
-            # the gradient overflowed, as it does until the scale of the loss is found: the same once more
-            self.scaler.update()
-            self._return_to(before)
-
-    def _accumulate(self, batches: Sequence[Batch], shares: Sequence[Share], before: _Moment) -> Tensor:
-        """Add up the gradient of this process; pieces get smaller until they fit into memory."""
-        at_first = (self.micro, self.checkpointing)
-        while True:
-            try:
-                collected = self._attempt(batches, shares)
-                break
-            except Exception as error:
-                if not is_out_of_memory(error) and not self._compiled:
-                    raise
-                failure = error.with_traceback(None)  # which would keep the tensors of the attempt
-            if is_out_of_memory(failure):
-                self._take_smaller_pieces(batches)
-            else:
-                self._do_without_compiler(failure)
-            self._return_to(before)
-            release_memory(self.device)
-        if at_first != (self.micro, self.checkpointing):
-            self._tell_of_pieces(batches)
-        return collected
-
-    def _attempt(self, batches: Sequence[Batch], shares: Sequence[Share]) -> Tensor:
-        """Forward and backward passes of this process."""
+    def _backward(self, batches: Sequence[Batch], shares: Sequence[Share]) -> Tensor:
+        """Add up the gradients of the micro-batches of this process, and their losses (5,)."""
         collected = torch.zeros(len(LOSS_NAMES), device=self.device)
         for batch, share in zip(batches, shares, strict=True):
             for piece, noise, part in self._pieces(batch):
                 self._piece = piece
-                losses = self.losses(piece, noise=noise, share=_product(share, part))
+                losses = self.losses(piece, noise=noise, share=share * part)
                 self.scaler.scale(losses.total / len(batches)).backward()
                 collected += torch.stack([losses.named()[name].detach() for name in LOSS_NAMES]) / len(batches)
         return collected
+
+    def _overflowed(self, losses: Sequence[float], norm: float) -> bool:
+        """Whether it is only the scaling for half precision that made the gradient too large."""
+        only_norm = math.isfinite(sum(losses)) and not math.isfinite(norm)
+        return only_norm and self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
+
+    def _set_dropouts(self) -> None:
+        """Training mode, with the dropouts of this step."""
+        self.model.train()
+        for part, p in self._dropouts:
+            part.p = p if self.step >= self.config.train.dropout_start_step else 0.0
+
+    def _add_up_processes(self, losses: Tensor) -> None:
+        """Gradients and losses become those of all processes, and running statistics their means."""
+        if self.world.size == 1:
+            return
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self.world.add_up([*gradients, *self._statistics, losses])
+        for statistic in self._statistics:
+            statistic.div_(self.world.size)
+
+    def _not_finite(self, batches: Sequence[Batch]) -> AasvcError:
+        self.optimizer.zero_grad(set_to_none=True)
+        names = ", ".join(batches[0].utterance_ids[:3])
+        return self.world.common(
+            TrainingError(
+                f"the loss is not a finite number at step {self.step + 1} (utterances {names}, …); the checkpoints "
+                "from before are kept - lower --lr, or look at these recordings with: aasvc prepare --json -"
+            )
+        )
+
+    def _check_divergence(self, loss: float) -> None:
+        try:
+            self.guard.check(loss, self.step)
+        except TrainingError as error:
+            raise self.world.common(error) from None
+
+    # --- pieces of a batch, and what is tried again ------------------------------------------------------------------
+
+    def _within_memory(self, batches: Sequence[Batch], before: _Moment, compute: Callable[[], Tensor]) -> Tensor:
+        """What ``compute`` gives, in pieces that get smaller until they fit into memory.
+
+        Only this process tries again; the others wait for its gradient.
+        """
+        at_first = (self.micro, self.checkpointing)
+        while True:
+            try:
+                result = compute()
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._take_smaller_pieces(batches)
+            self._return_to(before)
+            release_memory(self.device)
+        if at_first != (self.micro, self.checkpointing):
+            self._tell_of_pieces(batches)
+        return result
+
+    def _shares_of(self, batches: Sequence[Batch]) -> list[Share]:
+        """What part each micro-batch of this process is of those of all processes."""
+        amounts = torch.tensor([self._amounts(batch) for batch in batches], dtype=torch.float64)
+        return _shares(amounts, self.world.add(amounts.clone()))
 
     def _pieces(self, batch: Batch) -> Iterator[tuple[Batch, Tensor | None, Share]]:
         """A batch in pieces that fit into memory, with their noise and their shares of it."""
@@ -331,8 +304,9 @@ class Trainer:
         """Utterances, target frames and tokens that the losses of a batch are means over."""
         if batch.spare:
             return 0, 0, 0
-        tokens = sum(self.config.model.n_tokens(length) for length in batch.source_lengths.tolist())
-        return len(batch.utterance_ids), int(batch.target_lengths.sum()), tokens
+        source, target = batch.source_lengths.cpu().numpy(), batch.target_lengths.cpu().numpy()
+        tokens = source // self.config.model.frames_per_token
+        return len(batch.utterance_ids), int(target.sum()), int(tokens.sum())
 
     def _take_smaller_pieces(self, batches: Sequence[Batch]) -> None:
         largest = max(len(batch.utterance_ids) for batch in batches)
@@ -387,7 +361,7 @@ class Trainer:
         sums = dict.fromkeys(LOSS_NAMES, 0.0)
         count = 0
         self.model.eval()
-        with self.average.swapped(), self.uncompiled(), torch.no_grad():
+        with self.average.swapped(), torch.no_grad():
             for batch in batches:
                 named = self.losses(batch, generator).named()
                 for name in LOSS_NAMES:
@@ -463,14 +437,6 @@ def _shares(amounts: Tensor, totals: Tensor) -> list[Share]:
         Share(*(amount / total if total else 0.0 for amount, total in zip(row, whole, strict=True)))
         for row, whole in zip(amounts.tolist(), totals.tolist(), strict=True)
     ]
-
-
-def _product(outer: Share, inner: Share) -> Share:
-    return Share(
-        outer.utterances * inner.utterances,
-        outer.frames * inner.frames,
-        outer.tokens * inner.tokens,
-    )
 
 
 def _of_rank(name: str, rank: int) -> str:

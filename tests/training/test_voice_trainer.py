@@ -271,38 +271,6 @@ def test_a_gradient_that_overflows_is_computed_again_with_a_smaller_scale():
     assert torch.equal(found, expected), "the same random numbers as in the attempts before"
 
 
-@pytest.mark.slow
-def test_compiled_blocks_give_the_results_of_plain_ones(monkeypatch):
-    monkeypatch.setattr("aasvc_cli.training.voice_trainer.COMPILER", "eager")
-    said: list[str] = []
-    plain, compiled = Trainer(_config(), CPU), Trainer(_config(compile=True), CPU, on_message=said.append)
-    for step in range(2):
-        torch.manual_seed(step)
-        expected, *_ = plain.update([_batch(seed=step)])
-        torch.manual_seed(step)
-        found, *_ = compiled.update([_batch(seed=step)])
-        assert torch.allclose(found, expected, rtol=1e-5)
-    assert said == []
-    assert compiled.evaluate([_batch()]) == pytest.approx(plain.evaluate([_batch()]), rel=1e-4)
-
-
-def test_without_a_compiler_training_goes_on_as_if_it_had_not_been_asked_for(monkeypatch):
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("no C++ compiler found\nand much more")
-
-    monkeypatch.setattr("aasvc_cli.training.voice_trainer.COMPILER", broken)
-    said: list[str] = []
-    plain, compiled = Trainer(_config(), CPU), Trainer(_config(compile=True), CPU, on_message=said.append)
-    for step in range(2):
-        torch.manual_seed(step)
-        expected, *_ = plain.update([_batch(seed=step)])
-        torch.manual_seed(step)
-        found, *_ = compiled.update([_batch(seed=step)])
-        assert torch.equal(found, expected)
-    assert len(said) == 1
-    assert said[0] == "going on without --compile, which does not work here (no C++ compiler found)"
-
-
 class TestContentPrior:
     """An alignment that is known beforehand."""
 

@@ -1,0 +1,79 @@
+"""``aasvc train --model content``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from aasvc_cli.cli.configuration import traced_config
+from aasvc_cli.cli.options import data_option, model_option
+from aasvc_cli.cli.output import say, show_result, usage
+from aasvc_cli.cli.progress import stop_on_signals, training_progress
+from aasvc_cli.config.layers import preset_layer
+from aasvc_cli.errors import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aasvc_cli.config.layers import Traced
+    from aasvc_cli.storage.home import Home
+
+RecordingsOption = Annotated[
+    Path | None,
+    data_option(
+        "--recordings",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="With --model content: DIR/<group>/<speaker>, in a group the same names for the same sentences.",
+        show_default="none",
+    ),
+]
+TeacherOption = Annotated[
+    str | None,
+    model_option(
+        "--teacher",
+        metavar="MODEL",
+        help="With --model content: a Whisper model, by name or folder, whose encoder is imitated.",
+        show_default="none",
+    ),
+]
+
+
+def train_content(home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Train an encoder of content.
+
+    Args:
+        given: the options of ``train`` by parameter
+        overrides: what they say about the configuration, by key
+    """
+    from aasvc_cli.pipeline.train_content import train_content as run
+
+    if given["recordings"] is None or given["teacher"] is None:
+        usage("train", "--model content: needs --recordings and --teacher")
+    config = content_config(given, overrides).config
+    with stop_on_signals() as should_stop, training_progress() as on_report:
+        result = run(
+            home,
+            config,
+            recordings=given["recordings"],
+            teacher=given["teacher"],
+            tag=given["tag"],
+            overwrite=given["overwrite"],
+            on_report=on_report,
+            on_message=say,
+            should_stop=should_stop,
+        )
+    if result.stopped:
+        raise Interrupted(
+            f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
+            "the same command goes on from there"
+        )
+    dev = ", ".join(f"{name} {value:.4g}" for name, value in result.dev.items())
+    summary = f"{result.folder}  (step {result.step}" + (f": {dev})" if dev else ")")
+    show_result(result, given["json_target"], [summary])
+
+
+def content_config(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Traced:
+    """The configuration of the training, and where each value comes from."""
+    return traced_config(given["conf"], overrides, [preset_layer("content")])

@@ -1,0 +1,96 @@
+"""``aasvc train --model vocoder``."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+from aasvc_cli.cli import completion
+from aasvc_cli.cli.configuration import traced_config
+from aasvc_cli.cli.options import model_option
+from aasvc_cli.cli.output import say, say_next, show_result, usage
+from aasvc_cli.cli.progress import stop_on_signals, training_progress
+from aasvc_cli.errors import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aasvc_cli.config.layers import Traced
+    from aasvc_cli.data.manifest import Manifest
+    from aasvc_cli.storage.home import Home
+
+FOR_VOICES = {
+    "train.accum": "--accum",
+    "train.auto_batch": "--batch-size auto",
+    "train.max_frames": "--max-frames",
+    "train.memory": "--memory",
+    "train.warmup_steps": "--warmup-steps",
+    "train.checkpointing": "--checkpointing",
+    "train.n_workers": "--loader-workers",
+    "train.time_limit": "--time-limit",
+    "train.keep": "--keep",
+}
+"""Settings that the training of a vocoder does not read, and their options."""
+
+MelsFromOption = Annotated[
+    str | None,
+    model_option(
+        "--mels-from",
+        metavar="MODEL",
+        help="With --model vocoder: learn from the mels of this voice, too, so that its conversions sound clearer; "
+        "best with the --init of a trained vocoder.",
+        show_default="recordings alone",
+        autocompletion=completion.models,
+    ),
+]
+
+
+def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Train a vocoder for the target speaker of a prepared set.
+
+    Args:
+        given: the options of ``train`` by parameter
+        overrides: what they say about the configuration, by key
+    """
+    from aasvc_cli.data.manifest import read_manifest
+    from aasvc_cli.pipeline.train_vocoder import train_vocoder as run
+
+    manifest = read_manifest(home, given["data"])
+    _refuse_options_of_voices(given, overrides)
+    config = vocoder_config(given, overrides, manifest).config
+    with stop_on_signals() as should_stop, training_progress() as on_report:
+        result = run(
+            home,
+            config,
+            data=manifest.name,
+            tag=given["tag"],
+            init=given["init"],
+            mels_from=given["mels_from"],
+            overwrite=given["overwrite"],
+            on_report=on_report,
+            on_message=say,
+            should_stop=should_stop,
+        )
+    if result.stopped:
+        raise Interrupted(
+            f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
+            "the same command goes on from there"
+        )
+    dev = ", ".join(f"{name} {value:.4g}" for name, value in result.dev.items())
+    show_result(result, given["json_target"], [f"{result.folder}  (step {result.step}: {dev})"])
+    say_next(f"aasvc convert --set eval --vocoder {shlex.quote(result.folder.name)}")
+
+
+def vocoder_config(given: Mapping[str, Any], overrides: Mapping[str, Any], manifest: Manifest | None) -> Traced:
+    """The configuration of the training, and where each value comes from."""
+    from aasvc_cli.pipeline.train_vocoder import base_layers, layers_above
+
+    above = layers_above(given["init"], given["mels_from"])
+    return traced_config(given["conf"], overrides, base_layers(manifest), above=above)
+
+
+def _refuse_options_of_voices(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    refused = [flag for key, flag in FOR_VOICES.items() if overrides.get(key, "off") not in ("off", False)]
+    refused += [f"--{name}" for name in ("tensorboard", "devices") if given[name]]
+    if refused:
+        usage("train", f"{', '.join(refused)}: only for voices; leave it out with --model vocoder")
