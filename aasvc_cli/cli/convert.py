@@ -143,7 +143,8 @@ RawFormatOption = Annotated[
 RawRateOption = Annotated[int | None, raw_option("--raw-rate", min=1, metavar="HZ", help="Their sample rate.")]
 RawChannelsOption = Annotated[int, raw_option("--raw-channels", min=1, help="Their channels, interleaved.")]
 WorkersOption = Annotated[
-    int, machine_option("--workers", min=1, help="Processes for many recordings; each loads the model.")
+    int,
+    machine_option("--jobs", "-j", "--workers", min=1, help="Processes for many recordings; each loads the model."),
 ]
 JsonlOption = Annotated[
     str | None,

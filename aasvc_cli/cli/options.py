@@ -34,7 +34,7 @@ ITS_OWN = {"train": ("model",)}
 """Long names that mean something else in one command than in the others: what is said for all commands, in a file or a
 variable, does not reach them."""
 
-OLD_SPELLINGS = {"evaluate": ("--tag",)}
+OLD_SPELLINGS = {"convert": ("--workers",), "evaluate": ("--tag",), "train": ("--workers",)}
 """Names of options that go on working for one release, by command, without being shown."""
 
 THE_CONFIGURATIONS = "the configuration's"

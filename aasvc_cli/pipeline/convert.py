@@ -480,7 +480,7 @@ class _Conversion:
 
 def _killed(numbered: tuple[int, Job]) -> tuple[int, Outcome, None]:
     index, job = numbered
-    error = DataError(f"{job.name}: the process that converted it was killed; try fewer --workers")
+    error = DataError(f"{job.name}: the process that converted it was killed; try fewer --jobs")
     return index, FailedFile(job.source, error), None
 
 

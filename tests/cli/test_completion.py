@@ -84,7 +84,7 @@ def furnished(home: Home) -> Home:
         (["convert", "--model", "f"], ["first"]),
         (["convert", "--model", "male"], ["male_female_first", "male_female_small"]),
         (["convert", "--model", "pub"], ["published"]),
-        (["evaluate", "--tag", "s"], ["small"]),
+        (["evaluate", "--model", "s"], ["small"]),
         (["train", "--conf", "h"], ["hificaptain"]),
         (["prepare", "d"], ["demo"]),
         (["prepare", "demo", "--source", "m"], ["male"]),

@@ -178,7 +178,7 @@ def test_workers_that_are_still_starting_are_not_waited_for(
     male, female = (demo_corpus / speaker / "wav" / "train_parallel" for speaker in ("male", "female"))
     arguments = {
         "prepare": ["prepare", demo_corpus, "--jobs", 2],
-        "convert": ["convert", male, "--out-dir", tmp_path / "out", "--workers", 2],
+        "convert": ["convert", male, "--out-dir", tmp_path / "out", "--jobs", 2],
         "evaluate": ["evaluate", "--converted", male, "--target", female, "--jobs", 2],
     }[command]
     err = assert_ended_well(interrupt("--quiet", *arguments, when=has_workers), home.root, tmp_path)
@@ -230,7 +230,7 @@ def test_a_training_that_a_batch_scheduler_ends_goes_on_exactly(
     interrupt, aasvc, trained: Home, names: list[str], workers: int
 ):
     ended, whole = trained.exp / "male_female_ended", trained.exp / "male_female_whole"
-    settings = ["--eval-every", 1000, "--save-every", 1000, "--workers", workers]
+    settings = ["--eval-every", 1000, "--save-every", 1000, "--loader-workers", workers]
 
     def begun(_: int) -> bool:
         log = ended / "log.jsonl"
@@ -258,7 +258,7 @@ def test_convert_leaves_whole_recordings_only(
 
     out = tmp_path / "out"
     result = interrupt(
-        "--quiet", "convert", demo_corpus / "male" / "wav", "--out-dir", out, "--model", "tiny", "--workers", workers,
+        "--quiet", "convert", demo_corpus / "male" / "wav", "--out-dir", out, "--model", "tiny", "--jobs", workers,
         when=lambda _: len(list(out.rglob("*.wav"))) > 1,
     )  # fmt: skip
     assert_ended_well(result, trained.root, out)

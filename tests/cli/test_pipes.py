@@ -164,7 +164,7 @@ class TestInterrupts:
         for index in range(1, 5):
             soundfile.write(tmp_path / "rec" / f"{index}.wav", np.tile(samples, 200), rate)
         process = subprocess.Popen(
-            [sys.executable, "-m", "aasvc_cli", "--quiet", "convert", "rec", "--out-dir", "out", "--workers", workers],
+            [sys.executable, "-m", "aasvc_cli", "--quiet", "convert", "rec", "--out-dir", "out", "--jobs", workers],
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         out = tmp_path / "out"

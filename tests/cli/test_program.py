@@ -111,6 +111,21 @@ class TestHelp:
         assert "[default: the bundled voice]" in " ".join(text.split())
         assert re.search(r"--precision fp32\|bf16\|fp16\|auto", aasvc("train", "-h").out)
 
+    @pytest.mark.parametrize(
+        ("command", "name", "old"),
+        [
+            ("train", "--loader-workers", "--workers"),
+            ("convert", "--jobs", "--workers"),
+            ("evaluate", "--model", "--tag"),
+        ],
+    )
+    def test_spellings_of_former_releases_work_and_are_not_shown(self, aasvc: Aasvc, command: str, name: str, old: str):
+        (parameter,) = [each for each in program().commands[command].params if old in each.opts]
+        assert name in parameter.opts
+        text = aasvc(command, "-h").out
+        assert re.search(rf"{name}\b", text)
+        assert not re.search(rf"^ .*{old}\b", text, re.MULTILINE)
+
     @pytest.mark.parametrize("columns", ["20", "60", "300"])
     def test_help_fits_the_terminal(self, aasvc: Aasvc, monkeypatch: pytest.MonkeyPatch, columns: str):
         monkeypatch.setenv("COLUMNS", columns)
@@ -185,7 +200,7 @@ class TestWrongUsage:
             ),
             (["convert", "a.wav", "-o", "-", "--json", "-"], "standard output takes one thing"),
             (["convert", "a.wav", "-o", "b.wav", "--json", "-", "--jsonl", "-"], "standard output takes one thing"),
-            (["convert", "a.wav", "-o", "b.wav", "--workers", "0"], "--workers"),
+            (["convert", "a.wav", "-o", "b.wav", "--jobs", "0"], "--jobs"),
             (["download", "everything"], "demo"),
             (["--nonsense"], "--nonsense"),
             (["doctor", "--yes"], "--yes goes with --clean"),
@@ -600,7 +615,7 @@ class TestConvert:
         assert "next: aasvc evaluate --model tiny --set dev" in outcome.err
         assert len(list((trained.exp / "male_female_tiny" / "converted" / "dev").glob("*.wav"))) == 2
         outcome = aasvc(
-            "evaluate", "--tag", "tiny", "--set", "dev", "--baseline", "--measures", "signal,text", "--jobs", 1
+            "evaluate", "--model", "tiny", "--set", "dev", "--baseline", "--measures", "signal,text", "--jobs", 1
         )
         assert outcome.code == 0, outcome.err
         assert "unconverted" in outcome.out

@@ -473,7 +473,7 @@ class TestBatches:
         assert killed
         assert len(summary.files) + len(summary.failures) == 13
         lost = [str(failure.error) for failure in summary.failures if failure.source.name != "bad.wav"]
-        assert all("was killed; try fewer --workers" in error for error in lost)
+        assert all("was killed; try fewer --jobs" in error for error in lost)
         assert len(lost) <= 1
 
     def test_a_long_recording_tells_its_pieces(self, home: Home, voice: Path, tmp_path: Path):

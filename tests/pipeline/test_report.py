@@ -89,7 +89,7 @@ def test_the_report_of_a_run_has_its_alignments_and_its_curves(aasvc: Callable[.
     done = aasvc("convert", "--set", "eval", "--model", "tiny")
     assert done.code == 0, done.err
     report = tmp_path / "out.html"
-    done = aasvc("evaluate", "--tag", "tiny", "--measures", "signal", "--jobs", "1", "--report", report)
+    done = aasvc("evaluate", "--model", "tiny", "--measures", "signal", "--jobs", "1", "--report", report)
     document = parse(report.read_text(encoding="utf-8"))
     assert len(document.find("article")) == 2
     assert len(document.find("div", class_="matrix")) == 2
