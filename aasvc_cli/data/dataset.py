@@ -136,17 +136,17 @@ class PairDataset(Dataset[Item]):
 
     def at_longest(self) -> PairDataset:
         """The same pairs with the sources as long as they can become."""
-        there = copy.copy(self)
-        there._augmenter = self._augmenter.slowest() if self._augmenter is not None else None
-        return there
+        twin = copy.copy(self)
+        twin._augmenter = self._augmenter.slowest() if self._augmenter is not None else None
+        return twin
 
     def in_epoch(self, seed: int, epoch: int, *, varied: bool = True) -> PairDataset:
         """The pairs as they are in one epoch, or as they were recorded."""
-        there = copy.copy(self)
-        there._seed = (seed, epoch)
+        twin = copy.copy(self)
+        twin._seed = (seed, epoch)
         if not varied:
-            there._augmenter = None
-        return there
+            twin._augmenter = None
+        return twin
 
     def __getitem__(self, index: int) -> Item:
         pair, stats = self.pairs[index], self._stats

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer,
 from aasvc_cli.config.reading import dump_yaml, parse_config, read_config_file, to_tree
 from aasvc_cli.config.settings import Config, parse_memory, parse_time
 from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
-from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, can_vary, collate, varied_pairs
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
@@ -38,7 +37,6 @@ from aasvc_cli.storage.files import (
     storage_error,
     write_bytes,
     write_json,
-    write_text,
 )
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.batch_size import in_batches_of, largest_batch
@@ -46,11 +44,11 @@ from aasvc_cli.training.distributed import World, is_restart, joined
 from aasvc_cli.training.memory import usable_memory
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
-from aasvc_cli.training.run_folder import RunFolder
+from aasvc_cli.training.run_folder import RunFolder, run_name
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE, LOSS_NAMES, Trainer
 
 if TYPE_CHECKING:
-    from aasvc_cli.report.content import Alignment
+    pass
 
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
@@ -139,10 +137,7 @@ def train(
             manifest = read_manifest(home, data)
             checked = with_widths(_with_data_features(config, manifest))
             stats = _read_stats(home, manifest, checked, norm_name)
-            name = tag or clean_name(checked.name)
-            if clean_name(name) != name:
-                raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
-            folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{name}"
+            folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, checked)}"
             return _Run(home, folder, checked, manifest, stats, world, init=init, tensorboard=tensorboard)
 
         run = world.together(prepare)
@@ -164,9 +159,9 @@ def _ignore(_: Any) -> None:
 
 def _with_data_features(config: Config, manifest: Manifest) -> Config:
     """Check that the configuration asks for features that were prepared."""
-    wanted, there = feature_keys(config.features), feature_keys(manifest.config.features)
+    wanted, prepared = feature_keys(config.features), feature_keys(manifest.config.features)
     for side, key in wanted.items():
-        if key not in there.values():
+        if key not in prepared.values():
             raise DataError(
                 f"prepared data {manifest.name} has no {getattr(config.features, side)} features with the settings of "
                 f"configuration {config.name}; run: aasvc prepare with the same --conf"
@@ -257,50 +252,41 @@ class _Run:
         }
 
     def _open(self, trainer: Trainer) -> None:
-        """Start a new folder, or load where the run stopped."""
+        """Start a new folder, or go on where the run stopped; the first process reads for all."""
         described = self._describe()
-
-        def read() -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-            settings = {name: part for name, part in to_tree(self.config).items() if name != "vocoder"}
-            self.files.open(settings, described, FREE_TO_CHANGE, other_files=(INIT_FILE,))
-            begun = self.files.last.exists()
-            if (self.folder / "config.yaml").exists():
-                self._check_init(begun)
-            if begun:
-                return load_checkpoint(self.files.last)
-            self.files.cut_log(0)
-            if self.init is None:
-                return {}, None
-            write_json(self.folder / INIT_FILE, self._initialise(trainer, self.init))
-            return dict(trainer.model.state_dict()), None
-
-        tensors, header = self.world.by_first(read) or ({}, None)
-        header = self.world.from_first(header)
-        tensors = self.world.tensors_from_first(tensors)
+        tensors, header = self.world.shared_state(lambda: self._read(trainer, described))
         if header is not None:
             self.world.together(lambda: self._go_on_from(trainer, tensors, header))
-        elif tensors and not self.world.is_first:
+        elif tensors:
             trainer.start_from(tensors)
-        if not self.world.is_first:
-            return
-        if header is not None:
-            self.files.cut_log(trainer.step)
-            self.say(f"resuming {self.folder} at step {trainer.step}")
-        self.files.describe(dump_yaml(self.config), described)
-        write_json(self.folder / "stats.json", self.stats.to_tree())
-        if self.tensorboard_writer is not None:
-            self.writer = self.tensorboard_writer(self.folder / "tensorboard", purge_step=trainer.step + 1)
+        if self.world.is_first:
+            if header is not None:
+                self.say(f"resuming {self.folder} at step {trainer.step}")
+            self._write_down(trainer, described)
+
+    def _read(
+        self, trainer: Trainer, described: dict[str, Any]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+        """The checkpoint to go on from with its header, or the weights to begin with and None."""
+        settings = {name: part for name, part in to_tree(self.config).items() if name != "vocoder"}
+        self.files.open(settings, described, FREE_TO_CHANGE, other_files=(INIT_FILE,))
+        begun = self.files.last.exists()
+        if (self.folder / "config.yaml").exists():
+            self._check_init(begun)
+        if begun:
+            return load_checkpoint(self.files.last)
+        if self.init is None:
+            return {}, None
+        fitting, note = self._fitting_weights(trainer, self.init)
+        write_json(self.folder / INIT_FILE, note)
+        return fitting, None
 
     def _go_on_from(self, trainer: Trainer, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-        try:
+        with self.files.going_on():
             trainer.load_state(tensors, header["trainer"])
             self.position = Position(**header["position"])
             self.best_step, self.best_dev = header["best_step"], header["best_dev"]
             self.seconds_before = header["seconds"]
-        except (KeyError, RuntimeError, TypeError, ValueError):
-            raise ModelError(
-                f"{self.files.last}: not a checkpoint of this run; use another --tag, or --overwrite"
-            ) from None
         before, now = header.get("processes", 1), self.world.size
         if before != now:
             self.position.batch = self.position.batch * before // now
@@ -310,22 +296,32 @@ class _Run:
                     "another --batch-size makes up for it in a run of its own"
                 )
 
+    def _write_down(self, trainer: Trainer, described: dict[str, Any]) -> None:
+        """What the run is, for those who come after it."""
+        self.files.cut_log(trainer.step)
+        self.files.describe(dump_yaml(self.config), described)
+        write_json(self.folder / "stats.json", self.stats.to_tree())
+        if self.tensorboard_writer is not None:
+            self.writer = self.tensorboard_writer(self.folder / "tensorboard", purge_step=trainer.step + 1)
+
     def _check_init(self, begun: bool) -> None:
         """Refuse an ``init`` that is not the one that this run began with."""
         path = self.folder / INIT_FILE
-        there = read_json(path, "what the run began with")["model"] if path.exists() else None
-        if self.init is not None and there != str(self.init):
-            what = "random weights" if there is None else there
+        begun_with = read_json(path, "what the run began with")["model"] if path.exists() else None
+        if self.init is not None and begun_with != str(self.init):
+            what = "random weights" if begun_with is None else begun_with
             fault = (
                 f"the run that lives here began with {what}, not with {self.init}; use another --tag, or --overwrite"
             )
             raise ConfigError(str(self.folder), [fault])
-        if self.init is None and there is not None and not begun:
-            fault = f"the run was begun with --init {there} and has no checkpoint yet; give that again, or --overwrite"
+        if self.init is None and begun_with is not None and not begun:
+            fault = (
+                f"the run was begun with --init {begun_with} and has no checkpoint yet; give that again, or --overwrite"
+            )
             raise ConfigError(str(self.folder), [fault])
 
-    def _initialise(self, trainer: Trainer, init: str | Path) -> dict[str, Any]:
-        """Begin with the weights of another model, and say how well they fit.
+    def _fitting_weights(self, trainer: Trainer, init: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The weights of another model that fit this one, and a note on it for :data:`INIT_FILE`; says how well.
 
         Raises:
             ModelError: no such model, it cannot be read, or it has too little in common with this one.
@@ -354,7 +350,6 @@ class _Run:
                 f"--init {init}: only {len(fitting)} of {len(expected)} tensors fit this model (first that does not: "
                 f"{new[0]}); leave --conf out to take its sizes, or choose another model"
             )
-        trainer.start_from(fitting)
         self.say(f"begins with the weights of {voice}: {len(fitting)} of {len(expected)} tensors")
         for what, names in (("new, random", new), ("left over, not used", left_over)):
             if names:
@@ -365,14 +360,8 @@ class _Run:
                 self.say(
                     f"warning: {voice} was trained on {side} features of other settings; it may have to learn them anew"
                 )
-        return {
-            "model": str(init),
-            "name": voice.absolute().name,
-            "card": dict(files.card),
-            "taken": len(fitting),
-            "new": new,
-            "left_over": left_over,
-        }
+        note = {"model": str(init), "name": voice.absolute().name, "card": dict(files.card), "taken": len(fitting)}
+        return fitting, note | {"new": new, "left_over": left_over}
 
     def _log(self, entry: dict[str, Any]) -> None:
         self.files.log(entry)
@@ -417,9 +406,9 @@ class _Run:
                     shutil.copyfile(self.files.last, kept)
             except OSError as error:
                 raise storage_error("write", kept, error) from None
-        found = {int(match[1]): path for path in folder.glob("*") if (match := _KEPT.fullmatch(path.name))}
-        for old in sorted(found)[: max(0, len(found) - keep)] if keep else []:
-            remove_file(found[old])
+        by_step = {int(match[1]): path for path in folder.glob("*") if (match := _KEPT.fullmatch(path.name))}
+        for old in sorted(by_step)[: max(0, len(by_step) - keep)] if keep else []:
+            remove_file(by_step[old])
 
     def _save_best(self, trainer: Trainer, dev: dict[str, float]) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in trainer.weights().items()}
@@ -441,21 +430,7 @@ class _Run:
         trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
         self._trainer = trainer
         self._open(trainer)
-        if self.config.augment.share > 0 and not can_vary(self.config) and self.world.is_first:
-            self.say("recordings are not varied (augment): that takes mels as features.source and features.duration")
-        stream = batch_stream(
-            self.train_set,
-            self.position,
-            batch_size=config.batch_size,
-            max_frames=config.max_frames,
-            seed=config.seed,
-            bucket=config.bucket,
-            n_workers=config.n_workers,
-            pin_memory=self.device.type == "cuda",
-            rank=self.world.rank,
-            processes=self.world.size,
-            varied_from=self.config.augment.start_step * config.accum,
-        )
+        stream = self._batches()
         limit = parse_time(config.time_limit) if config.time_limit else float("inf")
         meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)
         turn = time.monotonic()
@@ -474,11 +449,11 @@ class _Run:
             measure = step % config.eval_every == 0 or last
             dev = self._measure_dev(trainer) if measure and self.world.is_first else None
             if step % config.log_every == 0 or measure:
-                told = meter.report(step, config.max_steps, lr=rate, dev=dev, epoch=self.position.epoch)
+                summary = meter.report(step, config.max_steps, lr=rate, dev=dev, epoch=self.position.epoch)
                 if self.world.is_first:
-                    for entry in told.entries():
+                    for entry in summary.entries():
                         self._log(entry)
-                    report(told)
+                    report(summary)
             if dev is not None and (not self.best_dev or dev[BEST_BY] < self.best_dev[BEST_BY]):
                 self.best_step, self.best_dev = step, dev
                 self._save_best(trainer, dev)
@@ -502,6 +477,25 @@ class _Run:
             out_of_time=late and not stopped,
         )
 
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of this process from the position on, without end."""
+        train = self.config.train
+        if self.config.augment.share > 0 and not can_vary(self.config) and self.world.is_first:
+            self.say("recordings are not varied (augment): that takes mels as features.source and features.duration")
+        return batch_stream(
+            self.train_set,
+            self.position,
+            batch_size=train.batch_size,
+            max_frames=train.max_frames,
+            seed=train.seed,
+            bucket=train.bucket,
+            n_workers=train.n_workers,
+            pin_memory=self.device.type == "cuda",
+            rank=self.world.rank,
+            processes=self.world.size,
+            varied_from=self.config.augment.start_step * train.accum,
+        )
+
     def _note(self, message: str) -> None:
         """Tell and log that the trainer changes how it computes."""
         self.say(message)
@@ -513,9 +507,7 @@ class _Run:
         train = self.config.train
         if train.auto_batch == "off":
             return self.config
-        chosen = self.world.from_first(self.world.by_first(self._fitting_batch))
-        assert chosen is not None
-        batch_size, accum, checkpointing = chosen
+        batch_size, accum, checkpointing = self.world.shared(self._fitting_batch)
         changed = dataclasses.replace(
             train, batch_size=batch_size, accum=accum, checkpointing=checkpointing, auto_batch="off"
         )
@@ -524,9 +516,9 @@ class _Run:
     def _fitting_batch(self) -> tuple[int, int, bool]:
         """Batch size, accumulation and checkpointing: those of the run if there is one, else the largest that fit."""
         train, path = self.config.train, self.folder / "config.yaml"
-        if path.exists():  # what was found then belongs to the run
-            there = parse_config(read_config_file(path), str(path)).train
-            return there.batch_size, there.accum, train.checkpointing or there.checkpointing
+        if path.exists():  # what was chosen when it began belongs to the run
+            before = parse_config(read_config_file(path), str(path)).train
+            return before.batch_size, before.accum, train.checkpointing or before.checkpointing
         limit = parse_memory(train.memory) if train.memory else usable_memory(self.device)
         if self.device.type == "cpu":
             limit //= self.world.local_size
@@ -566,6 +558,7 @@ class _Run:
 
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""
+        from aasvc_cli.report.collect import write_previews
         from aasvc_cli.report.content import Alignment
         from aasvc_cli.report.figures import alignment_figure, mel_figure
         from aasvc_cli.vocoder.build import build_vocoder, speak
@@ -597,23 +590,9 @@ class _Run:
                 write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
                 path = [int(token) for token in forced.path[0]]
                 alignments[item.utterance_id] = Alignment(f"step {trainer.step:,}", alignment, path)
-        self._preview_page(trainer.step, alignments)
-
-    def _preview_page(self, step: int, alignments: dict[str, Alignment]) -> None:
-        """One page of the latest previews, to listen to in a browser."""
-        from aasvc_cli.report.collect import latest_previews, preview_page
-        from aasvc_cli.report.page import render
-
-        folder = self.folder / "previews"
         pairs = self.dev_set.pairs[: self.config.train.n_previews]
-        recordings: dict[str, tuple[Path | None, Path]] = {
-            pair.utterance_id: (pair.source, pair.target) for pair in pairs
-        }
-        page = preview_page(
-            self.folder.name, recordings, latest_previews(folder, recordings, step), alignments,
-            log=self.folder / "log.jsonl", best_step=self.best_step or None,
-        )  # fmt: skip
-        write_text(folder / "index.html", render(page))
+        recordings: dict[str, tuple[Path | None, Path]] = {p.utterance_id: (p.source, p.target) for p in pairs}
+        write_previews(self.folder, recordings, trainer.step, alignments, best_step=self.best_step or None)
 
 
 def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:
@@ -630,7 +609,7 @@ def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> Non
 
 
 def _tensorboard_writer() -> Any:
-    """The class that writes logs for TensorBoard; asked for early, so that its absence is told before any work."""
+    """The class that writes logs for TensorBoard; loaded early, so that its absence is known before any work."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -19,7 +19,6 @@ from aasvc_cli.config.layers import FLAG, INIT, PREPARED, Layer, Origin, config_
 from aasvc_cli.config.reading import dump_yaml, override, to_tree
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
 from aasvc_cli.conversion.voice import find_voice, load_voice, pick_device
-from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.dataset import PairDataset
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
@@ -29,11 +28,11 @@ from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.measures.judges import missing_for, opinions
 from aasvc_cli.measures.signal import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_range, score_pair, voiced_f0
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.files import make_folder, write_bytes, write_json, write_text
+from aasvc_cli.storage.files import make_folder, write_bytes, write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
-from aasvc_cli.training.run_folder import LAST, RunFolder
+from aasvc_cli.training.run_folder import LAST, RunFolder, run_name
 from aasvc_cli.training.vocoder_trainer import VOCODER_LOSSES, CropSource, Recording, VocoderTrainer, generator_sizes
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
 from aasvc_cli.vocoder.build import find_vocoder, load_vocoder, read_vocoder, refuse_mismatch, speak, write_vocoder
@@ -98,10 +97,7 @@ def train_vocoder(
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
     manifest = read_manifest(home, data)
-    name = tag or clean_name(config.name)
-    if clean_name(name) != name:
-        raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
-    folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{name}", SETTINGS)
+    folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{run_name(tag, config)}", SETTINGS)
     adapted = with_widths(override(config, settings_of(init, mels_from)))
     run = _Run(home, folder, adapted, manifest, init=init, mels_from=mels_from)
     with folder.alone():
@@ -214,10 +210,10 @@ class _Run:
             if dev is not None and last and settings.final_scores:
                 dev |= self._score(trainer, say)
             if step % train.log_every == 0 or measure:
-                told = meter.report(step, train.max_steps, lr=done.lr, dev=dev, stage=stage)
-                for entry in told.entries():
+                summary = meter.report(step, train.max_steps, lr=done.lr, dev=dev, stage=stage)
+                for entry in summary.entries():
                     self.folder.log(entry)
-                report(told)
+                report(summary)
             if step % train.save_every == 0 or last:
                 self._save(trainer, meter.seconds)
                 saved = step
@@ -239,8 +235,8 @@ class _Run:
             for name, value in (("init", self.init), ("mels_from", self.mels_from))
             if value is not None
         }
-        told = [recordings, begun] if begun else recordings
-        digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        described = [recordings, begun] if begun else recordings
+        digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
         names = {"prepared": self.manifest.name, "speaker": self.manifest.target_speaker, **begun}
         return {**names, "digest": digest, **sets}
 
@@ -285,13 +281,9 @@ class _Run:
                 self._begin_with(trainer, find_vocoder(self.home, self.init), say)
             return
         tensors, header = load_checkpoint(self.folder.last)
-        try:
+        with self.folder.going_on():
             trainer.load_state(tensors, header["trainer"])
             self.dev, self.seconds_before = header["dev"], header["seconds"]
-        except (KeyError, RuntimeError, TypeError, ValueError):
-            raise ModelError(
-                f"{self.folder.last}: not a checkpoint of this run; use another --tag, or --overwrite"
-            ) from None
         self.folder.cut_log(trainer.step)
         say(f"resuming {self.folder.path} at step {trainer.step}")
 
@@ -303,14 +295,14 @@ class _Run:
             trainer.start_from({name: tensor.to(self.device) for name, tensor in stored.tensors.items()})
         except ModelError as error:
             raise ModelError(f"--init {self.init}: {error}; choose another vocoder, or its --conf") from None
-        told = f"begins with the weights of {folder}"
+        message = f"begins with the weights of {folder}"
         if (folder / LAST).is_file():
             try:
                 trainer.start_discriminators_from(load_checkpoint(folder / LAST)[0])
-                told += " and its discriminators"
+                message += " and its discriminators"
             except RuntimeError:  # of other sizes; new ones soon learn
                 pass
-        say(told)
+        say(message)
 
     def _save(self, trainer: VocoderTrainer, seconds: float) -> None:
         tensors, numbers = trainer.state()
@@ -327,7 +319,7 @@ class _Run:
     def _measure(self, trainer: VocoderTrainer) -> dict[str, float]:
         """Copy synthesis of the dev set: distance of log-mels, and how well the pitch network reads the pitch."""
         distance = total = 0.0
-        found: list[np.ndarray[Any, Any]] = []
+        pitches: list[np.ndarray[Any, Any]] = []
         with trainer.average.swapped():
             vocoder = IstftVocoder(trainer.generator)
             for recording in self.dev_recordings:
@@ -343,9 +335,9 @@ class _Run:
                 with torch.inference_mode():
                     f0, voiced = trainer.generator.pitch.decode(trainer.generator.normalise(mel))
                 read = np.where(voiced[0].cpu().numpy(), f0[0].cpu().numpy(), 0.0)
-                found.append(np.stack([read, recording.f0], axis=1))
+                pitches.append(np.stack([read, recording.f0], axis=1))
             trainer.generator.train()
-        dev = {"log_mel": distance / total, **_pitch_errors(found)}
+        dev = {"log_mel": distance / total, **_pitch_errors(pitches)}
         if not np.isfinite(dev["log_mel"]):
             raise TrainingError(
                 f"the synthesis of the dev set is not a finite number at step {trainer.step}; the checkpoints from "
@@ -363,14 +355,14 @@ class _Run:
         say("measuring the copy synthesis of the dev set")
         rate = self.mel.sample_rate
         waves = [recording.wave.astype(np.float32) / np.float32(32768.0) for recording in self.dev_recordings]
-        found = recipe_f0_range(self.manifest.target_speaker)
+        known_range = recipe_f0_range(self.manifest.target_speaker)
         rows: list[dict[str, float]] = []
         opinions_missing = missing_for("mos")
         with trainer.average.swapped():
             vocoder = IstftVocoder(trainer.generator)
             for recording, wave in zip(self.dev_recordings, waves, strict=True):
                 try:
-                    f0_range = found or estimate_f0_range([voiced_f0(wave, rate)])
+                    f0_range = known_range or estimate_f0_range([voiced_f0(wave, rate)])
                     copy = np.clip(speak(vocoder, recording.mel, self.device)[: len(wave)], -1.0, 1.0)
                     scores = score_pair(
                         copy, rate, wave, rate, f0_min=f0_range.minimum, f0_max=f0_range.maximum,
@@ -391,6 +383,7 @@ class _Run:
 
     def _preview(self, trainer: VocoderTrainer) -> None:
         """Pictures and sounds of the first dev recordings."""
+        from aasvc_cli.report.collect import write_previews
         from aasvc_cli.report.figures import mel_figure
 
         with trainer.average.swapped():
@@ -407,27 +400,15 @@ class _Run:
                 write_bytes(base.with_name(base.name + "-mel.png"), mel_figure(mels, self.mel.frames_per_second))
                 write_audio(base.with_name(base.name + ".wav"), np.clip(wave, -1.0, 1.0), self.mel.sample_rate)
             trainer.generator.train()
-        self._preview_page(trainer.step)
-
-    def _preview_page(self, step: int) -> None:
-        """One page of the latest previews and of the curves, to open in a browser."""
-        from aasvc_cli.report.collect import latest_previews, preview_page
-        from aasvc_cli.report.page import render
-
-        folder = self.folder.path / "previews"
-        recordings = {
-            pair.utterance_id: (None, pair.target) for pair in self.manifest.sets["dev"][: self.config.train.n_previews]
-        }
-        page = preview_page(
-            self.folder.path.name, recordings, latest_previews(folder, recordings, step), {},
-            log=self.folder.path / "log.jsonl", done="synthesised",
-        )  # fmt: skip
-        write_text(folder / "index.html", render(page))
+        pairs = self.manifest.sets["dev"][: self.config.train.n_previews]
+        write_previews(
+            self.folder.path, {p.utterance_id: (None, p.target) for p in pairs}, trainer.step, done="synthesised"
+        )
 
 
-def _pitch_errors(found: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
+def _pitch_errors(pitches: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
     """How pitch was read: (T, 2) of each recording, as read and as analysed, in Hz, 0 where unvoiced."""
-    pairs = np.concatenate([np.zeros((0, 2)), *found])
+    pairs = np.concatenate([np.zeros((0, 2)), *pitches])
     both = (pairs > 0).all(axis=1)
     if not both.any():
         return {}

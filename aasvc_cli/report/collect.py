@@ -43,6 +43,7 @@ from aasvc_cli.report.content import (
     Utterance,
 )
 from aasvc_cli.report.page import rank
+from aasvc_cli.storage.files import write_text
 
 if TYPE_CHECKING:
     from aasvc_cli.conversion.voice import Voice
@@ -244,6 +245,31 @@ def latest_previews(folder: Path, utterance_ids: Iterable[str], step: int) -> di
         }
         for utterance_id in utterance_ids
     }
+
+
+def write_previews(
+    run: Path,
+    recordings: Mapping[str, tuple[Path | None, Path]],
+    step: int,
+    alignments: Mapping[str, Alignment] | None = None,
+    *,
+    best_step: int | None = None,
+    done: str = "converted",
+) -> None:
+    """Write ``previews/index.html`` of a run, to listen to in a browser; arguments as for :func:`preview_page`."""
+    from aasvc_cli.report.page import render
+
+    folder = run / "previews"
+    page = preview_page(
+        run.name,
+        recordings,
+        latest_previews(folder, recordings, step),
+        alignments or {},
+        log=run / "log.jsonl",
+        best_step=best_step,
+        done=done,
+    )
+    write_text(folder / "index.html", render(page))
 
 
 def preview_page(

@@ -111,16 +111,25 @@ class World:
             result = work()
         except AasvcError as caught:
             error = caught
-        told = self.from_first(error is not None)
+        first_failed = self.from_first(error is not None)
         if error is not None:
-            raise error if self.is_first or not told else ToldElsewhere()
-        if told:
+            raise error if self.is_first or not first_failed else ToldElsewhere()
+        if first_failed:
             raise ToldElsewhere
         return cast(T, result)
 
     def by_first(self, work: Callable[[], T]) -> T | None:
         """Let the first process do something, which has the result; an error of it ends all of them."""
         return self.together(work if self.is_first else lambda: None)
+
+    def shared(self, work: Callable[[], T]) -> T:
+        """Let the first process do something, and give all of them the result, plain data; an error ends all."""
+        return cast(T, self.from_first(self.by_first(work)))
+
+    def shared_state(self, work: Callable[[], tuple[dict[str, Tensor], T]]) -> tuple[dict[str, Tensor], T]:
+        """As :meth:`shared`, for CPU tensors by name and plain data."""
+        tensors, plain = self.by_first(work) or ({}, None)
+        return self.tensors_from_first(tensors), cast(T, self.from_first(plain))
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
         """A CPU tensor of every process, in the order of ranks."""

@@ -209,8 +209,8 @@ def duration_loss(result: TeacherForced) -> Tensor:
         return result.duration_nll.float().sum()
     real = ~padding_mask(result.token_lengths, result.durations.shape[1])
     if result.log_expected is not None:
-        found, log_expected = result.durations, result.log_expected.float()
-        excess = torch.exp(log_expected) - found + torch.xlogy(found, found) - found * log_expected
+        aligned, log_expected = result.durations, result.log_expected.float()
+        excess = torch.exp(log_expected) - aligned + torch.xlogy(aligned, aligned) - aligned * log_expected
         return (excess * real).sum() / real.sum()
     assert result.log_durations is not None
     error = (result.log_durations.float() - torch.log(result.durations + 1.0)).square()

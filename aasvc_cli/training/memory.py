@@ -102,11 +102,11 @@ def largest_that_fits(measure: Callable[[int], float], limit: float, most: int) 
         else:
             size = 2 * fits
         size = min(max(size, fits + 1), too_large - 1)
-        found = measure(size)
-        if found <= limit:
-            per_item, fits, needed = max(0.0, (found - needed) / (size - fits)), size, found
+        measured = measure(size)
+        if measured <= limit:
+            per_item, fits, needed = max(0.0, (measured - needed) / (size - fits)), size, measured
         else:
-            too_large, needed_there = size, found
+            too_large, needed_there = size, measured
     return fits
 
 
@@ -114,8 +114,8 @@ def _free_on_host() -> int:
     """Bytes that could still be allocated: of the machine, or of the group of processes that this one belongs to."""
     with contextlib.suppress(OSError, ValueError):
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-        found = re.search(r"MemAvailable:\s*(\d+) kB", text)
-        free = int(found[1]) * 1024 if found else math.inf
+        available = re.search(r"MemAvailable:\s*(\d+) kB", text)
+        free = int(available[1]) * 1024 if available else math.inf
         with contextlib.suppress(OSError, ValueError):
             group = Path("/sys/fs/cgroup")
             limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" is no number: no limit
@@ -138,7 +138,7 @@ def _resident() -> int:
 def _status(name: str) -> int:
     """Bytes that the kernel reports for this process; 0 where it does not."""
     with contextlib.suppress(OSError):
-        found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-        if found:
-            return int(found[1]) * 1024
+        value = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        if value:
+            return int(value[1]) * 1024
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -95,6 +95,31 @@ class Averaged:
             average.copy_(state[name])
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+    """What an optimiser remembers, as ``<name of the parameter>.<entry>``."""
+    return {
+        f"{names[cast(nn.Parameter, parameter)]}.{entry}": value
+        for parameter, entries in optimizer.state.items()
+        for entry, value in entries.items()
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Go on from :func:`optimizer_state`; raises KeyError if it is of other parameters."""
+    for path, value in tensors.items():
+        name, _, entry = path.rpartition(".")
+        parameter = parameters[name]
+        on_host = entry == "step" and parameter.device.type == "cpu"
+        optimizer.state[parameter][entry] = value if on_host else value.to(parameter.device)
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 class DivergenceGuard:
     """Notices a loss that has left its best level for good."""
 
@@ -103,6 +128,14 @@ class DivergenceGuard:
     def __init__(self) -> None:
         self.smooth: float | None = None
         self.best = math.inf
+
+    def state(self) -> list[float | None]:
+        """JSON-able."""
+        return [self.smooth, self.best]
+
+    def load_state(self, state: Sequence[Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.smooth, self.best = state[0], float(state[1])
 
     def check(self, loss: float, step: int) -> None:
         """Take in the loss of a step; raises TrainingError."""

@@ -40,9 +40,11 @@ class TrainingReport:
 
     def entries(self) -> list[dict[str, Any]]:
         """Lines of the run's log."""
-        told = {"stage": self.stage, "lr": self.lr, "grad_norm": self.grad_norm, **self.losses}
-        told |= {"seconds": self.seconds, "epoch": self.epoch}
-        train = {"kind": "train", "step": self.step} | {key: value for key, value in told.items() if value is not None}
+        values = {"stage": self.stage, "lr": self.lr, "grad_norm": self.grad_norm, **self.losses}
+        values |= {"seconds": self.seconds, "epoch": self.epoch}
+        train = {"kind": "train", "step": self.step} | {
+            key: value for key, value in values.items() if value is not None
+        }
         return [train] if self.dev is None else [train, {"kind": "dev", "step": self.step, **self.dev}]
 
 

@@ -8,11 +8,26 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aasvc_cli.errors import ConfigError, TrainingError
+from aasvc_cli.config.layers import flatten
+from aasvc_cli.config.settings import Config
+from aasvc_cli.data.corpus import clean_name
+from aasvc_cli.errors import ConfigError, ModelError, TrainingError
 from aasvc_cli.storage.files import lock, read_json, remove_file, storage_error, write_json, write_text
 
 LAST = "last.safetensors"
 """The state that training goes on from."""
+
+
+def run_name(tag: str | None, config: Config) -> str:
+    """The last part of a run's folder: the tag, else the configuration's name.
+
+    Raises:
+        ConfigError: it cannot be part of a folder's name.
+    """
+    name = tag or clean_name(config.name)
+    if clean_name(name) != name:
+        raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
+    return name
 
 
 class RunFolder:
@@ -85,6 +100,14 @@ class RunFolder:
         elif not self.last.exists() and self.path.exists() and self._holds_others(other_files):
             raise ConfigError(str(self.path), ["the folder is not empty and not a training run; use another --tag"])
 
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """While the state of :attr:`last` is taken over: what does not fit is not of this run (ModelError)."""
+        try:
+            yield
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            raise ModelError(f"{self.last}: not a checkpoint of this run; use another --tag, or --overwrite") from None
+
     def _holds_others(self, known: Collection[str]) -> bool:
         return any(path.name not in known for path in self.path.iterdir())
 
@@ -118,24 +141,15 @@ class RunFolder:
         from aasvc_cli.config.reading import parse_config, read_config_file, to_tree
 
         path = self.path / self.settings_name
-        old = flat(to_tree(parse_config(read_config_file(path), str(path))))
-        new = flat(settings)
+        old = dict(flatten(to_tree(parse_config(read_config_file(path), str(path)))))
+        new = dict(flatten(settings))
         changed = [
             f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free
         ]
-        there = self.path / "data.json"
-        if not changed and there.exists() and read_json(there, "the data of the run")["digest"] != data["digest"]:
+        data_file = self.path / "data.json"
+        same_data = not data_file.exists() or read_json(data_file, "the data of the run")["digest"] == data["digest"]
+        if not changed and not same_data:
             changed = ["its training data or statistics were others"]
         if changed:
-            told = ", ".join(changed)
-            raise ConfigError(
-                str(self.path), [f"a run with other settings lives here ({told}); use another --tag, or --overwrite"]
-            )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
+            fault = f"a run with other settings lives here ({', '.join(changed)}); use another --tag, or --overwrite"
+            raise ConfigError(str(self.path), [fault])

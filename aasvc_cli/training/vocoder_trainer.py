@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,14 @@ from torch.nn import functional
 from aasvc_cli.config.settings import Config, MelConfig, TrainConfig
 from aasvc_cli.errors import ModelError, TrainingError
 from aasvc_cli.training.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
-from aasvc_cli.training.optimisation import Averaged, DivergenceGuard, learning_rate
+from aasvc_cli.training.optimisation import (
+    Averaged,
+    DivergenceGuard,
+    below,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+)
 from aasvc_cli.training.spectral_losses import SpectralLoss
 from aasvc_cli.vocoder.istft import Excitation, IstftGenerator, IstftSizes, held_pitch
 
@@ -160,7 +167,7 @@ class VocoderTrainer:
 
     def start_discriminators_from(self, tensors: Mapping[str, Tensor]) -> None:
         """Begin with discriminators that know something, out of the state of another run."""
-        self.discriminators.load_state_dict(_below(tensors, "discriminators."))
+        self.discriminators.load_state_dict(below(tensors, "discriminators."))
 
     @property
     def margin(self) -> int:
@@ -220,19 +227,21 @@ class VocoderTrainer:
         mel_loss, stft_loss = self.spectral(wave, wanted)
         total = settings.mel_weight * mel_loss + settings.stft_weight * stft_loss
         losses["mel"], losses["stft"] = mel_loss.detach(), stft_loss.detach()
-        told = total.detach()
+        shown = total.detach()
         if self.stage() == "adversarial":
             length = settings.judged_frames * hop
             start = int(torch.randint(0, wave.shape[1] - length + 1, (), generator=random))
             judged, gradient = self._judge(wave[:, start : start + length], wanted[:, start : start + length], losses)
             total = total + (judged * gradient).sum()
-            told = (
-                told + settings.adversarial_weight * losses["adversarial"] + settings.feature_weight * losses["feature"]
+            shown = (
+                shown
+                + settings.adversarial_weight * losses["adversarial"]
+                + settings.feature_weight * losses["feature"]
             )
-        losses["total"] = told
+        losses["total"] = shown
         total.backward()
         rate = learning_rate(self.step - settings.pitch_steps, _remaining(train, settings.pitch_steps))
-        return self._apply("generator", rate, told), rate
+        return self._apply("generator", rate, shown), rate
 
     def _judge(self, wave: Tensor, wanted: Tensor, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Train the discriminators, and find what they would have the wave become.
@@ -306,26 +315,19 @@ class VocoderTrainer:
         tensors |= {f"discriminators.{name}": tensor for name, tensor in self.discriminators.state_dict().items()}
         names = {parameter: name for name, parameter in self._parameters()}
         for key, optimizer in self.optimizers.items():
-            for parameter, entries in optimizer.state.items():
-                name = names[cast(nn.Parameter, parameter)]
-                tensors |= {f"optimizer.{key}/{name}/{entry}": value for entry, value in entries.items()}
-        return tensors, {"step": self.step, "guard": [self.guard.smooth, self.guard.best]}
+            remembered = optimizer_state(optimizer, names)
+            tensors |= {f"optimizer.{key}.{name}": value for name, value in remembered.items()}
+        return tensors, {"step": self.step, "guard": self.guard.state()}
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go on from :meth:`state`; raises KeyError or RuntimeError if it is of another model."""
-        self.generator.load_state_dict(_below(tensors, "generator."))
-        self.discriminators.load_state_dict(_below(tensors, "discriminators."))
-        self.average.load_state(_below(tensors, "average."))
-        parameters = dict(self._parameters())
-        loaded: dict[tuple[str, str], dict[str, Tensor]] = {}
-        for path, value in _below(tensors, "optimizer.").items():
-            key, name, entry = path.split("/")
-            on_cpu = entry == "step" and self.device.type == "cpu"
-            loaded.setdefault((key, name), {})[entry] = value if on_cpu else value.to(self.device)
-        for (key, name), entries in loaded.items():
-            self.optimizers[key].state[parameters[name]] = entries
+        self.generator.load_state_dict(below(tensors, "generator."))
+        self.discriminators.load_state_dict(below(tensors, "discriminators."))
+        self.average.load_state(below(tensors, "average."))
+        for key, optimizer in self.optimizers.items():
+            load_optimizer_state(optimizer, dict(self._parameters()), below(tensors, f"optimizer.{key}."))
         self.step = int(numbers["step"])
-        self.guard.smooth, self.guard.best = numbers["guard"][0], float(numbers["guard"][1])
+        self.guard.load_state(numbers["guard"])
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self.generator.named_parameters(prefix="generator")
@@ -363,7 +365,3 @@ def _blurred(mel: Tensor, random: torch.Generator) -> Tensor:
     noise = BLUR_NOISE * torch.randn(mel.shape, generator=random).to(mel)
     level = 0.3 * torch.randn(len(mel), 1, 1, generator=random).to(mel)
     return torch.where(chosen, mel + share * (smooth - mel) + noise, mel) + level
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.dataset import Batch
@@ -18,7 +18,14 @@ from aasvc_cli.model.layers import Dropout
 from aasvc_cli.training.distributed import ALONE, World
 from aasvc_cli.training.losses import WHOLE, Losses, Share, content_log_prior, total_loss
 from aasvc_cli.training.memory import is_out_of_memory, release_memory, return_free_memory
-from aasvc_cli.training.optimisation import Averaged, DivergenceGuard, learning_rate
+from aasvc_cli.training.optimisation import (
+    Averaged,
+    DivergenceGuard,
+    below,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+)
 
 LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "total")
 FREE_TO_CHANGE = frozenset(
@@ -377,16 +384,14 @@ class Trainer:
         tensors = {f"model.{name}": tensor for name, tensor in self.weights().items()}
         tensors |= {f"live.{name}": tensor for name, tensor in self.average.live().items()}
         names = {parameter: name for name, parameter in self.model.named_parameters()}
-        for parameter, entries in self.optimizer.state.items():
-            tensors |= {
-                f"optimizer.{names[cast(nn.Parameter, parameter)]}.{key}": value for key, value in entries.items()
-            }
+        remembered = optimizer_state(self.optimizer, names)
+        tensors |= {f"optimizer.{name}": value for name, value in remembered.items()}
         for rank, state in enumerate(self.world.gathered(torch.get_rng_state())):
             tensors[_of_rank("rng.cpu", rank)] = state
         if self.device.type == "cuda":
             for rank, state in enumerate(self.world.gathered(torch.cuda.get_rng_state(self.device))):
                 tensors[_of_rank("rng.cuda", rank)] = state
-        numbers: dict[str, Any] = {"step": self.step, "guard": [self.guard.smooth, self.guard.best]}
+        numbers: dict[str, Any] = {"step": self.step, "guard": self.guard.state()}
         numbers["pieces"] = [int(piece) for piece in self.world.gathered(torch.tensor(self.micro or 0))]
         numbers["checkpointing"] = any(self.world.any(self.checkpointing and not self.config.train.checkpointing))
         numbers["scaler"] = self.scaler.state_dict()
@@ -398,19 +403,12 @@ class Trainer:
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go on from :meth:`state`; raises KeyError or RuntimeError if it is of another model."""
-        live = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        live = below(tensors, "model.")
         if self.average.decay:
             self.average.load_state(live)
-            live |= {name.removeprefix("live."): value for name, value in tensors.items() if name.startswith("live.")}
+            live |= below(tensors, "live.")
         self.model.load_state_dict(live)
-        for name, parameter in self.model.named_parameters():
-            prefix = f"optimizer.{name}."
-            entries = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-            if entries:
-                self.optimizer.state[parameter] = {
-                    key: value if key == "step" and self.device.type == "cpu" else value.to(self.device)
-                    for key, value in entries.items()
-                }
+        load_optimizer_state(self.optimizer, dict(self.model.named_parameters()), below(tensors, "optimizer."))
         self.step = int(numbers["step"])
         rank = self.world.rank
         if _of_rank("rng.cpu", rank) in tensors:
@@ -424,7 +422,7 @@ class Trainer:
         self.checkpointing = self.checkpointing or bool(numbers.get("checkpointing"))
         if numbers.get("scaler"):
             self.scaler.load_state_dict(numbers["scaler"])
-        self.guard.smooth, self.guard.best = numbers["guard"][0], float(numbers["guard"][1])
+        self.guard.load_state(numbers["guard"])
 
 
 _Moment = tuple[list[Tensor], list[Tensor]]
