@@ -10,6 +10,7 @@ Tests belong to tiers, by marker: ``process`` (starts a process), ``browser``, `
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -113,10 +115,16 @@ def permissions_hold(folder: Path) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _as_its_tier_allows(request: pytest.FixtureRequest) -> None:
-    """A test of permissions is skipped where they stop nobody."""
+def _as_its_tier_allows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test starts workers only if it is marked so; one of permissions is skipped where they stop nobody."""
     if "unprivileged" in request.keywords and not permissions_hold(request.getfixturevalue("tmp_path")):
         pytest.skip("no permission stops this user")
+    if not {"process", "browser"} & set(request.keywords):
+
+        def refuse(self: object) -> NoReturn:
+            pytest.fail(f"{self}: a test that starts worker processes is marked @pytest.mark.process")
+
+        monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
 
 
 @pytest.fixture(autouse=True)

@@ -161,7 +161,7 @@ def test_where_nothing_can_be_scored_the_error_says_why(folders, break_it, messa
 
 
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.process)])
 def test_a_bad_recording_fails_alone_and_is_counted(folders, side, jobs):
     bad = sorted(folders[side].iterdir())[1]
     bad.write_text("this is not audio")
