@@ -104,13 +104,14 @@ def check_pairs(candidates: Sequence[Candidate], config: Config) -> tuple[Pairs,
     return good, breaking, findings
 
 
-def refuse_same_speaker(candidates: Sequence[Candidate]) -> None:
-    """Raises DataError if both sides are the same recordings."""
-    known = [candidate.facts for candidate in candidates if candidate.facts]
-    if known and all(source.samples == target.samples for source, target in known):
+def refuse_same_speaker(candidates: Sequence[Candidate], n_files: int) -> None:
+    """Raises DataError if both sides are the same recordings, with none left over of ``n_files`` on both sides."""
+    known = [(each.source.facts, each.target.facts) for each in candidates]
+    same = [source is not None and target is not None and source.samples == target.samples for source, target in known]
+    if all(same) and 2 * len(same) == n_files:
         pair = candidates[0].pair
         raise DataError(
-            f"source and target are the same recordings in all {len(known)} pairs (e.g. {pair.source} and "
+            f"source and target are the same recordings in all {len(same)} pairs (e.g. {pair.source} and "
             f"{pair.target}); was a folder copied over the other?"
         )
 
@@ -241,10 +242,14 @@ def advise(
             f"{bands}, so the upper bands of a model at {rate} Hz stay empty; --sample-rate {proposed} makes a smaller "
             "and faster one"
         )
+    if counts["same_recording"]:
+        advice.append(
+            f"{counts['same_recording']} pairs are the same recording on both sides, of which nothing can be learnt"
+        )
     if counts["level"]:
         advice.append(
-            f"{counts['level']} recordings are more than {LEVEL_NOTE_DB:g} dB louder or quieter than their speaker "
-            "usually is; --loudness matches all"
+            f"{counts['level']} of the recordings lie more than {LEVEL_NOTE_DB:g} dB above or below the usual level of "
+            "their speaker; --loudness matches all"
         )
     return advice
 

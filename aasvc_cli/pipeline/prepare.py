@@ -180,7 +180,7 @@ def prepare(
     candidates = [
         Candidate(where, pair, measured[pair.source], measured[pair.target]) for where, pair in matching.pairs
     ]
-    refuse_same_speaker(candidates)
+    refuse_same_speaker(candidates, ours.n_files + theirs.n_files)
     candidates, long_ones = _excerpts(candidates, config, bench, jobs, loudness)
 
     bench.store.remove_leftovers()
@@ -190,8 +190,14 @@ def prepare(
     sets = _assign_sets(good, everything, requested, seed)
     smallest = smallest_frames_per_token(pair for _, pair in [*good, *breaking])
     check_enough(sets, findings, len(breaking), smallest, config)
+    advice = advise(candidates, (ours.speaker, theirs.speaker), config, findings)
     if training is not None:
-        config = _with_advised_batch(config, len(sets["train"]))
+        before, config = config, _with_advised_batch(config, len(sets["train"]))
+        if config != before:
+            advice.append(
+                f"training takes {config.train.batch_size * config.train.accum} pairs per step, as the published series "
+                f"does for {len(sets['train'])} pairs, in place of {before.train.batch_size * before.train.accum}"
+            )
 
     manifest = Manifest(
         name=name,
@@ -219,7 +225,7 @@ def prepare(
         trimmed_seconds=_trimmed_seconds(candidates) if bench.trim else 0.0,
         n_cut=len({each.utterance_id for each in long_ones if each.code == "cut"}),
         findings=tuple(findings),
-        advice=tuple(advise(candidates, (ours.speaker, theirs.speaker), config, findings)),
+        advice=tuple(advice),
         sample_rate=config.features.mel.sample_rate,
         batch_size=config.train.batch_size * config.train.accum,
         frames_per_token=config.model.frames_per_token,

@@ -277,6 +277,10 @@ class TestReading:
         with pytest.raises(DataError, match="source and target are the same recordings in all 6 pairs"):
             run()
         assert not home.prepared.exists()
+        corpus.put("other", sound(), sound(seed=1))
+        report = run()
+        assert report.counts == {"same_recording": 6}
+        assert any("6 pairs are the same recording on both sides" in advice for advice in report.advice)
 
 
 def spoken(*parts: float, pitch: float = 120.0, level: float = 0.1, rate: int = RATE) -> np.ndarray:
@@ -384,6 +388,7 @@ class TestExcerpts:
         report = run(config, training="3")
         assert report.n_pairs == {"train": 3, "dev": 1, "eval": 1}
         assert report.batch_size == 4
+        assert "4 pairs per step, as the published series does for 3 pairs, in place of 16" in report.advice[-1]
         train = read_manifest(home).config.train
         assert (train.batch_size, train.accum) == (2, 2)
 
