@@ -194,9 +194,10 @@ def prepare(
     if training is not None:
         before, config = config, _with_advised_batch(config, len(sets["train"]))
         if config != before:
+            after, usual = (each.train.batch_size * each.train.accum for each in (config, before))
             advice.append(
-                f"training takes {config.train.batch_size * config.train.accum} pairs per step, as the published series "
-                f"does for {len(sets['train'])} pairs, in place of {before.train.batch_size * before.train.accum}"
+                f"training takes {after} pairs per step, as the published series does for {len(sets['train'])} pairs, "
+                f"in place of {usual}"
             )
 
     manifest = Manifest(
