@@ -13,7 +13,6 @@ import difflib
 import hashlib
 import importlib.util
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,32 +49,28 @@ def mcep(wave: Array, config: FeatureConfig) -> Array:
         (T, order + 1) float32, c0 first, with T = 1 + n // hop_length
 
     Raises:
-        DataError: no samples at all.
+        DataError: no samples at all, or a sample rate that WORLD cannot take.
     """
     import numpy as np
 
+    from aasvc_cli.audio.f0 import dio, frame_times, with_length
     from aasvc_cli.audio.mel import checked_mono, n_frames
+    from aasvc_cli.audio.world import checked_signal, spectral_envelope, sptk, world
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both import pkg_resources, which says that it is deprecated
-        import pysptk
-        import pyworld
     sample_rate, hop_length, settings = config.mel.sample_rate, config.mel.hop_length, config.mcep
-    signal = checked_mono(wave).astype(np.float64)
+    signal = checked_signal(checked_mono(wave), sample_rate)
     count = n_frames(len(signal), hop_length)
-    f0_ceil = min(settings.f0_ceil, sample_rate / 2 - 1)
-    rough, times = pyworld.dio(
-        signal, sample_rate, f0_floor=settings.f0_floor, f0_ceil=f0_ceil, frame_period=1000 * hop_length / sample_rate
-    )
-    # WORLD counts frames in floating point, so it may be one off at either side
-    f0, exact_times = np.zeros(count), np.arange(count) * (hop_length / sample_rate)
-    shared = min(count, len(rough))
-    f0[:shared] = pyworld.stonemask(signal, rough, times, sample_rate)[:shared]
-    fft_size = pyworld.get_cheaptrick_fft_size(sample_rate, settings.f0_floor)
-    envelope = pyworld.cheaptrick(
-        signal, f0, exact_times, sample_rate, f0_floor=settings.f0_floor, fft_size=fft_size
+    frame_period = 1000.0 * hop_length / sample_rate
+    contour = dio(signal, sample_rate, **_f0_range(config), frame_period=frame_period)
+    envelope = spectral_envelope(
+        signal,
+        with_length(contour, count),
+        frame_times(count, frame_period),
+        sample_rate,
+        fft_size=world().get_cheaptrick_fft_size(sample_rate, settings.f0_floor),
+        f0_floor=settings.f0_floor,
     )  # (T, fft_size // 2 + 1), power
-    cepstrum = pysptk.sp2mc(envelope + _POWER_FLOOR, settings.order, pysptk.util.mcepalpha(sample_rate))
+    cepstrum = sptk().sp2mc(envelope + _POWER_FLOOR, settings.order, sptk().util.mcepalpha(sample_rate))
     return np.ascontiguousarray(cepstrum, dtype=np.float32)
 
 
@@ -91,26 +86,21 @@ def f0(wave: Array, config: FeatureConfig) -> Array:
         (T, 1) float32 in Hz, 0 where unvoiced, with T = 1 + n // hop_length
 
     Raises:
-        DataError: no samples at all.
+        DataError: no samples at all, or a sample rate that WORLD cannot take.
     """
     import numpy as np
 
-    from aasvc_cli.audio.harvest import harvest
+    from aasvc_cli.audio.f0 import harvest, with_length
     from aasvc_cli.audio.mel import checked_mono, n_frames
 
-    signal, settings, mel = checked_mono(wave).astype(np.float64), config.mcep, config.mel
-    found, _ = harvest(
-        signal,
-        mel.sample_rate,
-        f0_min=settings.f0_floor,
-        f0_max=min(settings.f0_ceil, mel.sample_rate / 2 - 1),
-        frame_period=1000 * mel.hop_length / mel.sample_rate,
-    )
-    # frames are counted in floating point there, so it may be one off at the end
-    result = np.zeros(n_frames(len(signal), mel.hop_length), dtype=np.float32)
-    shared = min(len(result), len(found))
-    result[:shared] = found[:shared]
-    return result[:, None]
+    signal, mel = checked_mono(wave), config.mel
+    frame_period = 1000.0 * mel.hop_length / mel.sample_rate
+    contour = harvest(signal, mel.sample_rate, **_f0_range(config), frame_period=frame_period)
+    return with_length(contour, n_frames(len(signal), mel.hop_length)).astype(np.float32)[:, None]
+
+
+def _f0_range(config: FeatureConfig) -> dict[str, float]:
+    return {"f0_min": config.mcep.f0_floor, "f0_max": min(config.mcep.f0_ceil, config.mel.sample_rate / 2 - 1)}
 
 
 def content(wave: Array, config: FeatureConfig) -> Array:
@@ -223,7 +213,7 @@ KINDS: dict[str, FeatureKind] = {
         packages=("faster_whisper",),
         extra="asr",
     ),
-    "f0": FeatureKind(extract=f0, width=lambda _: 1, settings=_world_settings, for_models=False),
+    "f0": FeatureKind(extract=f0, width=lambda _: 1, settings=_world_settings, packages=("pyworld",), for_models=False),
 }
 """All kinds of feature by name. A new kind is one more entry."""
 
@@ -289,7 +279,7 @@ def extract(name: str, wave: Array, config: FeatureConfig) -> Array:
         (T, D) float32 with T = 1 + n // hop_length
 
     Raises:
-        DataError: no samples at all.
+        DataError: no samples at all, or a sample rate that WORLD cannot take.
         MissingExtraError: a package that this kind needs cannot be imported.
     """
     from aasvc_cli.audio.mel import n_frames

@@ -11,14 +11,14 @@ MCD, F0RMSE, F0CORR, DDUR and global variance in two modes that are never mixed:
     paths. Scores do not depend on the loudness of the recordings. Log-F0 error, voicing error and speaking rate, which
     the recipe does not have, come from this analysis.
 
+Both take the F0 contour that the recipe finds (:func:`pitch`), because Harvest is most of the work.
+
 All functions take arrays; nothing here touches files.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,21 +27,21 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from aasvc_cli.audio.f0 import dio, frame_times, harvest
 from aasvc_cli.audio.mel import resample
-from aasvc_cli.errors import DataError, MissingExtraError
+from aasvc_cli.audio.world import FloatArray, Wave, checked_signal, spectral_envelope, sptk, world
+from aasvc_cli.errors import DataError
 
-FloatArray = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-Wave = npt.NDArray[np.floating[Any]]
 
 Mode = Literal["published", "corrected"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-ANALYSIS_VERSION = 1
-"""Counts changes of :func:`analyse` that change its outcome; kept analyses of other versions are not used."""
+ANALYSIS_VERSION = 2
+"""Counts changes of the outcome of :func:`pitch` and :func:`analyse`; kept results of other versions are not used."""
 
-FRAME_PERIOD = 5.0
-"""Milliseconds between two frames of F0 and envelope."""
+BLOCK_FRAMES = 2048
+"""Frames whose envelopes are in memory at once."""
 MCEP_ORDER = 39
 POWER_THRESHOLD = -20.0
 """Frames this many dB below the mean power of their recording do not count in the MCD."""
@@ -52,6 +52,8 @@ PUBLISHED_FFT_SIZE = 1024
 PUBLISHED_ALPHA = 0.466
 PUBLISHED_HIGH_PASS_HZ = 70.0
 PUBLISHED_HIGH_PASS_TAPS = 255
+PUBLISHED_HIGH_PASS_DELAY = (PUBLISHED_HIGH_PASS_TAPS - 1) // 2
+"""Samples."""
 PUBLISHED_MAX_RATE = 160_000
 """Above, three periods of the 500 Hz that CheapTrick assumes in unvoiced frames do not fit into 1024 samples, and
 WORLD writes outside its buffers."""
@@ -317,35 +319,54 @@ def duration_difference(converted: Analysis, target: Analysis) -> float:
     return abs(converted.trimmed_samples - target.trimmed_samples) / sample_rate
 
 
-def analyse(wave: Wave, sample_rate: int, *, f0_min: float, f0_max: float, mode: Mode = "published") -> Analysis:
-    """F0 (Harvest), envelope (CheapTrick) and mel-cepstrum of one signal, every 5 ms.
+def pitch(wave: Wave, sample_rate: int, *, f0_min: float, f0_max: float) -> FloatArray:
+    """F0 by Harvest of the high-passed signal, every 5 ms: (T,) Hz, 0 where unvoiced. Both modes use it.
+
+    Raises:
+        DataError: a signal, sample rate or search range that cannot be analysed.
+    """
+    return harvest(_published_signal(wave, sample_rate), sample_rate, f0_min=f0_min, f0_max=f0_max)
+
+
+def analyse(
+    wave: Wave,
+    sample_rate: int,
+    *,
+    f0_min: float,
+    f0_max: float,
+    mode: Mode = "published",
+    f0: FloatArray | None = None,
+) -> Analysis:
+    """F0, envelope (CheapTrick) and mel-cepstrum of one signal, every 5 ms.
 
     Args:
         wave: (n,), full scale at 1.0.
+        f0: (T,) of :func:`pitch`, where it is known already.
 
     Raises:
-        DataError: no samples, samples that are not finite, or an impossible F0 range.
+        DataError: no samples, samples that are not finite, or a sample rate or F0 range that cannot be analysed.
     """
-    wave = _checked(wave)
     settings = settings_for(mode, sample_rate, f0_min)
-    if not 0 < f0_min < f0_max < sample_rate / 2:
-        raise DataError(f"F0 range {f0_min:g}-{f0_max:g} Hz: expected 0 < minimum < maximum < {sample_rate / 2:g} Hz")
-    from aasvc_cli.audio.harvest import harvest
-    from aasvc_cli.measures.cheaptrick import log_envelope
-
-    # The published scaling is a product in float32; 32768 is the true full scale of 16 bit.
-    scaled = (wave.astype(np.float32) * np.float32(32767)).astype(np.float64) if mode == "published" else wave * 32768.0
+    if f0 is None:
+        f0 = pitch(wave, sample_rate, f0_min=f0_min, f0_max=f0_max)
+    times = frame_times(len(f0))
     if settings.high_pass:
-        scaled = _published_high_pass(scaled, sample_rate)
-    scaled = np.ascontiguousarray(scaled, dtype=np.float64)
-    f0, times = harvest(scaled, sample_rate, f0_min=f0_min, f0_max=f0_max, frame_period=FRAME_PERIOD)
-    envelope = log_envelope(scaled, f0, times, sample_rate, fft_size=settings.fft_size)
+        signal = _published_signal(wave, sample_rate)
+    else:
+        signal = checked_signal(wave, sample_rate) * 32768.0
+        times = times - PUBLISHED_HIGH_PASS_DELAY / sample_rate  # where the F0 of each frame was found
+    mcep, power = [], []
+    for start in range(0, len(f0), BLOCK_FRAMES):
+        frames = slice(start, start + BLOCK_FRAMES)
+        spectrum = spectral_envelope(signal, f0[frames], times[frames], sample_rate, fft_size=settings.fft_size)
+        mcep.append(mel_cepstrum(np.log(spectrum), MCEP_ORDER, settings.alpha))
+        power.append(frame_power(spectrum))
     start, end = trim_bounds(wave)
     return Analysis(
         settings=settings,
         f0=f0,
-        mcep=mel_cepstrum(envelope, MCEP_ORDER, settings.alpha),
-        loud=relative_power(np.exp(envelope)) > POWER_THRESHOLD,
+        mcep=np.concatenate(mcep),
+        loud=relative_level(np.concatenate(power)) > POWER_THRESHOLD,
         trimmed_samples=end - start,
         silent=not np.any(wave),
     )
@@ -366,7 +387,7 @@ def settings_for(mode: Mode, sample_rate: int, f0_min: float) -> AnalysisSetting
         return AnalysisSettings(mode, sample_rate, PUBLISHED_FFT_SIZE, PUBLISHED_ALPHA, 0, True, "fastdtw, radius 1")
     if mode != "corrected":
         raise DataError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-    fft_size = int(_world().get_cheaptrick_fft_size(sample_rate, min(f0_min, 71.0)))
+    fft_size = int(world().get_cheaptrick_fft_size(sample_rate, min(f0_min, 71.0)))
     return AnalysisSettings(mode, sample_rate, fft_size, _alpha(sample_rate), 1, False, "exact")
 
 
@@ -410,10 +431,14 @@ def resample_published(wave: Wave, sample_rate: int, new_rate: int) -> Wave:
     return (periods @ filters.T).ravel()[: math.ceil(new * len(wave) / old)].astype(np.float32)
 
 
-def relative_power(envelope: FloatArray) -> FloatArray:
-    """Power of each frame in dB relative to the mean over frames; (T, bins) power envelope -> (T,)."""
-    power = envelope[:, 0] + envelope[:, -1] + 2.0 * envelope[:, 1:-1].sum(axis=1)
-    return np.asarray(10.0 * np.log10(power / power.mean()), dtype=np.float64)
+def frame_power(envelope: FloatArray) -> FloatArray:
+    """Power of each frame; (T, bins) power envelope -> (T,)."""
+    return np.asarray(envelope[:, 0] + envelope[:, -1] + 2.0 * envelope[:, 1:-1].sum(axis=1))
+
+
+def relative_level(power: FloatArray) -> FloatArray:
+    """Power of each frame in dB relative to the mean over frames: (T,) -> (T,)."""
+    return np.asarray(10.0 * np.log10(power / power.mean()))
 
 
 def mel_cepstrum(log_envelope: FloatArray, order: int, alpha: float) -> FloatArray:
@@ -449,10 +474,9 @@ def trim_bounds(wave: Wave) -> tuple[int, int]:
 
 
 def voiced_f0(wave: Wave, sample_rate: int, *, f0_min: float = 50.0, f0_max: float = 800.0) -> FloatArray:
-    """F0 of the voiced frames with a quick estimator (WORLD's DIO), for statistics: (V,) in Hz."""
-    samples = np.ascontiguousarray(_checked(wave), dtype=np.float64)
-    f0, _ = _world().dio(samples, sample_rate, f0_floor=f0_min, f0_ceil=f0_max, frame_period=FRAME_PERIOD)
-    return np.asarray(f0[f0 > 0], dtype=np.float64)
+    """F0 of the voiced frames with the quick estimator, for statistics: (V,) in Hz."""
+    f0 = dio(wave, sample_rate, f0_min=f0_min, f0_max=min(f0_max, 0.49 * sample_rate))
+    return f0[f0 > 0]
 
 
 def estimate_f0_range(values: Iterable[FloatArray], origin: str = "estimated") -> F0Range:
@@ -516,13 +540,19 @@ def _variance(analysis: Analysis) -> FloatArray | None:
 @lru_cache(maxsize=8)
 def _mel_cepstrum_matrix(n_bins: int, order: int, alpha: float) -> FloatArray:
     """(bins, order + 1)"""
-    return np.asarray(_sptk().sp2mc(np.exp(np.eye(n_bins)), order, alpha), dtype=np.float64)
+    matrix = np.empty((n_bins, order + 1))
+    for start in range(0, n_bins, 256):  # one row per bin: all at once would be gigabytes at high sample rates
+        rows = np.arange(start, min(start + 256, n_bins))
+        impulses = np.ones((len(rows), n_bins))
+        impulses[np.arange(len(rows)), rows] = math.e
+        matrix[rows] = sptk().sp2mc(impulses, order, alpha)
+    return matrix
 
 
 @lru_cache(maxsize=8)
 def _alpha(sample_rate: int) -> float:
     """The all-pass constant that comes nearest to the mel scale."""
-    return float(_sptk().util.mcepalpha(sample_rate))
+    return float(sptk().util.mcepalpha(sample_rate))
 
 
 def _common_settings(converted: Analysis, target: Analysis) -> AnalysisSettings:
@@ -540,7 +570,14 @@ def _path(analysis: Analysis, target_frames: FloatArray, converted_frames: Float
     return dtw.exact_path(target_frames, converted_frames)
 
 
-def _published_high_pass(wave: Wave, sample_rate: int) -> FloatArray:
+def _published_signal(wave: Wave, sample_rate: int) -> FloatArray:
+    """The recipe's input of the analysis: scaled in float32, and high-passed."""
+    checked = checked_signal(wave, sample_rate)
+    scaled = (checked.astype(np.float32) * np.float32(32767)).astype(np.float64)
+    return np.ascontiguousarray(_published_high_pass(scaled, sample_rate))
+
+
+def _published_high_pass(wave: FloatArray, sample_rate: int) -> FloatArray:
     """The recipe's causal FIR filter, which at 48 kHz is too short to do more than tilt the spectrum."""
     return np.convolve(_published_taps(sample_rate), wave)[: len(wave)]
 
@@ -549,39 +586,6 @@ def _published_high_pass(wave: Wave, sample_rate: int) -> FloatArray:
 def _published_taps(sample_rate: int) -> FloatArray:
     """A sinc under a Hamming window, with gain 1 at half the sample rate."""
     cutoff = PUBLISHED_HIGH_PASS_HZ / (sample_rate // 2)
-    offsets = np.arange(PUBLISHED_HIGH_PASS_TAPS) - (PUBLISHED_HIGH_PASS_TAPS - 1) / 2
+    offsets = np.arange(PUBLISHED_HIGH_PASS_TAPS) - PUBLISHED_HIGH_PASS_DELAY
     taps = (np.sinc(offsets) - cutoff * np.sinc(cutoff * offsets)) * np.hamming(PUBLISHED_HIGH_PASS_TAPS)
     return np.asarray(taps / np.sum(taps * np.cos(np.pi * offsets)))
-
-
-def _checked(wave: Wave) -> Wave:
-    wave = np.asarray(wave)
-    if wave.ndim != 1:
-        raise DataError(f"expected one channel of samples, found an array of shape {wave.shape}")
-    if not len(wave):
-        raise DataError("no samples to analyse")
-    if not np.isfinite(wave).all():
-        raise DataError("samples that are not numbers (NaN or infinite)")
-    return wave
-
-
-def _world() -> Any:
-    """The package pyworld."""
-    return _analysis_package("pyworld")
-
-
-def _sptk() -> Any:
-    """The package pysptk."""
-    return _analysis_package("pysptk")
-
-
-def _analysis_package(name: str) -> Any:
-    """Import quietly: both packages warn about a deprecated way of reading their own version number."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the scores need {name}, which does not load ({error}); run: pip install {name} 'setuptools<82'"
-        ) from None

@@ -21,6 +21,7 @@ from typing import Any, Literal, NoReturn, TypedDict, TypeVar, Unpack
 import numpy as np
 
 from aasvc_cli.audio.files import list_audio, read_audio
+from aasvc_cli.audio.world import FloatArray, Wave
 from aasvc_cli.compiled import has_machine_code
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures import judges as listeners
@@ -28,7 +29,7 @@ from aasvc_cli.measures import signal as metrics
 from aasvc_cli.measures.catalogue import MEASURES, find_measure
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.measures.results import EvaluateResult, Failure, Skipped, UtteranceScores
-from aasvc_cli.measures.signal import Analysis, F0Range, Mode, Wave
+from aasvc_cli.measures.signal import Analysis, F0Range, Mode
 from aasvc_cli.measures.statistics import ErrorCounts, Summary, summarise_scores
 from aasvc_cli.measures.transcripts import Reader, Transcript, guess_language, transcript
 from aasvc_cli.storage.files import file_sha256, write_json
@@ -53,8 +54,8 @@ CEILING_GROUPS = ("text", "mos", "speaker")
 """Groups whose measures need one recording only, so that the target's own recordings can be measured, too."""
 
 
-COMPILED = ("aasvc_cli.measures.cheaptrick", "aasvc_cli.audio.dtw", "aasvc_cli.audio.harvest")
-"""Modules of the signal measures whose loops are compiled on first use."""
+COMPILED = "aasvc_cli.audio.dtw"
+"""The module of the signal measures whose loops are compiled on first use."""
 
 
 class Options(TypedDict, total=False):
@@ -110,7 +111,7 @@ class _Heard:
     scores: dict[str, float]
     baseline: dict[str, float] | None = None
     ceiling: dict[str, float] = field(default_factory=dict)
-    voices: dict[Side, metrics.FloatArray | None] = field(default_factory=dict)
+    voices: dict[Side, FloatArray | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -509,7 +510,7 @@ def _recognise(
 
 def _compare_voices(heard: Mapping[str, _Heard]) -> None:
     """Similarity to the mean voices; the recordings of an utterance itself never count in the means it is held to."""
-    voices: dict[Side, dict[str, metrics.FloatArray | None]] = {"converted": {}, "target": {}, "source": {}}
+    voices: dict[Side, dict[str, FloatArray | None]] = {"converted": {}, "target": {}, "source": {}}
     for name, each in heard.items():
         for side, vector in each.voices.items():
             voices[side][name] = vector
@@ -593,9 +594,8 @@ def _workers(jobs: int | None) -> Workers:
 
 def _compile() -> None:
     """Compile what is not on disk yet, once and not in every process."""
-    for name in COMPILED:
-        if not has_machine_code(name):
-            importlib.import_module(name).warm_up()
+    if not has_machine_code(COMPILED):
+        importlib.import_module(COMPILED).warm_up()
 
 
 def _each(
@@ -621,7 +621,7 @@ def _killed(_item: Any) -> NoReturn:
     raise DataError("a worker process was killed (not enough memory?); use fewer of them (--jobs 1)")
 
 
-def _voiced_f0(path: Path) -> metrics.FloatArray | None:
+def _voiced_f0(path: Path) -> FloatArray | None:
     """F0 values of a recording; None if it cannot be used, which scoring will report."""
     try:
         wave, sample_rate = read_audio(path)
@@ -637,25 +637,37 @@ class _Recording:
         self.wave, self.sample_rate = read_audio(path)
         self.key = file_sha256(path) if cache.folder is not None else ""
         self.cache = cache
+        self._contours: dict[str, FloatArray] = {}
 
     def analysis(self, wave: Wave, sample_rate: int, job: _Job, mode: Mode) -> Analysis:
         """The analysis of the recording, as it is at a common sample rate, kept or made."""
+        resampled = {} if sample_rate == self.sample_rate else {"resampled_as": mode}
         key = {
-            "content": self.key, "mode": mode, "sample_rate": sample_rate, "f0_min": job.f0_min, "f0_max": job.f0_max,
-            "version": metrics.ANALYSIS_VERSION, "world": importlib.metadata.version("pyworld"),
+            "content": self.key, "sample_rate": sample_rate, "f0_min": job.f0_min, "f0_max": job.f0_max,
+            "version": metrics.ANALYSIS_VERSION, "world": importlib.metadata.version("pyworld"), **resampled,
         }  # fmt: skip
+        f0_range = {"f0_min": job.f0_min, "f0_max": job.f0_max}
 
         def compute() -> dict[str, Any]:
-            found = metrics.analyse(wave, sample_rate, f0_min=job.f0_min, f0_max=job.f0_max, mode=mode)
+            f0 = self._pitch(key, lambda: metrics.pitch(wave, sample_rate, **f0_range))
+            found = metrics.analyse(wave, sample_rate, **f0_range, mode=mode, f0=f0)
             lengths = np.array([found.trimmed_samples, found.silent])
             return {"f0": found.f0, "mcep": found.mcep, "loud": found.loud, "lengths": lengths}
 
-        arrays: dict[str, Any] = self.cache.arrays("analysis", key, compute)
+        arrays: dict[str, Any] = self.cache.arrays("analysis", key | {"mode": mode}, compute)
         settings = metrics.settings_for(mode, sample_rate, job.f0_min)
         trimmed, silent = arrays["lengths"]
         return Analysis(settings, arrays["f0"], arrays["mcep"], arrays["loud"], int(trimmed), bool(silent))
 
-    def voice(self) -> metrics.FloatArray | None:
+    def _pitch(self, key: Mapping[str, Any], compute: Callable[[], FloatArray]) -> FloatArray:
+        """The F0 contour that both definitions use, found once."""
+        name = repr(key)
+        if name not in self._contours:
+            arrays: dict[str, Any] = self.cache.arrays("pitch", key, lambda: {"f0": compute()})
+            self._contours[name] = arrays["f0"]
+        return self._contours[name]
+
+    def voice(self) -> FloatArray | None:
         """The speaker's embedding."""
 
         def compute() -> list[float] | None:

@@ -6,12 +6,10 @@ alignment. Everything that may be missing (a log, a model, a source recording) i
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from aasvc_cli.audio.f0 import dio
 from aasvc_cli.audio.files import encode_audio, read_audio
 from aasvc_cli.audio.mel import log_mel, resample
 from aasvc_cli.config.settings import MelConfig
-from aasvc_cli.errors import AasvcError
+from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features.kinds import extract
 from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores
 from aasvc_cli.report.content import (
@@ -61,8 +60,6 @@ PICTURE_RATE = 24_000
 """Sample rate of the spectrograms, in Hz: nobody sees more of a voice than 12 kHz."""
 SOUND_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """Sample rates that MP3 knows."""
-F0_FRAME_PERIOD = 5.0
-"""Milliseconds between values of F0."""
 WIDE_F0_RANGE = (50.0, 600.0)
 """Search range in Hz for a speaker of whom nothing is known."""
 RANKED = ("MCD", "F0RMSE", "F0CORR", "DDUR", "CER", "WER", "DNSMOS", "SIM")
@@ -188,17 +185,11 @@ def sound(wave: Wave, sample_rate: int) -> Sound:
 
 
 def f0_contour(wave: Wave, sample_rate: int, f0_range: tuple[float, float]) -> Array:
-    """F0 every 5 ms by WORLD's DIO and StoneMask, which is quick and good enough to look at: (F,), 0 where unvoiced."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            world: Any = importlib.import_module("pyworld")
-        except ImportError:
-            return np.zeros(0)
-    samples = np.ascontiguousarray(wave, dtype=np.float64)
-    low, high = f0_range[0], min(f0_range[1], sample_rate / 2.5)
-    f0, times = world.dio(samples, sample_rate, f0_floor=low, f0_ceil=high, frame_period=F0_FRAME_PERIOD)
-    return np.asarray(world.stonemask(samples, f0, times, sample_rate))
+    """F0 every 5 ms by the quick estimator, good enough to look at: (F,), 0 where unvoiced."""
+    try:
+        return dio(wave, sample_rate, f0_min=f0_range[0], f0_max=min(f0_range[1], sample_rate / 2.5))
+    except DataError:  # a sample rate too low for it
+        return np.zeros(0)
 
 
 def drawn_range(contours: Sequence[Array]) -> tuple[float, float]:
@@ -565,8 +556,6 @@ def alignment(voice: Voice, source: Path, target: Path, label: str = "") -> Alig
         AudioError, DataError: a recording cannot be read, or is too short for the model.
     """
     import torch
-
-    from aasvc_cli.errors import DataError
 
     features, stats, model = voice.config.features, voice.stats, voice.model
     rate = features.mel.sample_rate

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aasvc_cli.audio.f0 import harvest
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.harvest import harvest
 from aasvc_cli.audio.mel import log_mel, resample
 from aasvc_cli.measures import judges as listeners
 from aasvc_cli.measures import signal as metrics
@@ -79,10 +79,8 @@ def spoken_at_its_pitch(vocoder: IstftVocoder) -> Change:
 
     def change(wave: Wave, sample_rate: int) -> Wave:
         mel = torch.from_numpy(log_mel(wave, told.mel)).unsqueeze(0)
-        f0, _ = harvest(
-            wave.astype(np.float64), sample_rate, f0_min=71.0, f0_max=800.0,
-            frame_period=1000.0 * told.hop_length / sample_rate,
-        )  # fmt: skip
+        frame_period = 1000.0 * told.hop_length / sample_rate
+        f0 = harvest(wave, sample_rate, f0_min=71.0, f0_max=800.0, frame_period=frame_period)
         held = np.pad(np.asarray(f0), (0, mel.shape[1] + 1), mode="edge")[: mel.shape[1] + 1]
         told.f0 = torch.from_numpy(held.astype(np.float32)).unsqueeze(0)
         return told.synthesise(mel)[0].numpy()

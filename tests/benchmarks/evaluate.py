@@ -141,19 +141,21 @@ def main() -> None:
         (converted, rate), (target, _) = (read_audio(RECORDINGS / f"{name}.flac") for name in names.split(" vs "))
         pairs.append((converted, target, rate))
 
-    known: dict[tuple[int, str], metrics.Analysis] = {}
+    known: dict[int, dict[metrics.Mode, metrics.Analysis]] = {}
+
+    def analyses(wave: np.ndarray, rate: int, modes: tuple[metrics.Mode, ...]) -> dict[metrics.Mode, metrics.Analysis]:
+        f0_range = {"f0_min": F0_MIN, "f0_max": F0_MAX}
+        f0 = metrics.pitch(wave, rate, **f0_range)
+        return {mode: metrics.analyse(wave, rate, **f0_range, mode=mode, f0=f0) for mode in modes}
 
     def ours(*modes: metrics.Mode, kept: bool = False) -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
-        def analyse(wave: np.ndarray, rate: int, mode: metrics.Mode) -> metrics.Analysis:
-            return metrics.analyse(wave, rate, f0_min=F0_MIN, f0_max=F0_MAX, mode=mode)
-
         def score(converted: np.ndarray, target: np.ndarray, rate: int) -> dict[str, float]:
+            if not kept or id(target) not in known:
+                known[id(target)] = analyses(target, rate, modes)
+            made = analyses(converted, rate, modes)
             found: dict[str, float] = {}
             for mode in modes:
-                key = (id(target), mode)
-                if not kept or key not in known:
-                    known[key] = analyse(target, rate, mode)
-                found |= metrics.score_analyses(analyse(converted, rate, mode), known[key]).named(mode)
+                found |= metrics.score_analyses(made[mode], known[id(target)][mode]).named(mode)
             return found
 
         return score
