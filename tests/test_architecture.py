@@ -41,7 +41,6 @@ DOORS = {
     "measures.judges": "models that judge",
     "pipeline.doctor": "what can be freed",
     "pipeline.download": "folders that are laid out",
-    "pipeline.evaluate": "sentences",
     "pipeline.models": "model cards",
     "pipeline.train": "checkpoints that are kept",
     "published": "published checkpoints and statistics",

@@ -7,6 +7,7 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -184,24 +185,24 @@ def evaluate(
 
     thresholds = _thresholds(fail_if or [])
     chosen = None if measures is None else [name for name in measures.split(",") if name.strip()]
-    groups, _ = chosen_groups(chosen)
+    groups = chosen_groups(chosen)
     options = Options(
         mode=mode.value, measures=chosen, f0_min=f0_min, f0_max=f0_max, language=language, seed=seed, jobs=jobs
     )
     if asr_model is not None and "text" in groups:
         from aasvc_cli.measures.judges import Whisper
 
-        options["recogniser"] = Whisper(asr_model, threads=jobs or os.cpu_count() or 1)
+        options = replace(options, recogniser=Whisper(asr_model, threads=jobs or os.cpu_count() or 1))
     results = []
     for position in range(len(folders) or len(names)):
         folder = folders[position] if folders else None
         with progress("evaluate") as on_progress:
-            options["on_progress"] = on_progress
+            options = replace(options, on_progress=on_progress)
             if folder is not None and target is not None:
                 results.append(_folder(folder, target, source, text, options))
             else:
                 results.append(_run(names[position], set_name.value, data, text, baseline, options))
-        options["f0_range"] = results[0].f0_range  # two systems are heard in the same way
+        options = replace(options, f0_range=results[0].f0_range)  # two systems are heard in the same way
     shown = _show(results, json_target, csv_file, seed)
     if report is not None:
         _report(shown, report, report_utterances)
@@ -211,7 +212,7 @@ def evaluate(
 def _folder(converted: Path, target: Path, source: Path | None, text: Path | None, options: Options) -> EvaluateResult:
     from aasvc_cli.pipeline.evaluate import evaluate_folders
 
-    return evaluate_folders(converted, target, source=source, text=text, home=home_folder(), **options)
+    return evaluate_folders(converted, target, source=source, text=text, home=home_folder(), options=options)
 
 
 def _run(
@@ -220,7 +221,7 @@ def _run(
     from aasvc_cli.pipeline.evaluate import evaluate_run
 
     return evaluate_run(
-        home_folder(), model=name, set_name=set_name, data=data, text=text, baseline=baseline, **options
+        home_folder(), model=name, set_name=set_name, data=data, text=text, baseline=baseline, options=options
     )
 
 
@@ -265,6 +266,8 @@ def _remark(result: EvaluateResult, prefix: str) -> None:
     """What a reader of the numbers should know, on standard error."""
     from aasvc_cli.measures.catalogue import BY_NAME
 
+    for note in result.notes:
+        say(f"{prefix}{note}")
     for skipped in result.skipped:
         say(f"{prefix}left out: {skipped.what}: {skipped.reason}")
     alike: dict[tuple[str, ...], list[str]] = {}

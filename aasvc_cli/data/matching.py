@@ -221,10 +221,7 @@ def _without(affixes: Affixes) -> Callable[[_Entry], str | None]:
 def _by_table(
     path: Path, source: Recordings, target: Recordings, texts: Mapping[str, str]
 ) -> list[tuple[str, ParallelPair]]:
-    content = decoded(path)
-    if content is None:
-        raise DataError(f"{path}: not UTF-8; convert it with iconv -f ENCODING -t UTF-8")
-    lines = content.splitlines()
+    lines = decoded(path).splitlines()
     first = next((line for line in lines if line.strip()), "")
     delimiter = next((character for character in first if character in "\t,;"), None)
     if delimiter is None:

@@ -38,13 +38,11 @@ class Skipped:
 
     Attributes:
         what: which ones, for people.
-        reason: one line that says how to get them.
-        asked: they were asked for by name, not merely included by default.
+        reason: one line that says why, or how to get them.
     """
 
     what: str
     reason: str
-    asked: bool = False
 
     def to_tree(self) -> dict[str, str]:
         """JSON-able."""
@@ -116,6 +114,7 @@ class EvaluateResult:
         ceiling: the same for the target recordings, where a measure needs one recording only.
         failures: what could not be scored; never counted in the means.
         skipped: measures that were left out, and why.
+        notes: what a reader of the scores should know besides, one line each.
         without_target: converted recordings without a target recording.
         without_conversion: target recordings that nothing was converted for.
         path: the JSON file, if one was written.
@@ -131,6 +130,7 @@ class EvaluateResult:
     ceiling: Mapping[str, Summary] | None = None
     failures: tuple[Failure, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
     without_target: tuple[str, ...] = ()
     without_conversion: tuple[str, ...] = ()
     recogniser: Mapping[str, Any] | None = None
@@ -187,6 +187,7 @@ class EvaluateResult:
         tree["undefined"] = self.undefined
         tree["failures"] = [failure.to_tree() for failure in self.failures]
         tree["skipped"] = [skipped.to_tree() for skipped in self.skipped]
+        tree["notes"] = list(self.notes)
         tree["without_target"] = list(self.without_target)
         tree["without_conversion"] = list(self.without_conversion)
         return tree

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from aasvc_cli.audio.f0 import dio, frame_times, harvest
 from aasvc_cli.audio.mel import resample
 from aasvc_cli.audio.world import FloatArray, Wave, checked_signal, spectral_envelope, sptk, world
-from aasvc_cli.errors import DataError
+from aasvc_cli.errors import DataError, MissingExtraError
 
 Indices = npt.NDArray[np.int64]
 
@@ -58,16 +58,8 @@ PUBLISHED_MAX_RATE = 160_000
 """Above, three periods of the 500 Hz that CheapTrick assumes in unvoiced frames do not fit into 1024 samples, and
 WORLD writes outside its buffers."""
 
-TRIM_FRAME, TRIM_HOP = 2048, 512
-"""Samples, whatever the rate."""
-TRIM_LEVEL = -60.0
-"""Frames quieter than this, in dB relative to the loudest one, are silence where the sound begins and ends."""
-TRIM_FLOOR = 1e-10
-"""Power that counts in place of less."""
-
-RESAMPLE_ZEROS = 6
-RESAMPLE_ROLLOFF = 0.99
-
+MAX_FILTER_TAPS = 4_000_000
+"""Of the filter bank of the published resampling, whose size grows with both sample rates over their divisor."""
 
 RECIPE_F0_RANGES: dict[str, tuple[float, float]] = {
     "male": (40.0, 290.0),
@@ -409,26 +401,36 @@ def to_common_rate(
 
 
 def resample_published(wave: Wave, sample_rate: int, new_rate: int) -> Wave:
-    """Resample as torchaudio does by default: a sinc of 6 zero crossings under a Hann window, at 99 % of the band.
-
-    Written out here because torchaudio cannot be imported beside every release of torch.
+    """Resample by torchaudio's default, a windowed sinc of 6 zero crossings at 99 % of the band.
 
     Returns:
         (ceil(n * new_rate / sample_rate),) float32
+
+    Raises:
+        DataError: the two sample rates have hardly a common divisor, so that the filters would take gigabytes.
+        MissingExtraError: torchaudio does not load, as beside a torch of another release.
     """
     if sample_rate == new_rate:
         return wave
     divisor = math.gcd(sample_rate, new_rate)
-    old, new = sample_rate // divisor, new_rate // divisor
-    cutoff = min(old, new) * RESAMPLE_ROLLOFF
-    width = math.ceil(RESAMPLE_ZEROS * old / cutoff)
-    # One filter per output phase, over the input samples of one period and `width` on either side.
-    delay = np.arange(-width, width + old) / old - np.arange(new)[:, None] / new
-    zeros = np.clip(delay * cutoff, -RESAMPLE_ZEROS, RESAMPLE_ZEROS)
-    filters = np.sinc(zeros) * np.cos(zeros * np.pi / RESAMPLE_ZEROS / 2) ** 2 * (cutoff / old)  # (new, old + 2 width)
-    padded = np.pad(np.asarray(wave, dtype=np.float64), (width, width + old))
-    periods = np.lib.stride_tricks.sliding_window_view(padded, old + 2 * width)[::old]
-    return (periods @ filters.T).ravel()[: math.ceil(new * len(wave) / old)].astype(np.float32)
+    taps = (sample_rate // divisor) * (new_rate // divisor)
+    if taps > MAX_FILTER_TAPS:
+        raise DataError(
+            f"{sample_rate} Hz to {new_rate} Hz: the published resampling needs sample rates with a common divisor, "
+            "such as 48000 and 24000; resample the recordings, or use the corrected definition"
+        )
+    import torch
+
+    try:
+        from torchaudio.functional import resample as sinc_resample
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MissingExtraError(
+            f"{sample_rate} Hz to {new_rate} Hz: the published resampling needs torchaudio, which does not load "
+            f"({reason}); run: pip install torchaudio, or use the corrected definition"
+        ) from None
+    samples = torch.from_numpy(np.array(wave, dtype=np.float32))
+    return np.asarray(sinc_resample(samples, sample_rate, new_rate).numpy())
 
 
 def frame_power(envelope: FloatArray) -> FloatArray:
@@ -457,20 +459,14 @@ def mel_cepstrum(log_envelope: FloatArray, order: int, alpha: float) -> FloatArr
 
 
 def trim_bounds(wave: Wave) -> tuple[int, int]:
-    """First and one-past-last sample between leading and trailing silence, as librosa's trimming finds them.
+    """First and one-past-last sample between leading and trailing silence, 60 dB below the loudest frame (librosa).
 
-    Silence is what lies 60 dB below the loudest frame; a signal without any sound is kept whole. Written out, in single
-    precision as there, because librosa takes a second to load.
+    A signal without any sound is kept whole.
     """
-    if not np.any(wave):
-        return 0, len(wave)
-    padded = np.pad(wave, TRIM_FRAME // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, TRIM_FRAME)[::TRIM_HOP]
-    rms = np.sqrt(np.square(frames.T, dtype=np.float32).mean(axis=0))
-    level = 10.0 * np.log10(np.maximum(np.square(rms), TRIM_FLOOR))
-    level -= 10.0 * np.log10(max(float(np.square(rms.max())), TRIM_FLOOR))
-    loud = np.flatnonzero(level > TRIM_LEVEL)
-    return int(loud[0]) * TRIM_HOP, min(len(wave), (int(loud[-1]) + 1) * TRIM_HOP)
+    from librosa.effects import trim
+
+    _, (start, end) = trim(wave)
+    return int(start), int(end)
 
 
 def voiced_f0(wave: Wave, sample_rate: int, *, f0_min: float = 50.0, f0_max: float = 800.0) -> FloatArray:

@@ -8,28 +8,25 @@ depends on one recording alone is kept in the data folder by the content of the 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import logging
 import math
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypedDict, TypeVar, Unpack
-
-import numpy as np
+from typing import Any, TypeVar
 
 from aasvc_cli.audio.files import list_audio, read_audio
-from aasvc_cli.audio.world import FloatArray, Wave
+from aasvc_cli.audio.world import FloatArray
 from aasvc_cli.compiled import has_machine_code
+from aasvc_cli.data.texts import read_sentences, sentences_of, unread_note
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.measures import judges as listeners
-from aasvc_cli.measures import signal as metrics
+from aasvc_cli.measures import judges, signal
 from aasvc_cli.measures.catalogue import MEASURES, find_measure
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.measures.results import EvaluateResult, Failure, Skipped, UtteranceScores
-from aasvc_cli.measures.signal import Analysis, F0Range, Mode
+from aasvc_cli.measures.scoring import Job, Outcome, Side, score
+from aasvc_cli.measures.signal import F0Range, Mode
 from aasvc_cli.measures.statistics import ErrorCounts, Summary, summarise_scores
 from aasvc_cli.measures.transcripts import Reader, Transcript, guess_language, transcript
 from aasvc_cli.storage.files import file_sha256, write_json
@@ -37,12 +34,9 @@ from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
 from aasvc_cli.workers import Workers, core_count
 
-logger = logging.getLogger(__name__)
-
 OnProgress = Callable[[int, int], None]
 Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
-Side = Literal["converted", "target", "source"]
+Result = TypeVar("Result")
 
 MAX_RECORDINGS_FOR_F0 = 50
 """Target recordings, evenly spread, from which the F0 range is estimated."""
@@ -50,68 +44,36 @@ BOTH = "both"
 GROUPS = ("signal", "text", "mos", "speaker")
 DEFAULT_GROUPS = frozenset({"signal", "text", "speaker"})
 """What is computed if nobody asks: all but the opinions, which take seconds per recording."""
-CEILING_GROUPS = ("text", "mos", "speaker")
-"""Groups whose measures need one recording only, so that the target's own recordings can be measured, too."""
-
-
 COMPILED = "aasvc_cli.audio.dtw"
 """The module of the signal measures whose loops are compiled on first use."""
 
 
-class Options(TypedDict, total=False):
-    """What both ways of evaluating have in common.
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate.
 
-    Keys:
-        mode: ``published``, ``corrected``, or ``both`` (the default).
-        measures: groups (:data:`GROUPS`), measures by name, or ``all``; by default :data:`DEFAULT_GROUPS`.
+    Attributes:
+        mode: definition of the signal measures: ``published``, ``corrected``, or ``both``.
+        measures: groups (:data:`GROUPS`), measures by name, or ``all``; None for :data:`DEFAULT_GROUPS`.
         f0_min, f0_max: F0 search range in Hz; by default the recipe's for its own speakers, else estimated.
         f0_range: the whole range as another evaluation had it, in place of these.
         recogniser: recognises speech for the error rates; without one they are left out.
         language: of the sentences; by default guessed from their script.
         seed: of the intervals.
         jobs: worker processes; None for one per core.
-        on_progress: is told recordings done, and all.
+        on_progress: called with the recordings done, and all.
     """
 
-    mode: str
-    measures: Sequence[str] | None
-    f0_min: float | None
-    f0_max: float | None
-    f0_range: F0Range | None
-    recogniser: Recogniser | None
-    language: str | None
-    seed: int
-    jobs: int | None
-    on_progress: OnProgress | None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One utterance for a worker process."""
-
-    utterance_id: str
-    converted: Path
-    target: Path
-    source: Path | None
-    modes: tuple[Mode, ...]
-    f0_min: float
-    f0_max: float
-    listeners: tuple[str, ...]
-    """Of ``mos``, ``squim`` and ``speaker``."""
-    baseline: bool
-    cache: ResultCache
-
-
-@dataclass
-class _Heard:
-    """What a worker process found out about one utterance."""
-
-    utterance_id: str
-    sample_rate: int
-    scores: dict[str, float]
-    baseline: dict[str, float] | None = None
-    ceiling: dict[str, float] = field(default_factory=dict)
-    voices: dict[Side, FloatArray | None] = field(default_factory=dict)
+    mode: str = BOTH
+    measures: Sequence[str] | None = None
+    f0_min: float | None = None
+    f0_max: float | None = None
+    f0_range: F0Range | None = None
+    recogniser: Recogniser | None = None
+    language: str | None = None
+    seed: int = 0
+    jobs: int | None = None
+    on_progress: OnProgress | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +95,7 @@ def evaluate_folders(
     text: Path | None = None,
     speaker: str | None = None,
     home: Home | None = None,
-    **options: Unpack[Options],
+    options: Options = Options(),
 ) -> EvaluateResult:
     """Score a folder of converted recordings against a folder of target recordings, whoever made them.
 
@@ -142,10 +104,9 @@ def evaluate_folders(
 
     Args:
         source: folder of the unconverted recordings; scores them against the target, too (the baseline).
-        text: what is said, in lines ``<id> <sentence>``.
+        text: what is said; see :func:`aasvc_cli.data.texts.read_sentences`.
         speaker: target speaker; takes the recipe's F0 range if it is one of the recipe's speakers.
         home: where to keep what is known about a recording; without it nothing is kept.
-        options: :class:`Options`.
 
     Raises:
         DataError: a folder without recordings, nothing matches, or nothing could be scored.
@@ -162,10 +123,8 @@ def evaluate_folders(
         sources = {name: pair[1] for name, pair in both.pairs.items()}
         failures += [Failure(name, "no source recording for the baseline") for name in both.without_target]
         failures += [Failure(failure.utterance_id, f"baseline: {failure.reason}") for failure in both.failures]
-    texts = {} if text is None else _sentences(read_sentences(text), matches.pairs)
-    if text is not None and not texts:
-        raise DataError(f"{text}: none of its sentences belongs to a recording; expected lines <id> <sentence>")
-    material = _Material(str(converted), matches, failures, sources, source is not None, texts, speaker)
+    texts, notes = _texts(text, matches)
+    material = _Material(str(converted), matches, failures, sources, source is not None, texts, speaker, notes)
     return _evaluate(material, home, options)
 
 
@@ -177,16 +136,15 @@ def evaluate_run(
     data: str | None = None,
     text: Path | None = None,
     baseline: bool = False,
-    **options: Unpack[Options],
+    options: Options = Options(),
 ) -> EvaluateResult:
     """Score what ``aasvc convert --set`` wrote for a model; writes ``scores-<set>.json`` beside it.
 
     Args:
         model: a tag, the name of a run, or a model folder.
         data: prepared set; by default the one that the run was trained on, or else the one prepared last.
-        text: what is said, in lines ``<id> <sentence>``; by default the corpus knows.
+        text: what is said, as for :func:`evaluate_folders`; by default the corpus knows.
         baseline: score the unconverted source recordings against the target, too.
-        options: :class:`Options`.
 
     Raises:
         DataError: nothing converted yet, or nothing could be scored.
@@ -215,11 +173,11 @@ def evaluate_run(
     members = {name: by_target[str(target)] for name, (_, target) in matches.pairs.items()}
     sources = {name: pair.source for name, pair in members.items()}
     texts = {name: pair.text for name, pair in members.items() if pair.text}
-    if text is not None:
-        texts |= _sentences(read_sentences(text), matches.pairs)
+    given, notes = _texts(text, matches)
     material = _Material(
-        f"{folder.name} {set_name}", matches, matches.failures, sources, baseline, texts, manifest.target_speaker
-    )
+        f"{folder.name} {set_name}", matches, matches.failures, sources, baseline, texts | given,
+        manifest.target_speaker, notes,
+    )  # fmt: skip
     log = folder / "log.jsonl"
     result = replace(
         _evaluate(material, home, options), path=results / f"scores-{set_name}.json", folder=folder,
@@ -229,48 +187,27 @@ def evaluate_run(
     return result
 
 
-def read_sentences(path: Path) -> dict[str, str]:
-    """Sentences by utterance id from lines ``<id> <sentence>``.
-
-    Raises:
-        DataError: no such file, no text, or no line of that form.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected lines <id> <sentence>") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; expected lines <id> <sentence>") from None
-    found = {}
-    for line in lines:
-        utterance_id, _, sentence = line.strip().partition(" ")
-        if sentence.strip():
-            found[_composed(utterance_id)] = sentence.strip()
-    if not found:
-        raise DataError(f"{path}: no sentences; expected lines <id> <sentence>")
-    return found
-
-
-def chosen_groups(measures: Sequence[str] | None) -> tuple[frozenset[str], bool]:
-    """The groups that a choice of measures needs, and whether it was a choice.
+def chosen_groups(measures: Sequence[str] | None) -> frozenset[str]:
+    """The groups that a choice of measures needs.
 
     Raises DataError for a name that is neither a group nor a measure.
     """
     if measures is None:
-        return DEFAULT_GROUPS, False
-    found: set[str] = set()
+        return DEFAULT_GROUPS
+    groups: set[str] = set()
     for name in measures:
-        measure = find_measure(name)
-        if name.strip().lower() == "all":
-            found.update(GROUPS)
-        elif name.strip().lower() in GROUPS:
-            found.add(name.strip().lower())
+        measure, known = find_measure(name), name.strip().lower()
+        if known == "all":
+            groups.update(GROUPS)
+        elif known in GROUPS:
+            groups.add(known)
         elif measure is not None:
-            found.add(measure.group)
+            groups.add(measure.group)
         else:
-            known = ", ".join([*GROUPS, *(each.name for each in MEASURES)])
-            raise DataError(f"no measure {name!r}; there are all, {known}")
-    return frozenset(found), True
+            raise DataError(
+                f"no measure {name!r}; there are all, {', '.join([*GROUPS, *(each.name for each in MEASURES)])}"
+            )
+    return frozenset(groups)
 
 
 @dataclass(frozen=True)
@@ -284,12 +221,27 @@ class _Material:
     baseline: bool
     texts: Mapping[str, str]
     speaker: str | None
+    notes: tuple[str, ...]
 
 
-def _sentences(sentences: Mapping[str, str], pairs: Mapping[str, Any]) -> dict[str, str]:
-    """Sentences of the recordings, by the whole id or its last part."""
-    found = {name: sentences.get(name, sentences.get(name.rsplit("/", 1)[-1], "")) for name in pairs}
-    return {name: sentence for name, sentence in found.items() if sentence}
+def _texts(path: Path | None, matches: _Matches) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The sentences of the recordings from a file, and what is to be said about it."""
+    if path is None:
+        return {}, ()
+    sentences = read_sentences(path)
+    texts = sentences_of(matches.pairs, sentences.by_id)
+    if not texts:
+        raise DataError(
+            f"{path}: none of its sentences belongs to a recording; it has {_named(sentences.by_id)}, the recordings "
+            f"are {_named(matches.pairs)}"
+        )
+    return texts, (unread_note(path, sentences),) if sentences.unread else ()
+
+
+def _named(names: Iterable[str], count: int = 3) -> str:
+    every = list(names)
+    more = f" and {len(every) - count} more" if len(every) > count else ""
+    return ", ".join(every[:count]) + more
 
 
 def _recordings(folder: Path, what: str, hint: str = "expected wav, flac, ogg or mp3 files") -> dict[str, Path]:
@@ -335,77 +287,48 @@ def _match(converted: Mapping[str, Path], target: Mapping[str, Path]) -> _Matche
 
 
 def _evaluate(material: _Material, home: Home | None, options: Options) -> EvaluateResult:
-    with _workers(options.get("jobs")) as workers:
-        return _evaluate_with(workers, material, home, options)
-
-
-def _evaluate_with(workers: Workers, material: _Material, home: Home | None, options: Options) -> EvaluateResult:
-    matches, seed = material.matches, options.get("seed", 0)
-    groups, asked = chosen_groups(options.get("measures"))
-    modes = _modes(options.get("mode", BOTH)) if "signal" in groups else ()
-    cache = ResultCache(None if home is None else home.cache)
-    f0_range = None
-    if modes:
-        targets = sorted({target for _, target in matches.pairs.values()})
-        f0_range = options.get("f0_range") or _f0_range(
-            targets, material.speaker, options.get("f0_min"), options.get("f0_max"), workers
-        )
+    groups = chosen_groups(options.measures)
+    modes = _modes(options.mode) if "signal" in groups else ()
+    report = options.on_progress or (lambda _done, _total: None)
     skipped: list[Skipped] = []
-    hearing = _hearing(groups, asked, skipped)
-    recogniser = _recogniser(groups, asked, options.get("recogniser"), material.texts, skipped)
-    if not modes and not hearing and recogniser is None:
+    asked = _judges(groups, skipped)
+    recogniser = _recogniser(groups, options.recogniser, material.texts, skipped)
+    if not modes and not asked and recogniser is None:
         raise DataError("; ".join(f"{each.what}: {each.reason}" for each in skipped) or "no measures were asked for")
-    work = [
-        _Job(
-            name, converted, target, material.sources.get(name), modes,
-            0.0 if f0_range is None else f0_range.minimum, 0.0 if f0_range is None else f0_range.maximum, hearing,
-            material.baseline, cache,
-        )
-        for name, (converted, target) in sorted(matches.pairs.items())
-    ]  # fmt: skip
-    n_texts = 0 if recogniser is None else sum(job.utterance_id in material.texts for job in work)
-    on_progress = options.get("on_progress")
-
-    def report(done: int) -> None:
-        if on_progress is not None:
-            on_progress(done, len(work) + n_texts)
-
-    heard: dict[str, _Heard] = {}
-    failures = list(material.failures)
-    for done, (found, problems) in enumerate(_each(_score, work, workers, before=_compile), start=1):
-        if found is not None:
-            heard[found.utterance_id] = found
-        failures += problems
-        report(done)
-    workers.close()  # the recogniser needs the memory
-    if not heard:
+    spoken = [] if recogniser is None else sorted(material.texts.keys() & material.matches.pairs.keys())
+    with _workers(options.jobs) as workers:
+        f0_range = _f0_range(material, options, workers) if modes else None
+        jobs = _jobs(material, modes, f0_range, asked, ResultCache(None if home is None else home.cache))
+        outcomes: dict[str, Outcome] = {}
+        for done, outcome in enumerate(_each(score, jobs, workers, _lost, before=_compile), start=1):
+            outcomes[outcome.utterance_id] = outcome
+            report(done, len(jobs) + len(spoken))
+    failures = [*material.failures, *(failure for outcome in outcomes.values() for failure in outcome.failures)]
+    scored = {job: outcomes[job.utterance_id] for job in jobs if outcomes[job.utterance_id].scores is not None}
+    if not scored:
         first = f"; first: {failures[0].utterance_id}: {failures[0].reason}" if failures else ""
-        n_all = len(matches.pairs) + len(matches.failures)
+        n_all = len(material.matches.pairs) + len(material.matches.failures)
         raise DataError(f"{material.name}: none of {n_all} utterances could be scored{first}")
-    if "speaker" in hearing:
-        _compare_voices(heard)
-    scored = [job for job in work if job.utterance_id in heard]
-    transcripts: dict[tuple[str, Side], Transcript] = {}
-    description = None
+    if "speaker" in asked:
+        _compare_voices(scored.values())
+    transcripts = _Transcripts(options.language or guess_language(list(material.texts.values())))
     if recogniser is not None:
-        language = options.get("language") or guess_language(list(material.texts.values()))
-        reader = _reader(language, skipped)
-        description = {**recogniser.description, "language": language, "reader": reader[0] if reader else None}
-        spoken = [job for job in scored if job.utterance_id in material.texts]
-        for done, job in enumerate(spoken, start=1):
-            sentence = material.texts[job.utterance_id]
-            failures += _recognise(job, sentence, recogniser, language, reader, transcripts)
-            report(len(work) + done)
-    utterances = tuple(_utterance(job, heard[job.utterance_id], material.texts, transcripts) for job in scored)
+        transcripts.reader = _reader(transcripts.language, skipped)
+        heard = [job for job in scored if job.utterance_id in spoken]
+        for done, job in enumerate(heard, start=len(jobs) + 1):
+            failures += transcripts.recognise(job, material.texts[job.utterance_id], recogniser)
+            report(done, len(jobs) + len(spoken))
+    utterances = tuple(_utterance(job, outcome, material.texts, transcripts) for job, outcome in scored.items())
+    matches, seed = material.matches, options.seed
     return EvaluateResult(
         name=material.name,
         f0_range=f0_range,
-        definitions={mode: metrics.describe(mode) for mode in modes},
+        definitions={mode: signal.describe(mode) for mode in modes},
         analysis=tuple(
-            metrics.settings_for(mode, rate, f0_range.minimum)
-            for mode in modes
-            for rate in sorted({each.sample_rate for each in utterances})
-            if f0_range is not None
+            sorted(
+                {settings for outcome in scored.values() for settings in outcome.analysis},
+                key=lambda settings: (modes.index(settings.mode), settings.sample_rate),
+            )
         ),
         utterances=utterances,
         corpus=_summaries([each.scores for each in utterances], [each.transcript for each in utterances], seed),
@@ -417,131 +340,164 @@ def _evaluate_with(workers: Workers, material: _Material, home: Home | None, opt
         )
         or None,
         failures=tuple(sorted(failures, key=lambda failure: (failure.utterance_id, failure.reason))),
-        skipped=tuple(skipped),
+        skipped=(*skipped, *_limits(scored.values(), modes)),
+        notes=(*material.notes, *_copies(scored.values())),
         without_target=tuple(sorted(matches.without_target)),
         without_conversion=tuple(sorted(matches.without_conversion)),
-        recogniser=description,
+        recogniser=None if recogniser is None else transcripts.description(recogniser),
     )
 
 
+def _jobs(
+    material: _Material, modes: tuple[Mode, ...], f0_range: F0Range | None, asked: tuple[str, ...], cache: ResultCache
+) -> list[Job]:
+    low, high = (0.0, 0.0) if f0_range is None else (f0_range.minimum, f0_range.maximum)
+    return [
+        Job(name, converted, target, material.sources.get(name), modes, low, high, asked, material.baseline, cache)
+        for name, (converted, target) in sorted(material.matches.pairs.items())
+    ]
+
+
+def _limits(outcomes: Iterable[Outcome], modes: Sequence[Mode]) -> list[Skipped]:
+    """One note for each reason for which one of the two definitions was left out."""
+    alike: dict[tuple[Mode, str], list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        for mode, reason in outcome.limits.items():
+            alike[mode, reason].append(outcome.utterance_id)
+    order = sorted(alike.items(), key=lambda item: modes.index(item[0][0]))
+    return [Skipped(f"{mode} signal measures of {_named(names)}", reason) for (mode, reason), names in order]
+
+
+def _copies(outcomes: Iterable[Outcome]) -> list[str]:
+    """A note if conversions are copies of other recordings, as after choosing the wrong folder."""
+    notes = []
+    every = list(outcomes)
+    sides: tuple[Side, ...] = ("target", "source")
+    for side in sides:
+        copies = [outcome.utterance_id for outcome in every if side in outcome.same_as]
+        if copies:
+            share = "all" if len(copies) == len(every) else f"{len(copies)} of {len(every)}"
+            notes.append(
+                f"{share} converted recordings are the same as their {side} recordings; wrong folder? {_named(copies)}"
+            )
+    return notes
+
+
 def _modes(mode: str) -> tuple[Mode, ...]:
-    if mode == BOTH:
-        return metrics.MODES
-    chosen = tuple(known for known in metrics.MODES if known == mode)
+    chosen = signal.MODES if mode == BOTH else tuple(known for known in signal.MODES if known == mode)
     if not chosen:
-        raise DataError(f"mode {mode!r}: expected one of {', '.join(metrics.MODES)}, {BOTH}")
+        raise DataError(f"mode {mode!r}: expected one of {', '.join(signal.MODES)}, {BOTH}")
     return chosen
 
 
-def _hearing(groups: frozenset[str], asked: bool, skipped: list[Skipped]) -> tuple[str, ...]:
-    """Which listeners can be asked; notes the others."""
-    found = []
+def _judges(groups: frozenset[str], skipped: list[Skipped]) -> tuple[str, ...]:
+    """The judges that can be asked; notes the others."""
+    wanted = []
     if "mos" in groups:
-        missing = listeners.missing_for("mos")
-        if missing is None:
-            found.append("mos")
-        else:
-            skipped.append(Skipped("DNSMOS", missing, asked))
-        missing = listeners.squim_missing()
-        if missing is None:
-            found.append("squim")
-        else:
-            skipped.append(Skipped("SQUIM", missing, asked))
+        wanted += [("mos", "DNSMOS", judges.missing_for("mos")), ("squim", "SQUIM", judges.squim_missing())]
     if "speaker" in groups:
-        missing = listeners.missing_for("speaker")
-        if missing is None:
-            found.append("speaker")
-        else:
-            skipped.append(Skipped("speaker similarity", missing, asked))
-    return tuple(found)
+        wanted.append(("speaker", "speaker similarity", judges.missing_for("speaker")))
+    skipped += [Skipped(title, missing) for _, title, missing in wanted if missing is not None]
+    return tuple(judge for judge, _, missing in wanted if missing is None)
 
 
 def _recogniser(
-    groups: frozenset[str], asked: bool, given: Recogniser | None, texts: Mapping[str, str], skipped: list[Skipped]
+    groups: frozenset[str], given: Recogniser | None, texts: Mapping[str, str], skipped: list[Skipped]
 ) -> Recogniser | None:
     """The recogniser, if there is something for it to do; else a note that says what is missing."""
     if "text" not in groups:
         return None
-    missing = None if given is not None else listeners.missing_for("text")
-    if missing is not None:
-        skipped.append(Skipped("CER, WER", missing, asked))
-    elif given is None:
-        skipped.append(Skipped("CER, WER", "name a recogniser: --asr-model base, or the folder of one", asked))
-    elif not texts:
-        skipped.append(Skipped("CER, WER", "no sentences are known; give them with --text FILE", asked=True))
-    else:
+    missing = None if given is not None else judges.missing_for("text")
+    if missing is None and given is None:
+        missing = "name a recogniser: --asr-model base, or the folder of one"
+    elif missing is None and not texts:
+        missing = "no sentences are known; give them with --text FILE"
+    if missing is None:
         return given
+    skipped.append(Skipped("CER, WER", missing))
     return None
 
 
 def _reader(language: str, skipped: list[Skipped]) -> tuple[str, Reader] | None:
     if language != "ja":
         return None
-    found = listeners.japanese_reader()
+    found = judges.japanese_reader()
     if found is None:
         skipped.append(Skipped("kana CER", "no library reads Japanese; run: pip install 'aasvc[kana]'"))
     return found
 
 
-def _recognise(
-    job: _Job,
-    sentence: str,
-    recogniser: Recogniser,
-    language: str,
-    reader: tuple[str, Reader] | None,
-    transcripts: dict[tuple[str, Side], Transcript],
-) -> list[Failure]:
-    """Recognise the conversion and the target recording of one utterance."""
-    known = {key: value for key, value in recogniser.description.items() if key != "model"}
-    sides: tuple[tuple[Side, Path], ...] = (("converted", job.converted), ("target", job.target))
-    for side, path in sides:
+class _Transcripts:
+    """What speech recognition heard in the recordings."""
 
-        def listen(path: Path = path) -> str:
-            return recogniser.recognise(*read_audio(path), language)
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self.reader: tuple[str, Reader] | None = None
+        self._by_recording: dict[tuple[str, Side], Transcript] = {}
 
-        try:
-            key = {"content": file_sha256(path), "language": language, "recogniser": known}
-            text = str(job.cache.tree("transcripts", key, listen))
-        except Exception as error:
-            return [_failure(job, error, "recognition: ")]
-        transcripts[job.utterance_id, side] = transcript(sentence, text, language, reader[1] if reader else None)
-    return []
+    def recognise(self, job: Job, sentence: str, recogniser: Recogniser) -> list[Failure]:
+        """Recognise the conversion and the target recording of one utterance."""
+        known = {key: value for key, value in recogniser.description.items() if key != "model"}
+        sides: tuple[tuple[Side, Path], ...] = (("converted", job.converted), ("target", job.target))
+        outcome = Outcome(job.utterance_id)
+        for side, path in sides:
+
+            def listen(path: Path = path) -> str:
+                return recogniser.recognise(*read_audio(path), self.language)
+
+            try:
+                key = {"content": file_sha256(path), "language": self.language, "recogniser": known}
+                text = str(job.cache.tree("transcripts", key, listen))
+            except Exception as error:
+                outcome.fail(error, "recognition: ")
+                break
+            read = self.reader[1] if self.reader else None
+            self._by_recording[job.utterance_id, side] = transcript(sentence, text, self.language, read)
+        return outcome.failures
+
+    def of(self, utterance_id: str, side: Side) -> Transcript | None:
+        """The transcript of one recording, if it was recognised."""
+        return self._by_recording.get((utterance_id, side))
+
+    def description(self, recogniser: Recogniser) -> dict[str, Any]:
+        """JSON-able: who recognised, in which language."""
+        reader = self.reader[0] if self.reader else None
+        return {**recogniser.description, "language": self.language, "reader": reader}
 
 
-def _compare_voices(heard: Mapping[str, _Heard]) -> None:
+def _compare_voices(outcomes: Iterable[Outcome]) -> None:
     """Similarity to the mean voices; the recordings of an utterance itself never count in the means it is held to."""
+    every = list(outcomes)
     voices: dict[Side, dict[str, FloatArray | None]] = {"converted": {}, "target": {}, "source": {}}
-    for name, each in heard.items():
-        for side, vector in each.voices.items():
-            voices[side][name] = vector
-    for name, each in heard.items():
-        target = listeners.mean_voice(voices["target"], without=name)
-        source = listeners.mean_voice(voices["source"], without=name)
-        ours = each.voices.get("converted")
-        each.scores["SIM"] = listeners.similarity(ours, target)
-        each.ceiling["SIM"] = listeners.similarity(each.voices.get("target"), target)
-        if voices["source"]:
-            each.scores["SIM_SOURCE"] = listeners.similarity(ours, source)
-            each.ceiling["SIM_SOURCE"] = listeners.similarity(each.voices.get("target"), source)
-            if each.baseline is not None:
-                each.baseline["SIM"] = listeners.similarity(each.voices.get("source"), target)
-                each.baseline["SIM_SOURCE"] = listeners.similarity(each.voices.get("source"), source)
+    for outcome in every:
+        for side, vector in outcome.voices.items():
+            voices[side][outcome.utterance_id] = vector
+    for outcome in every:
+        rows: tuple[tuple[Side, dict[str, float] | None], ...] = (
+            ("converted", outcome.scores), ("target", outcome.ceiling), ("source", outcome.baseline),
+        )  # fmt: skip
+        held: tuple[tuple[Side, str], ...] = (("target", "SIM"), ("source", "SIM_SOURCE"))
+        for held_to, measure in held:
+            if held_to == "source" and not voices["source"]:
+                continue
+            mean = judges.mean_voice(voices[held_to], without=outcome.utterance_id)
+            for side, row in rows:
+                if row is not None:
+                    row[measure] = judges.similarity(outcome.voices.get(side), mean)
 
 
-def _utterance(
-    job: _Job, heard: _Heard, texts: Mapping[str, str], transcripts: Mapping[tuple[str, Side], Transcript]
-) -> UtteranceScores:
-    ours, theirs = (transcripts.get((job.utterance_id, side)) for side in ("converted", "target"))
+def _utterance(job: Job, outcome: Outcome, texts: Mapping[str, str], transcripts: _Transcripts) -> UtteranceScores:
+    ours, theirs = transcripts.of(job.utterance_id, "converted"), transcripts.of(job.utterance_id, "target")
     rates = [{name: c.rate for name, c in (each.counts if each else {}).items()} for each in (ours, theirs)]
     return UtteranceScores(
         utterance_id=job.utterance_id,
         converted=job.converted,
         target=job.target,
-        sample_rate=heard.sample_rate,
-        scores=heard.scores | rates[0],
+        sample_rate=max((settings.sample_rate for settings in outcome.analysis), default=outcome.sample_rate),
+        scores=(outcome.scores or {}) | rates[0],
         source=job.source,
-        baseline=heard.baseline,
-        ceiling=(heard.ceiling | rates[1]) or None,
+        baseline=outcome.baseline,
+        ceiling=(outcome.ceiling | rates[1]) or None,
         text=texts.get(job.utterance_id),
         transcript=ours,
         target_transcript=theirs,
@@ -558,25 +514,26 @@ def _summaries(
     return summarise_scores(scores, counts, seed=seed)
 
 
-def _f0_range(
-    targets: Sequence[Path], speaker: str | None, f0_min: float | None, f0_max: float | None, workers: Workers
-) -> F0Range:
+def _f0_range(material: _Material, options: Options, workers: Workers) -> F0Range:
     """What was given; else the recipe's range for its speakers; else an estimate from the target recordings."""
-    if f0_min is not None and f0_max is not None:
-        chosen = F0Range(f0_min, f0_max, "given")
+    if options.f0_range is not None:
+        return options.f0_range
+    low, high = options.f0_min, options.f0_max
+    if low is not None and high is not None:
+        chosen = F0Range(low, high, "given")
     else:
-        default = metrics.recipe_f0_range(speaker) if speaker else None
+        default = signal.recipe_f0_range(material.speaker) if material.speaker else None
         if default is None:
-            step = max(1, math.ceil(len(targets) / MAX_RECORDINGS_FOR_F0))
-            sample = targets[::step]
-            default = metrics.estimate_f0_range(
-                [f0 for f0 in _each(_voiced_f0, sample, workers) if f0 is not None],
-                f"estimated from {len(sample)} target recordings",
-            )
+            targets = sorted({target for _, target in material.matches.pairs.values()})
+            sample = targets[:: max(1, math.ceil(len(targets) / MAX_RECORDINGS_FOR_F0))]
+            contours = _each(_voiced_f0, sample, workers, lambda _path: None)
+            origin = f"estimated from {len(sample)} target recordings"
+            default = signal.estimate_f0_range([f0 for f0 in contours if f0 is not None], origin)
+        one_end = low is not None or high is not None
         chosen = F0Range(
-            default.minimum if f0_min is None else f0_min,
-            default.maximum if f0_max is None else f0_max,
-            default.origin if f0_min is None and f0_max is None else f"one end given, the other {default.origin}",
+            default.minimum if low is None else low,
+            default.maximum if high is None else high,
+            f"one end given, the other {default.origin}" if one_end else default.origin,
         )
     if not 0 < chosen.minimum < chosen.maximum:
         raise DataError(
@@ -599,14 +556,16 @@ def _compile() -> None:
 
 
 def _each(
-    function: Callable[[Item], Outcome],
+    function: Callable[[Item], Result],
     items: Sequence[Item],
     workers: Workers,
+    lost: Callable[[Item], Result],
     before: Callable[[], None] | None = None,
-) -> Generator[Outcome, None, None]:
-    """Outcomes in any order, as they come, from worker processes where that pays.
+) -> Generator[Result, None, None]:
+    """Results in any order, as they come, from worker processes where that pays.
 
     Args:
+        lost: the result of an item whose process died.
         before: what has to be done before other processes start.
     """
     if min(workers.count, len(items)) <= 1:
@@ -614,142 +573,19 @@ def _each(
         return
     if before is not None:
         before()
-    yield from workers.spread(function, items, killed=_killed)
+    yield from workers.spread(function, items, killed=lost)
 
 
-def _killed(_item: Any) -> NoReturn:
-    raise DataError("a worker process was killed (not enough memory?); use fewer of them (--jobs 1)")
+def _lost(job: Job) -> Outcome:
+    """A process that dies costs its own utterance only."""
+    outcome = Outcome(job.utterance_id)
+    outcome.fail(DataError(f"the process that scored {job.converted} ended unexpectedly; try again with --jobs 1"))
+    return outcome
 
 
 def _voiced_f0(path: Path) -> FloatArray | None:
     """F0 values of a recording; None if it cannot be used, which scoring will report."""
     try:
-        wave, sample_rate = read_audio(path)
-        return metrics.voiced_f0(wave, sample_rate)
+        return signal.voiced_f0(*read_audio(path))
     except AasvcError:
         return None
-
-
-class _Recording:
-    """One recording, read once, with what is known about its content."""
-
-    def __init__(self, path: Path, cache: ResultCache) -> None:
-        self.wave, self.sample_rate = read_audio(path)
-        self.key = file_sha256(path) if cache.folder is not None else ""
-        self.cache = cache
-        self._contours: dict[str, FloatArray] = {}
-
-    def analysis(self, wave: Wave, sample_rate: int, job: _Job, mode: Mode) -> Analysis:
-        """The analysis of the recording, as it is at a common sample rate, kept or made."""
-        resampled = {} if sample_rate == self.sample_rate else {"resampled_as": mode}
-        key = {
-            "content": self.key, "sample_rate": sample_rate, "f0_min": job.f0_min, "f0_max": job.f0_max,
-            "version": metrics.ANALYSIS_VERSION, "world": importlib.metadata.version("pyworld"), **resampled,
-        }  # fmt: skip
-        f0_range = {"f0_min": job.f0_min, "f0_max": job.f0_max}
-
-        def compute() -> dict[str, Any]:
-            f0 = self._pitch(key, lambda: metrics.pitch(wave, sample_rate, **f0_range))
-            found = metrics.analyse(wave, sample_rate, **f0_range, mode=mode, f0=f0)
-            lengths = np.array([found.trimmed_samples, found.silent])
-            return {"f0": found.f0, "mcep": found.mcep, "loud": found.loud, "lengths": lengths}
-
-        arrays: dict[str, Any] = self.cache.arrays("analysis", key | {"mode": mode}, compute)
-        settings = metrics.settings_for(mode, sample_rate, job.f0_min)
-        trimmed, silent = arrays["lengths"]
-        return Analysis(settings, arrays["f0"], arrays["mcep"], arrays["loud"], int(trimmed), bool(silent))
-
-    def _pitch(self, key: Mapping[str, Any], compute: Callable[[], FloatArray]) -> FloatArray:
-        """The F0 contour that both definitions use, found once."""
-        name = repr(key)
-        if name not in self._contours:
-            arrays: dict[str, Any] = self.cache.arrays("pitch", key, lambda: {"f0": compute()})
-            self._contours[name] = arrays["f0"]
-        return self._contours[name]
-
-    def voice(self) -> FloatArray | None:
-        """The speaker's embedding."""
-
-        def compute() -> list[float] | None:
-            vector = listeners.voice_embedding(self.wave, self.sample_rate)
-            return None if vector is None else [float(value) for value in vector]
-
-        found = self.cache.tree("voices", {"content": self.key, "by": _installed("resemblyzer")}, compute)
-        return None if found is None else np.array(found)
-
-    def opinions(self, which: str) -> dict[str, float]:
-        """Scores of one listener: ``mos`` or ``squim``."""
-        listen, package = {"mos": (listeners.opinions, "speechmos"), "squim": (listeners.squim, "torchaudio")}[which]
-        key = {"content": self.key, "by": _installed(package)}
-        return dict(self.cache.tree(which, key, lambda: listen(self.wave, self.sample_rate)))
-
-
-def _installed(package: str) -> str:
-    return f"{package} {importlib.metadata.version(package)}"
-
-
-def _score(job: _Job) -> tuple[_Heard | None, list[Failure]]:
-    """Score one utterance; whatever goes wrong becomes a failure of this utterance alone."""
-    try:
-        converted, target = _Recording(job.converted, job.cache), _Recording(job.target, job.cache)
-        analysed: dict[tuple[Mode, int, int], Analysis] = {}  # the target is shared by conversion and baseline
-        scores, sample_rate = _score_against(target, converted, job, analysed)
-    except Exception as error:
-        return None, [_failure(job, error)]
-    heard = _Heard(job.utterance_id, sample_rate, scores)
-    problems: list[Failure] = []
-    source = None
-    if job.source is not None and (job.baseline or "speaker" in job.listeners):
-        try:
-            source = _Recording(job.source, job.cache)
-            if job.baseline:
-                heard.baseline, _ = _score_against(target, source, job, analysed)
-        except Exception as error:
-            source = None
-            if job.baseline:  # else it would only have been listened to for its voice
-                problems.append(_failure(job, error, "baseline: "))
-    for which in job.listeners:
-        try:
-            _listen(which, heard, {"converted": converted, "target": target, "source": source})
-        except Exception as error:
-            problems.append(_failure(job, error, f"{which}: "))
-    return heard, problems
-
-
-def _listen(which: str, heard: _Heard, recordings: Mapping[Side, _Recording | None]) -> None:
-    for side, recording in recordings.items():
-        if recording is None:
-            continue
-        if which == "speaker":
-            heard.voices[side] = recording.voice()
-        elif side != "source":
-            (heard.scores if side == "converted" else heard.ceiling).update(recording.opinions(which))
-        elif heard.baseline is not None:
-            heard.baseline.update(recording.opinions(which))
-
-
-def _score_against(
-    target: _Recording, other: _Recording, job: _Job, analysed: dict[tuple[Mode, int, int], Analysis]
-) -> tuple[dict[str, float], int]:
-    """Signal measures in all modes, and the highest sample rate at which the recordings were compared."""
-    scores: dict[str, float] = {}
-    highest = target.sample_rate
-    for position, mode in enumerate(job.modes):
-        wave, target_wave, sample_rate = metrics.to_common_rate(
-            other.wave, other.sample_rate, target.wave, target.sample_rate, mode=mode
-        )
-        key = (mode, sample_rate, len(target_wave))
-        if key not in analysed:
-            analysed[key] = target.analysis(target_wave, sample_rate, job, mode)
-        found = metrics.score_analyses(other.analysis(wave, sample_rate, job, mode), analysed[key])
-        scores |= found.named(mode)
-        highest = max(highest, sample_rate) if position else sample_rate
-    return scores, highest
-
-
-def _failure(job: _Job, error: Exception, prefix: str = "") -> Failure:
-    """An error as one line; one that is not ours is also logged with its traceback."""
-    if isinstance(error, AasvcError):
-        return Failure(job.utterance_id, f"{prefix}{error}")
-    logger.debug("%s", job.utterance_id, exc_info=error)
-    return Failure(job.utterance_id, f"{prefix}{type(error).__name__}: {error}")

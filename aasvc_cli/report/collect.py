@@ -455,6 +455,7 @@ def _notes(
     notes = []
     for result, name in zip(results, names, strict=True):
         of = f"{name}: " if len(results) > 1 else ""
+        notes += [f"{of}{note}" for note in result.notes]
         if result.failures:
             reasons = [f"{failure.utterance_id} ({failure.reason})" for failure in result.failures]
             notes.append(f"{of}{len(reasons)} could not be scored completely: {_some(reasons)}.")

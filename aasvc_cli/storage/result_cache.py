@@ -1,7 +1,7 @@
 """Results that are expensive to compute, kept by what they were computed from; safe to delete at any time.
 
-A key names the content of a file and every setting that matters, so that an entry never has to be checked against
-anything: if something changed, its key is another one.
+A key names the content of a file and every setting that matters: if something changed, its key is another one. An entry
+begins with the SHA-256 of what follows, and one that does not fit (damaged, or cut short) is made anew.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     Arrays = dict[str, npt.NDArray[np.generic]]
 
 
+DIGEST_BYTES = 32
+
+
 @dataclass(frozen=True)
 class ResultCache:
     """A folder of results; None for a cache that keeps nothing."""
@@ -37,30 +39,27 @@ class ResultCache:
         import numpy as np
 
         path = self._path(kind, key, ".npz")
-        if path is not None:
-            # not there, or damaged: it is made anew
-            with (
-                contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
-                np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored,
-            ):
+        kept = _kept(path)
+        if kept is not None:
+            with np.load(io.BytesIO(kept), allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
-        found = compute()
+        made = compute()
         if path is not None:
             buffer = io.BytesIO()
-            np.savez(buffer, **found)  # type: ignore[arg-type]
+            np.savez(buffer, **made)  # type: ignore[arg-type]
             _keep(path, buffer.getvalue())
-        return found
+        return made
 
     def tree(self, kind: str, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """Something that JSON can hold, kept or computed. NaN survives."""
         path = self._path(kind, key, ".json")
+        kept = _kept(path)
+        if kept is not None:
+            return json.loads(kept)
+        made = compute()
         if path is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged
-                return json.loads(path.read_text(encoding="utf-8"))["value"]
-        found = compute()
-        if path is not None:
-            _keep(path, json.dumps({"value": found}, ensure_ascii=False).encode("utf-8"))
-        return found
+            _keep(path, json.dumps(made, ensure_ascii=False).encode("utf-8"))
+        return made
 
     def _path(self, kind: str, key: Mapping[str, Any], suffix: str) -> Path | None:
         if self.folder is None:
@@ -70,7 +69,19 @@ class ResultCache:
         return self.folder / kind / name[:2] / f"{name}{suffix}"
 
 
-def _keep(path: Path, data: bytes) -> None:
+def _kept(path: Path | None) -> bytes | None:
+    """The content of an entry; None if there is none, or it is not what was written."""
+    if path is None:
+        return None
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, content = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    return content if digest == hashlib.sha256(content).digest() else None
+
+
+def _keep(path: Path, content: bytes) -> None:
     """Write an entry; a full disk costs only the saving."""
     with contextlib.suppress(StorageError), atomic_write(path, durable=False) as stream:
-        stream.write(data)
+        stream.write(hashlib.sha256(content).digest() + content)

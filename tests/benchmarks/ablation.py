@@ -365,13 +365,12 @@ def free_running(folder: Path, home: Home, data: str | None, seeds: int = 3) -> 
 def scores(folder: Path, home: Home, data: str | None, jobs: int) -> dict[str, float]:
     """Published measures of the dev pairs, converted to sound by the bundled vocoder."""
     from aasvc_cli.pipeline.convert import LoadOptions, convert_set
-    from aasvc_cli.pipeline.evaluate import evaluate_run
+    from aasvc_cli.pipeline.evaluate import Options, evaluate_run
 
     convert_set(LoadOptions(home, folder, "cpu", "bundled", data=data), "dev")
-    result = evaluate_run(
-        home, model=folder, set_name="dev", data=data, mode="published", measures=["signal"], jobs=jobs
-    )
-    return {name: round(summary.mean, 3) for name, summary in result.summaries.items()}
+    options = Options(mode="published", measures=["signal"], jobs=jobs)
+    result = evaluate_run(home, model=folder, set_name="dev", data=data, options=options)
+    return {name: round(summary.mean, 3) for name, summary in result.corpus.items()}
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class TestTable:
             ("1 eins\n", "expected lines of source, target"),
             ("", "expected lines of source, target"),
             ("# nothing\there\n", "holds no pairs"),
-            (b"1\t\x83\x5c\n", "not UTF-8; convert it with iconv"),
+            (b"1\t\x83\x5c\n", "not UTF-8 text"),
             ("7\teins\n", r"line 1: 7: 2 recordings are called so in .*name them with their folder"),
         ],
     )
@@ -181,4 +181,4 @@ class TestTexts:
     def test_lines_of_another_form_are_counted(self, folders, tmp_path):
         texts, messages = self.texts(folders, tmp_path, b"u0 one\nu1\nu2,two\n")
         assert texts == ["one", None]
-        assert "2 lines are not of the form ID SENTENCE, e.g. 'u1'" in messages[0]
+        assert "2 lines are not <id> <sentence>: 2, 3" in messages[0]

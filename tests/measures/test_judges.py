@@ -14,6 +14,7 @@ import pytest
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.measures import judges as listeners
+from aasvc_cli.measures import scoring
 from aasvc_cli.pipeline import evaluate
 from aasvc_cli.storage.home import find_home
 
@@ -148,17 +149,20 @@ def test_squim_hears_16_khz_with_the_weights_on_disk_and_each_score_keeps_its_na
     found = listeners.squim(tone, 24000)
     assert found == pytest.approx({"SQUIM_STOI": 0.5, "SQUIM_PESQ": 1.0, "SQUIM_SISDR": 1.5}, rel=1e-3)
     assert all(math.isnan(value) for value in listeners.squim(np.zeros(100), 24000).values())
-    # through a whole evaluation: the conversion is half as loud, and silence is left out of the mean
-    monkeypatch.setattr(evaluate, "_installed", lambda package: package)
+    # through a whole evaluation: the conversion is half as loud, and silence fails
+    monkeypatch.setattr(scoring, "_installed", lambda package: package)
     for folder, wave in (("converted", tone / 2), ("target", tone)):
         write_audio(tmp_path / folder / "tone.wav", wave, 24000)
         write_audio(tmp_path / folder / "silence.wav", np.zeros(24000, dtype=np.float32), 24000)
     folders = tmp_path / "converted", tmp_path / "target"
     monkeypatch.setattr(listeners, "missing_for", lambda group: "not here")  # DNSMOS would take a while
-    result = evaluate.evaluate_folders(*folders, measures=["squim_pesq"], jobs=1, home=find_home())
+    result = evaluate.evaluate_folders(
+        *folders, home=find_home(), options=evaluate.Options(measures=["squim_pesq"], jobs=1)
+    )
     assert [skipped.what for skipped in result.skipped] == ["DNSMOS"]
     assert result.corpus["SQUIM_PESQ"].mean == pytest.approx(0.25, rel=1e-2)
-    assert (result.corpus["SQUIM_PESQ"].n, result.corpus["SQUIM_PESQ"].n_undefined) == (1, 1)
+    assert (result.corpus["SQUIM_PESQ"].n, result.corpus["SQUIM_PESQ"].n_undefined) == (1, 0)
+    assert [failure.utterance_id for failure in result.failures] == ["silence"]
     assert result.ceiling is not None and result.ceiling["SQUIM_PESQ"].mean == pytest.approx(1.0, rel=1e-2)
 
 

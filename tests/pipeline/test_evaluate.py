@@ -17,14 +17,14 @@ import pytest
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.manifest import Manifest, ParallelPair, write_manifest
-from aasvc_cli.errors import DataError
+from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures import judges as listeners
+from aasvc_cli.measures import scoring
 from aasvc_cli.measures import signal as metrics
 from aasvc_cli.measures.catalogue import BY_NAME, parse_threshold
 from aasvc_cli.measures.results import EvaluateResult, compare_results, crossed
 from aasvc_cli.measures.statistics import ErrorCounts
 from aasvc_cli.pipeline import evaluate
-from aasvc_cli.pipeline.evaluate import evaluate_folders, evaluate_run
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home
 
@@ -34,12 +34,27 @@ RANGE = {"f0_min": 90.0, "f0_max": 440.0}
 F0 = {**RANGE, "measures": ["signal"]}
 
 
+def evaluate_folders(*folders: Path, source=None, text=None, speaker=None, home=None, **options) -> EvaluateResult:
+    about = {"source": source, "text": text, "speaker": speaker, "home": home}
+    return evaluate.evaluate_folders(*folders, **about, options=evaluate.Options(**options))
+
+
+def evaluate_run(home: Home, *, model, set_name="eval", data=None, baseline=False, **options) -> EvaluateResult:
+    about = {"model": model, "set_name": set_name, "data": data, "baseline": baseline}
+    return evaluate.evaluate_run(home, **about, options=evaluate.Options(**options))
+
+
 def buzz(frequency: float, seconds: float = 0.5) -> np.ndarray:
     time = np.arange(int(seconds * RATE)) / RATE
     harmonics = np.arange(1, 21)[:, None]
     return (0.1 * (np.cos(2 * np.pi * frequency * harmonics * time + harmonics**2) / harmonics).sum(axis=0)).astype(
         "f4"
     )
+
+
+def swell() -> np.ndarray:
+    """A sound that nobody could take for a voice."""
+    return (0.5 * np.hanning(RATE // 2)).astype("f4")
 
 
 @pytest.fixture
@@ -74,7 +89,6 @@ def test_an_utterance_has_the_scores_of_its_two_recordings(folders):
     assert result.utterances[1].scores == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
-@pytest.mark.process
 def test_worker_processes_change_nothing(folders):
     alone, together = (evaluate_folders(*folders, measures=["signal"], jobs=jobs) for jobs in (1, 2))
     assert repr(together) == repr(alone)  # NaN equals itself there
@@ -177,19 +191,43 @@ def test_a_fault_of_the_program_in_one_utterance_leaves_the_others_alone(folders
     real = metrics.analyse
 
     def fragile(wave, *arguments, **options):
-        if len(wave) == 777:
+        if len(wave) == 3777:
             raise IndexError("list index out of range")
         return real(wave, *arguments, **options)
 
     monkeypatch.setattr(metrics, "analyse", fragile)
-    write_audio(folders[0] / "a.wav", buzz(180)[:777], RATE)
+    write_audio(folders[0] / "a.wav", buzz(180)[:3777], RATE)
     result = evaluate_folders(*folders, **F0, jobs=1)
     assert ids(result) == ["b", "c"]
     assert result.failures[0].reason == "IndexError: list index out of range"
 
 
-def test_silence_is_scored_without_f0_and_does_not_spoil_the_corpus(folders):
-    write_audio(folders[0] / "b.wav", np.zeros(RATE // 2, dtype=np.float32), RATE)
+@pytest.mark.parametrize(
+    ("wave", "reason"),
+    [
+        (np.zeros(RATE // 2), "is silent; expected sound above -60 dB"),
+        (np.full(RATE // 2, 0.3), "is silent"),  # nothing but an offset
+        (np.random.default_rng(0).uniform(-3e-5, 3e-5, RATE), "is silent"),  # nothing but dither
+        (buzz(180)[:1], "lasts 0.0000 s; expected 0.1 s or more"),
+        (buzz(180)[: RATE // 11], "lasts 0.0909 s"),
+    ],
+)
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_says_nothing_fails_by_name_and_is_in_no_mean(folders, side, wave, reason):
+    sound = evaluate_folders(*folders, **F0, jobs=1)
+    bad = sorted(folders[side].iterdir())[1]
+    write_audio(bad, wave.astype(np.float32), RATE)
+    result = evaluate_folders(*folders, **F0, jobs=1)
+    assert ids(result) == ["a", "c"]
+    assert [failure.utterance_id for failure in result.failures] == ["b"]
+    assert result.failures[0].reason.startswith(f"{bad}: {reason}")
+    for name, summary in result.corpus.items():
+        rest = [u.scores[name] for u in sound.utterances if u.utterance_id != "b" and math.isfinite(u.scores[name])]
+        assert summary.mean == pytest.approx(np.mean(rest) if rest else math.nan, nan_ok=True)
+
+
+def test_a_sound_without_voice_has_no_f0_and_does_not_spoil_the_corpus(folders, aasvc):
+    write_audio(folders[0] / "b.wav", swell(), RATE)
     result = evaluate_folders(*folders, **F0, jobs=1)
     assert not result.failures
     assert math.isnan(result.utterances[1].scores["F0RMSE"])
@@ -197,17 +235,101 @@ def test_silence_is_scored_without_f0_and_does_not_spoil_the_corpus(folders):
     assert result.corpus["F0RMSE"].mean == pytest.approx(20, abs=0.5)
     assert result.to_tree()["utterances"][1]["scores"]["F0RMSE"] is None
     assert result.undefined["F0RMSE"] == ["b"]
-
-
-def test_what_is_not_defined_for_the_same_utterances_is_told_in_one_line(folders, aasvc):
-    write_audio(folders[0] / "b.wav", np.zeros(RATE // 2, dtype=np.float32), RATE)
     converted, target = folders
     done = aasvc("evaluate", "--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1)
     assert done.code == 0, done.err
     lines = [line for line in done.err.splitlines() if "not defined" in line and line.endswith(": b")]
     assert len(lines) == 1
     assert lines[0].startswith("not defined for 1 utterance, left out there: F0RMSE, ")
-    assert "rate ratio" in lines[0]
+
+
+# -- what one of the two definitions cannot do
+
+
+@pytest.mark.parametrize(
+    ("rates", "left_out", "reason"),
+    [
+        ((192000, 192000), "published", "192000 Hz: the published analysis works up to 160000 Hz"),
+        ((RATE + 1, RATE), "published", "needs sample rates with a common divisor"),
+    ],
+)
+def test_what_one_definition_cannot_do_the_other_still_does(tmp_path, aasvc, rates, left_out, reason):
+    for side, rate in zip(("converted", "target"), rates, strict=True):
+        time = np.arange(rate // 2) / rate
+        wave = 0.1 * sum(np.cos(2 * np.pi * 150 * k * time + k * k) / k for k in range(1, 20))
+        for name in "ab":
+            write_audio(tmp_path / side / f"{name}.wav", wave.astype(np.float32), rate)
+    folders = tmp_path / "converted", tmp_path / "target"
+    result = evaluate_folders(*folders, **F0, jobs=1)
+    assert (ids(result), result.failures) == (["a", "b"], ())
+    assert "MCD_corrected" in result.corpus
+    assert "MCD" not in result.corpus
+    assert [settings.mode for settings in result.analysis] == ["corrected"]
+    (skipped,) = result.skipped
+    assert skipped.what == f"{left_out} signal measures of a, b"
+    assert reason in skipped.reason
+    with pytest.raises(DataError, match="none of 2 utterances could be scored"):
+        evaluate_folders(*folders, **F0, mode=left_out, jobs=1)
+    options = ["--measures", "signal", "--f0-min", 90, "--f0-max", 440, "--jobs", 1]
+    done = aasvc("evaluate", "--converted", folders[0], "--target", folders[1], *options)
+    assert done.code == 0, done.err
+    assert sum(reason in line for line in done.err.splitlines()) == 1
+
+
+def test_a_recording_too_long_for_the_exact_alignment_keeps_its_published_scores(folders, monkeypatch):
+    from aasvc_cli.audio import dtw
+
+    monkeypatch.setattr(dtw, "MAX_CELLS", 50)
+    result = evaluate_folders(*folders, **F0, jobs=1)
+    assert (ids(result), result.failures) == (["a", "b", "c"], ())
+    assert "MCD" in result.corpus
+    assert "MCD_corrected" not in result.corpus
+    assert all(skipped.what.startswith("corrected signal measures of") for skipped in result.skipped)
+
+
+def test_a_fault_of_the_program_in_one_definition_is_a_failure_beside_the_others_scores(folders, monkeypatch):
+    real = metrics.analyse
+
+    def fragile(*arguments, mode, **options):
+        if mode == "corrected":
+            raise IndexError("list index out of range")
+        return real(*arguments, mode=mode, **options)
+
+    monkeypatch.setattr(metrics, "analyse", fragile)
+    result = evaluate_folders(*folders, **F0, jobs=1)
+    assert "MCD" in result.corpus
+    reasons = {failure.reason for failure in result.failures}
+    assert reasons == {"corrected measures: IndexError: list index out of range"}
+
+
+@pytest.mark.parametrize(("rate", "jobs"), [(1000, 1), pytest.param(4000, 2, marks=pytest.mark.process)])
+def test_a_wrong_header_costs_its_own_utterance_only(folders, rate, jobs):
+    write_audio(folders[0] / "b.wav", buzz(180)[: max(rate // 5, 200)], rate)
+    result = evaluate_folders(*folders, **F0, jobs=jobs)
+    assert {"a", "c"} <= set(ids(result))
+    assert len(result.utterances) + len(result.failures) == 3
+
+
+# -- copies
+
+
+def test_conversions_that_are_the_target_recordings_are_noted(folders, aasvc):
+    converted, target = folders
+    write_audio(converted / "b.wav", read_audio(target / "b.flac")[0], RATE)  # another kind of file, the same sound
+    note = "1 of 3 converted recordings are the same as their target recordings; wrong folder? b"
+    assert evaluate_folders(converted, target, **F0, jobs=1).notes == (note,)
+    assert evaluate_folders(target, target, **F0, jobs=1).notes == (
+        "all converted recordings are the same as their target recordings; wrong folder? a, b, c",
+    )
+    done = aasvc("evaluate", "--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1)
+    assert note in done.err.splitlines()
+
+
+def test_conversions_that_are_the_source_recordings_are_noted(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "source")
+    result = evaluate_folders(*folders, source=tmp_path / "source", **F0, jobs=1)
+    assert len(result.notes) == 1
+    assert "all converted recordings are the same as their source recordings" in result.notes[0]
 
 
 def test_one_pair_has_scores_without_intervals_and_a_page(folders, aasvc, tmp_path):
@@ -227,7 +349,7 @@ def test_one_pair_has_scores_without_intervals_and_a_page(folders, aasvc, tmp_pa
 def test_recordings_without_any_voice_ask_for_the_range(folders, aasvc):
     converted, target = folders
     for path in target.iterdir():
-        write_audio(path, np.zeros(RATE // 2, dtype=np.float32), RATE)
+        write_audio(path, swell(), RATE)
     pairs = ["--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1]
     done = aasvc("evaluate", *pairs)
     assert done.code == 1
@@ -381,14 +503,19 @@ def test_a_model_from_elsewhere_is_scored_on_the_set_that_is_named_or_was_prepar
 
 
 @pytest.mark.process
-def test_a_killed_worker_is_an_error_and_not_a_missing_number(folders, monkeypatch):
-    monkeypatch.setattr(evaluate, "_score", _die)
-    with pytest.raises(DataError, match="a worker process was killed"):
-        evaluate_folders(*folders, **F0, jobs=2)
+def test_a_killed_worker_costs_its_own_utterance_only(folders, monkeypatch):
+    monkeypatch.setattr(evaluate, "score", _die_at_b)
+    result = evaluate_folders(*folders, **F0, jobs=2)
+    assert ids(result) == ["a", "c"]
+    (failure,) = result.failures
+    assert failure.utterance_id == "b"
+    assert failure.reason.endswith("b.wav ended unexpectedly; try again with --jobs 1")
 
 
-def _die(job):
-    os.kill(os.getpid(), signal.SIGKILL)
+def _die_at_b(job: scoring.Job) -> scoring.Outcome:
+    if job.utterance_id == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return scoring.score(job)
 
 
 # -- opinions, voices and texts
@@ -476,7 +603,7 @@ def test_a_recording_that_cannot_be_recognised_is_named_and_left_out(spoken, hom
         ("", "no sentences"),
         ("a\n", "no sentences"),
         ("z hello\n", "none of its sentences belongs"),
-        (None, "cannot be read"),
+        (None, "cannot read"),
     ],
 )
 def test_texts_that_do_not_fit_are_refused(spoken, content, message):
@@ -484,9 +611,16 @@ def test_texts_that_do_not_fit_are_refused(spoken, content, message):
     text.unlink()
     if content is not None:
         text.write_text(content)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(AasvcError, match=message) as caught:
         evaluate_folders(converted, target, text=text, recogniser=Parrot(HEARD), **TEXT_ONLY)
     assert str(text) in str(caught.value)
+
+
+def test_lines_of_a_text_file_that_are_not_read_are_counted_in_a_note(spoken):
+    converted, target, text = spoken
+    text.write_text("a the cat sat\nb one two three four\nlonely\n\n", encoding="utf-8")
+    result = evaluate_folders(converted, target, text=text, recogniser=Parrot(HEARD), **TEXT_ONLY)
+    assert f"{text}: 1 lines are not <id> <sentence>: 3" in result.notes
 
 
 def test_what_cannot_be_computed_is_left_out_with_one_line_that_says_how_to_get_it(spoken, monkeypatch):
@@ -525,7 +659,7 @@ def test_similarity_is_to_the_mean_of_the_other_recordings(folders, monkeypatch,
 
     monkeypatch.setattr(listeners, "voice_embedding", voice)
     monkeypatch.setattr(listeners, "missing_for", lambda group: None)
-    monkeypatch.setattr(evaluate, "_installed", lambda package: package)
+    monkeypatch.setattr(scoring, "_installed", lambda package: package)
     shutil.copytree(folders[0], tmp_path / "source")
     result = evaluate_folders(*folders, source=tmp_path / "source", measures=["speaker"], jobs=1)
     by_id = {u.utterance_id: u for u in result.utterances}
@@ -559,9 +693,13 @@ def test_a_second_evaluation_analyses_nothing_and_finds_the_same(folders, home, 
 def test_damaged_entries_are_made_anew(folders, home):
     first = evaluate_folders(*folders, **F0, home=home, jobs=1)
     kept = [path for path in home.cache.rglob("*") if path.is_file()]
-    assert len(kept) == 10  # five contents in two modes: the conversions of a and b are the same sound
-    for path in kept:
+    assert len(kept) == 15  # five contents: pitch, and two modes; the conversions of a and b are the same sound
+    for path in kept[::2]:
         path.write_bytes(path.read_bytes()[:100])
+    for path in kept[1::2]:  # one bit of one value
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
     assert repr(evaluate_folders(*folders, **F0, home=home, jobs=1)) == repr(first)
 
 
