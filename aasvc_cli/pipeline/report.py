@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from aasvc_cli.errors import AasvcError
 from aasvc_cli.measures.results import Comparison, EvaluateResult
-from aasvc_cli.report.collect import DEFAULT_UTTERANCES, evaluation_page
+from aasvc_cli.report.collect import DEFAULT_UTTERANCES, Aligner, evaluation_page
 from aasvc_cli.report.page import render
 from aasvc_cli.storage.files import write_text
 
@@ -42,8 +44,27 @@ def write_report(
     Raises:
         StorageError: no permission, no space; an older file is left as it was.
     """
-    page = evaluation_page(outcome, n_utterances=n_utterances, on_progress=on_progress)
-    text = render(page)
+    aligners, notes = _aligners(outcome.systems if isinstance(outcome, Comparison) else (outcome,))
+    page = evaluation_page(outcome, n_utterances=n_utterances, aligners=aligners, on_progress=on_progress)
+    text = render(replace(page, notes=(*page.notes, *notes)))
     write_text(path, text)
     n_heard = sum(bool(utterance.takes) for utterance in page.utterances)
     return ReportFile(path, n_heard, len(page.utterances), len(text.encode()))
+
+
+def _aligners(results: Sequence[EvaluateResult]) -> tuple[dict[Path | None, Aligner], list[str]]:
+    """The models of the runs, as far as they can be loaded, and why the others cannot."""
+    folders = [result.folder for result in results if result.folder is not None]
+    if not folders:
+        return {}, []
+    from aasvc_cli.conversion.alignment import align
+    from aasvc_cli.conversion.voice import load_voice
+
+    aligners: dict[Path | None, Aligner] = {}
+    notes = []
+    for folder in folders:
+        try:
+            aligners[folder] = partial(align, load_voice(folder))
+        except AasvcError as error:
+            notes.append(f"No alignments of {folder.name}: {error}")
+    return aligners, notes

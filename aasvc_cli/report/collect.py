@@ -1,7 +1,7 @@
 """From evaluations, recordings and logs to the data of the page.
 
-Reads the recordings that scores speak of, encodes them for a browser, draws them, and asks the model of a run for its
-alignment. Everything that may be missing (a log, a model, a source recording) is left out and not an error.
+Reads the recordings that scores speak of, encodes them for a browser and draws them. Everything that may be missing (a
+log, a source recording) is left out and not an error.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from aasvc_cli.audio.files import encode_audio, read_audio
 from aasvc_cli.audio.mel import log_mel, resample
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.features.kinds import extract
 from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores
 from aasvc_cli.report.content import (
     Alignment,
@@ -45,12 +44,15 @@ from aasvc_cli.report.page import rank
 from aasvc_cli.storage.files import write_text
 
 if TYPE_CHECKING:
-    from aasvc_cli.conversion.voice import Voice
     from aasvc_cli.measures import catalogue, statistics, transcripts
 
 Wave = npt.NDArray[np.float32]
 Array = npt.NDArray[np.floating[Any]]
 OnProgress = Callable[[int, int], None]
+Aligner = Callable[[Path, Path], tuple[Array, Sequence[int]]]
+"""Source and target recording -> soft alignment (T, K), and the token of each of the T frames."""
+Aligners = Mapping[Path | None, Aligner]
+"""By the model folder of a run."""
 
 DEFAULT_UTTERANCES = 30
 """Utterances with recordings on a page."""
@@ -82,6 +84,7 @@ def evaluation_page(
     outcome: EvaluateResult | Comparison,
     *,
     n_utterances: int = DEFAULT_UTTERANCES,
+    aligners: Aligners | None = None,
     on_progress: OnProgress | None = None,
 ) -> Page:
     """The page of one system, or of two side by side.
@@ -90,6 +93,7 @@ def evaluation_page(
     until ``n_utterances`` or the size that a page may have are reached; a note on the page says so.
 
     Args:
+        aligners: show which part of the source each system hears, for systems that are runs
         on_progress: told of every utterance whose recordings are put in
     """
     results = outcome.systems if isinstance(outcome, Comparison) else (outcome,)
@@ -97,14 +101,14 @@ def evaluation_page(
     ranks = rank(page)
     order = sorted(page.utterances, key=lambda u: (ranks.get(u.utterance_id, len(page.utterances)), u.utterance_id))
     wanted = representative([u.utterance_id for u in order], n_utterances)
-    voices, notes = _voices(results, page.systems)
     scored = [{each.utterance_id: each for each in result.utterances} for result in results]
     heard: dict[str, Utterance] = {}
+    notes: list[str] = []
     spent = 0
     by_id = {u.utterance_id: u for u in page.utterances}
     for done, utterance_id in enumerate(wanted, start=1):
         rows = [by_name.get(utterance_id) for by_name in scored]
-        utterance, problems = _with_recordings(by_id[utterance_id], rows, results, page.systems, voices)
+        utterance, problems = _with_recordings(by_id[utterance_id], rows, results, page.systems, aligners or {})
         notes += problems
         spent += sum(len(take.sound.data) * 4 // 3 for take in utterance.takes)
         if spent > MAX_SOUND_BYTES and heard:
@@ -487,35 +491,12 @@ def _selection(n_heard: int, n_all: int, full: bool) -> str:
 # --- recordings -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Model:
-    """The voice of a run, for its alignments."""
-
-    label: str
-    voice: Voice
-
-
-def _voices(results: Sequence[EvaluateResult], systems: Sequence[System]) -> tuple[list[_Model], list[str]]:
-    """The models of the runs, as far as they can be loaded, and why the others cannot."""
-    from aasvc_cli.conversion.voice import load_voice
-
-    models, notes = [], []
-    for result, system in zip(results, systems, strict=False):
-        if result.folder is None:
-            continue
-        try:
-            models.append(_Model(system.name, load_voice(result.folder)))
-        except AasvcError as error:
-            notes.append(f"No alignments of {system.name}: {error}")
-    return models, notes
-
-
 def _with_recordings(
     utterance: Utterance,
     rows: Sequence[UtteranceScores | None],
     results: Sequence[EvaluateResult],
     systems: Sequence[System],
-    models: Sequence[_Model],
+    aligners: Aligners,
 ) -> tuple[Utterance, list[str]]:
     """An utterance with everything that can be heard and seen of it."""
     known = [row for row in rows if row is not None]
@@ -538,38 +519,21 @@ def _with_recordings(
             takes.append(take(role, label, path, system=key, f0_range=search, transcript=transcript))
         except AasvcError as error:
             problems.append(str(error))
-    alignments = [] if source is None else list(_alignments(models, source, target_row.target))
+    alignments = [] if source is None else list(_alignments(results, systems, aligners, source, target_row.target))
     return replace(utterance, takes=tuple(takes), alignments=tuple(alignments)), problems
 
 
-def _alignments(models: Sequence[_Model], source: Path, target: Path) -> Iterator[Alignment]:
-    for model in models:
+def _alignments(
+    results: Sequence[EvaluateResult], systems: Sequence[System], aligners: Aligners, source: Path, target: Path
+) -> Iterator[Alignment]:
+    for result, system in zip(results, systems, strict=False):
+        if result.folder not in aligners:
+            continue
         try:
-            yield alignment(model.voice, source, target, model.label if len(models) > 1 else "")
+            weights, path = aligners[result.folder](source, target)
         except AasvcError:
-            continue  # the recording is told of where it is missing
-
-
-def alignment(voice: Voice, source: Path, target: Path, label: str = "") -> Alignment:
-    """Which part of the source a model hears at each moment of the target.
-
-    Raises:
-        AudioError, DataError: a recording cannot be read, or is too short for the model.
-    """
-    import torch
-
-    features, stats, model = voice.config.features, voice.stats, voice.model
-    rate = features.mel.sample_rate
-    waves = {side: resample(*read_audio(path), rate) for side, path in (("source", source), ("target", target))}
-    heard = stats.source.normalise(extract(features.source, waves["source"], features))
-    said = stats.target.normalise(extract(features.target, waves["target"], features))
-    rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features))
-    try:
-        forced = model.align(*(torch.from_numpy(feature).to(voice.device) for feature in (heard, said, rhythm)))
-    except ValueError as error:
-        raise DataError(f"{source} and {target}: {error}") from None
-    weights = forced.log_alignment[0].exp().float().cpu().numpy()
-    return Alignment(label, weights, [int(token) for token in forced.path[0]])
+            continue  # a recording that cannot be read has a note of its own
+        yield Alignment(system.name if len(aligners) > 1 else "", weights, path)
 
 
 def _picture_mel(sample_rate: int) -> MelConfig:

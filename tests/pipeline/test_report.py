@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import soundfile
 
+from aasvc_cli.measures.results import EvaluateResult
+from aasvc_cli.pipeline.report import write_report
 from tests.pages import RATE, parse, tone
 
 Folders = dict[str, Path]
@@ -82,6 +84,13 @@ def test_a_report_that_cannot_be_written_is_one_line_and_leaves_nothing_behind(
     assert [line for line in done.err.splitlines() if "error" in line] == [done.err.splitlines()[-1]]
     assert str(tmp_path / "file") in done.err
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["file"]
+
+
+def test_a_model_that_does_not_load_is_a_note_on_the_page(tmp_path: Path):
+    result = EvaluateResult("a run", None, {}, (), (), {}, folder=tmp_path / "gone")
+    written = write_report(result, tmp_path / "out.html")
+    assert written.n_utterances == 0
+    assert f"No alignments of gone: {tmp_path / 'gone'}" in written.path.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

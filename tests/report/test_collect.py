@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import math
 import re
 from pathlib import Path
 
@@ -15,9 +14,6 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aasvc_cli.audio.files import read_audio
-from aasvc_cli.conversion.voice import load_voice
-from aasvc_cli.errors import DataError
 from aasvc_cli.measures.catalogue import BY_NAME
 from aasvc_cli.measures.results import Comparison, EvaluateResult, Skipped, UtteranceScores
 from aasvc_cli.measures.signal import F0Range
@@ -26,7 +22,6 @@ from aasvc_cli.measures.transcripts import Transcript, align, count_edits, group
 from aasvc_cli.report import collect
 from aasvc_cli.report.page import render
 from tests.pages import RATE, parse, tone
-from tests.voices import tiny_config, write_voice
 
 NAMES = ["dev_0660", "dev_0661", "dev_0662", "dev_0663"]
 MCD = dict(zip(NAMES, [5.0, 7.0, 6.0, 8.0], strict=True))
@@ -157,45 +152,19 @@ def test_a_recording_that_has_gone_is_named_and_the_others_are_there(result: Eva
     assert any("gone.wav" in note for note in page.notes)
 
 
-def test_the_model_of_a_run_shows_its_alignment_and_one_that_does_not_load_is_a_note(
-    result: EvaluateResult, tmp_path: Path
-):
-    folder = write_voice(tmp_path / "run", tiny_config())
-    (folder / "log.jsonl").write_text('{"kind": "dev", "step": 1, "l1": 0.5}\n', encoding="utf-8")
-    run = dataclasses.replace(result, folder=folder, log=folder / "log.jsonl", utterances=result.utterances[:1])
-    page = collect.evaluation_page(run)
-    assert len(page.utterances[0].alignments) == 1
-    assert [curve.name for curve in page.trainings[0].curves] == ["l1"]
-    (folder / "best.safetensors").unlink()
-    page = collect.evaluation_page(run)
-    assert page.utterances[0].alignments == ()
-    assert any("No alignments of run" in note and "best.safetensors" in note for note in page.notes)
-
-
-def test_an_alignment_is_a_distribution_per_frame_and_its_path_goes_from_first_to_last_token(
-    result: EvaluateResult, tmp_path: Path
-):
-    voice = load_voice(write_voice(tmp_path / "run", tiny_config()))
+def test_a_run_shows_its_alignment_and_its_curves(result: EvaluateResult, tmp_path: Path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"kind": "dev", "step": 1, "l1": 0.5}\n', encoding="utf-8")
+    run = dataclasses.replace(result, folder=tmp_path, log=log, utterances=result.utterances[:1])
+    weights = np.eye(3)
+    asked = []
+    page = collect.evaluation_page(run, aligners={tmp_path: lambda *pair: asked.append(pair) or (weights, [0, 1, 2])})
     each = result.utterances[0]
-    assert each.source is not None
-    found = collect.alignment(voice, each.source, each.target)
-    frames, tokens = found.weights.shape
-    wave, rate = read_audio(each.target)
-    assert frames == 1 + math.ceil(len(wave) * 16000 / rate) // 128
-    np.testing.assert_allclose(found.weights.sum(axis=1), 1.0, atol=1e-4)
-    assert found.path[0] == 0
-    assert found.path[-1] == tokens - 1
-    assert set(np.diff(found.path)) <= {0, 1}
-
-
-def test_a_recording_too_short_for_the_model_is_refused_by_name(tmp_path: Path):
-    voice = load_voice(write_voice(tmp_path / "run", tiny_config()))
-    short, long = tmp_path / "short.wav", tmp_path / "long.wav"
-    soundfile.write(short, tone(0.005, 200), RATE)
-    soundfile.write(long, tone(1.0, 200), RATE)
-    for pair in ((short, long), (long, short)):
-        with pytest.raises(DataError, match=r"short\.wav"):
-            collect.alignment(voice, *pair)
+    assert asked == [(each.source, each.target)]
+    (alignment,) = page.utterances[0].alignments
+    assert (alignment.weights is weights, alignment.path) == (True, [0, 1, 2])
+    assert [curve.name for curve in page.trainings[0].curves] == ["l1"]
+    assert collect.evaluation_page(run).utterances[0].alignments == ()
 
 
 # --- choice ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,41 @@
+"""The alignment that a model finds between two recordings of a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.mel import resample
+from aasvc_cli.conversion.voice import Voice
+from aasvc_cli.errors import DataError
+from aasvc_cli.features.kinds import extract
+
+Array = npt.NDArray[np.float32]
+
+
+def align(voice: Voice, source: Path, target: Path) -> tuple[Array, list[int]]:
+    """Which part of the source a model hears at each moment of the target.
+
+    Returns:
+        weights: (T, K) probability of each source token at each target frame
+        path: token of each of the T frames on the best monotonic path
+
+    Raises:
+        AudioError, DataError: a recording cannot be read, or is too short for the model.
+    """
+    features, stats, model = voice.config.features, voice.stats, voice.model
+    rate = features.mel.sample_rate
+    waves = {side: resample(*read_audio(path), rate) for side, path in (("source", source), ("target", target))}
+    heard = stats.source.normalise(extract(features.source, waves["source"], features))
+    said = stats.target.normalise(extract(features.target, waves["target"], features))
+    rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features))
+    try:
+        forced = model.align(*(torch.from_numpy(feature).to(voice.device) for feature in (heard, said, rhythm)))
+    except ValueError as error:
+        raise DataError(f"{source} and {target}: {error}") from None
+    weights = forced.log_alignment[0].exp().float().cpu().numpy()
+    return weights, [int(token) for token in forced.path[0]]
