@@ -7,23 +7,23 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from aasvc_cli.measures.catalogue import Measure as Catalogued
+from aasvc_cli.measures.statistics import Difference, ErrorCounts, Summary
+from aasvc_cli.measures.transcripts import Edit, Transcript
 from aasvc_cli.report.collect import f0_contour, sound
 from aasvc_cli.report.content import (
     Alignment,
     Curve,
-    Difference,
-    Estimate,
     Measure,
     Page,
-    Piece,
     System,
     Take,
     Training,
-    Transcript,
     Utterance,
 )
 
 RATE = 16000
+MCD = Catalogued("mcd", "MCD", "dB", "low", "mel-cepstral distortion")
 MEASURES = (
     Measure("mcd", "MCD", "dB", "low", "mel-cepstral distortion"),
     Measure("corr", "F0CORR", "", "high", "correlation of F0"),
@@ -53,9 +53,9 @@ def take(role: str, seconds: float, f0: float, *, label: str = "", system: str =
 
 def utterance(name: str, text: str, systems: list[str], seconds: float = 1.5) -> Utterance:
     """Source, one conversion per system, target; each a little longer than the one before."""
-    heard = Transcript(
-        [Piece("same", "good ", "good "), Piece("changed", "dog", "frog"), Piece("missing", "gy")], "CER 9 %"
-    )
+    edits = (Edit("equal", "good", "good"), Edit("substitute", "dog", "frog"), Edit("delete", "gy", ""))
+    counts = {"WER": ErrorCounts(substitutions=1, deletions=1, insertions=0, length=3)}
+    heard = Transcript("Good frog", "good dog gy", "good frog", counts, edits)
     conversions = [
         take("conversion", seconds * (1.1 + 0.1 * i), 200, label=key, system=key, transcript=heard)
         for i, key in enumerate(systems)
@@ -76,7 +76,7 @@ def page(n_systems: int = 1, names: dict[str, str] | None = None, **rest: object
     """
     keys = ["one", "two"][:n_systems]
     texts = names or {name: f"sentence of {name}" for name in SCORES}
-    estimates = {m.key: Estimate(5.0, 4.5, 5.5, 3, 0) for m in MEASURES}
+    estimates = {m.key: Summary(5.0, 4.5, 5.5, 3, 0) for m in MEASURES}
     fields: dict[str, object] = {
         "title": "a run",
         "lead": "to hear",
@@ -86,7 +86,7 @@ def page(n_systems: int = 1, names: dict[str, str] | None = None, **rest: object
             *[System(key, key, "", estimates) for key in keys],
             System("source", "source", "", estimates, True),
         ],
-        "differences": [Difference("mcd", 0.5, 0.2, 0.8, 0.01, 1, 3)] if n_systems == 2 else [],
+        "differences": [Difference(MCD, 5.0, 5.5, 0.5, 0.2, 0.8, 0.01, 1, 3)] if n_systems == 2 else [],
         "test": "a paired test" if n_systems == 2 else "",
         "utterances": [utterance(name, text, keys) for name, text in texts.items()],
         "trainings": [Training("one", [Curve("l1", [(1, 2.0), (2, 1.0)], [(2, 1.5)])], 2)],

@@ -24,27 +24,24 @@ from aasvc_cli.audio.mel import log_mel, resample
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores
+from aasvc_cli.measures.transcripts import Transcript
 from aasvc_cli.report.content import (
     Alignment,
     Curve,
-    Difference,
-    Estimate,
     Measure,
     Page,
-    Piece,
     Role,
     Sound,
     System,
     Take,
     Training,
-    Transcript,
     Utterance,
 )
 from aasvc_cli.report.page import rank
 from aasvc_cli.storage.files import write_text
 
 if TYPE_CHECKING:
-    from aasvc_cli.measures import catalogue, statistics, transcripts
+    from aasvc_cli.measures import catalogue
 
 Wave = npt.NDArray[np.float32]
 Array = npt.NDArray[np.floating[Any]]
@@ -321,17 +318,14 @@ def _scores_page(outcome: EvaluateResult | Comparison, results: Sequence[Evaluat
     """The page without recordings."""
     names = _names(results)
     keys = [f"system-{number}" for number in range(1, len(results) + 1)]
-    systems = [
-        System(key, name, means=_estimates(result.corpus))
-        for key, name, result in zip(keys, names, results, strict=True)
-    ]
+    systems = [System(key, name, means=result.corpus) for key, name, result in zip(keys, names, results, strict=True)]
     for key, name, note, field in (
         (BASELINE, "source", "unconverted", "baseline"),
         (CEILING, "target", "the target speaker's own recordings", "ceiling"),
     ):
         means = next((found for result in results if (found := getattr(result, field))), None)
         if means:
-            systems.append(System(key, name, note, _estimates(means), reference=True))
+            systems.append(System(key, name, note, means, reference=True))
     measures = list({m.name: m for result in results for m in result.measures}.values())
     return Page(
         title=" and ".join(names) if len(names) > 1 else names[0],
@@ -339,7 +333,7 @@ def _scores_page(outcome: EvaluateResult | Comparison, results: Sequence[Evaluat
         facts=_facts(results),
         measures=_measures(measures),
         systems=tuple(systems),
-        differences=_differences(outcome) if isinstance(outcome, Comparison) else (),
+        differences=outcome.differences if isinstance(outcome, Comparison) else (),
         test=str(outcome.to_tree()["test"]) if isinstance(outcome, Comparison) else "",
         utterances=_utterances(results, keys),
         trainings=_trainings(results, names),
@@ -407,16 +401,6 @@ def _measures(measures: Sequence[catalogue.Measure]) -> tuple[Measure, ...]:
             shown=measure.name in ranked,
         )
         for measure in measures
-    )
-
-
-def _estimates(summaries: Mapping[str, statistics.Summary]) -> dict[str, Estimate]:
-    return {name: Estimate(s.mean, s.low, s.high, s.n, s.n_undefined) for name, s in summaries.items()}
-
-
-def _differences(comparison: Comparison) -> tuple[Difference, ...]:
-    return tuple(
-        Difference(d.measure.name, d.difference, d.low, d.high, d.p, d.better, d.n) for d in comparison.differences
     )
 
 
@@ -510,9 +494,9 @@ def _with_recordings(
     for row, system in zip(rows, systems, strict=False):
         if row is not None:
             label = system.name if len(rows) > 1 else "conversion"
-            wanted.append(("conversion", label, system.key, row.converted, f0_range, _transcript(row.transcript)))
+            wanted.append(("conversion", label, system.key, row.converted, f0_range, row.transcript))
     heard = next((row.target_transcript for row in known if row.target_transcript is not None), None)
-    wanted.append(("target", "target", "", target_row.target, f0_range, _transcript(heard)))
+    wanted.append(("target", "target", "", target_row.target, f0_range, heard))
     takes, problems = [], []
     for role, label, key, path, search, transcript in wanted:
         try:
@@ -540,32 +524,3 @@ def _picture_mel(sample_rate: int) -> MelConfig:
     """Settings of a spectrogram to look at: 80 bands, 100 frames per second."""
     n_fft = 1 << math.ceil(math.log2(sample_rate * 0.04))
     return MelConfig(sample_rate=sample_rate, n_fft=n_fft, hop_length=max(1, sample_rate // 100), n_mels=80)
-
-
-def _transcript(found: transcripts.Transcript | None) -> Transcript | None:
-    if found is None:
-        return None
-    kinds = {"equal": "same", "substitute": "changed", "delete": "missing", "insert": "extra"}
-    # the pieces of a text in words stand apart, those of a text in characters do not
-    joint = "" if "".join(edit.reference for edit in found.edits) == found.reference else " "
-    pieces = []
-    for number, edit in enumerate(found.edits):
-        if number and joint:
-            pieces.append(Piece("same", joint, joint))
-        pieces.append(Piece(kinds[edit.kind], edit.reference, edit.recognised))  # type: ignore[arg-type]
-    return Transcript(tuple(pieces), "; ".join(_counts(name, counts) for name, counts in found.counts.items()))
-
-
-def _counts(name: str, counts: statistics.ErrorCounts) -> str:
-    words = [
-        f"{number} {word}"
-        for number, word in (
-            (counts.substitutions, "changed"),
-            (counts.deletions, "missing"),
-            (counts.insertions, "added"),
-        )
-        if number
-    ]
-    title = name.replace("_", " ").replace("KANA", "kana")
-    rate = f"{counts.errors / counts.length:.{DIGITS[name]}f}" if counts.length else "not defined"
-    return f"{title} {rate}" + (f" ({', '.join(words)})" if words else "")

@@ -10,6 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from aasvc_cli.measures.statistics import Difference, Summary
+from aasvc_cli.measures.transcripts import Transcript
+
 Array = npt.NDArray[np.floating[Any]]
 Role = Literal["source", "conversion", "target"]
 ROLES: tuple[Role, ...] = ("source", "conversion", "target")
@@ -61,22 +64,6 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Mean over utterances with its 95 % interval; NaN where not defined.
-
-    Attributes:
-        n: utterances with a value
-        n_undefined: utterances without one
-    """
-
-    mean: float
-    low: float = math.nan
-    high: float = math.nan
-    n: int = 0
-    n_undefined: int = 0
-
-
-@dataclass(frozen=True)
 class System:
     """One column of the summary: a converter, or a reference to hold it against.
 
@@ -90,48 +77,8 @@ class System:
     key: str
     name: str
     note: str = ""
-    means: Mapping[str, Estimate] = field(default_factory=dict)
+    means: Mapping[str, Summary] = field(default_factory=dict)
     reference: bool = False
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One measure of two systems on the same utterances: second minus first.
-
-    Attributes:
-        low, high: 95 % interval of the difference
-        p: of the paired test, two-sided
-        better: 1 for the first, 2 for the second, 0 for neither
-    """
-
-    measure: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    better: Literal[0, 1, 2]
-    n: int = 0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a transcript: what should have been heard, and what was."""
-
-    kind: Literal["same", "changed", "missing", "extra"]
-    expected: str = ""
-    heard: str = ""
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What a recogniser heard in a recording, against the sentence.
-
-    Attributes:
-        errors: the count in words, such as ``CER 12.5 % (1 changed, 1 missing)``
-    """
-
-    pieces: Sequence[Piece]
-    errors: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    from aasvc_cli.report.content import Alignment, Curve, Estimate, Measure, System, Take
+    from aasvc_cli.measures.statistics import Summary
+    from aasvc_cli.report.content import Alignment, Curve, Measure, System, Take
 
 Array = npt.NDArray[np.floating[Any]]
 Levels = npt.NDArray[np.uint8]
@@ -191,7 +192,7 @@ class Lane:
 
     name: str
     style: str
-    estimate: Estimate | None
+    estimate: Summary | None
     values: Sequence[float]
 
 

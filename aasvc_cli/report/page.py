@@ -24,9 +24,10 @@ import numpy as np
 from markupsafe import Markup
 
 from aasvc_cli import __version__
-from aasvc_cli.measures.statistics import SIGNIFICANCE
+from aasvc_cli.measures.statistics import SIGNIFICANCE, Difference, ErrorCounts
+from aasvc_cli.measures.transcripts import Edit, Transcript
 from aasvc_cli.report import drawing
-from aasvc_cli.report.content import Alignment, Difference, Measure, Page, Take, Utterance
+from aasvc_cli.report.content import Alignment, Measure, Page, Take, Utterance
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -62,11 +63,13 @@ def render(page: Page) -> str:
         extremes=_extremes([u for u in utterances if u.utterance_id in ranks]),
         shown=_shown(page.measures),
         charts={m.key: _chart(page, m, values[m.key]) for m in page.measures},
-        differences={d.measure: d for d in page.differences},
-        verdicts={d.measure: _verdict(page, d) for d in page.differences},
+        differences={d.measure.name: d for d in page.differences},
+        verdicts={d.measure.name: _verdict(page, d) for d in page.differences},
         values=json.dumps({u.utterance_id: _sortable(u, ranks) for u in utterances}, allow_nan=False),
         anchors={u.utterance_id: f"utterance-{number}" for number, u in enumerate(utterances, start=1)},
         styles=drawing.styles(page.systems),
+        pieces=_pieces,
+        errors=_errors,
         legend_mark=drawing.legend_mark,
         legend_line=drawing.legend_line,
         views={u.utterance_id: _view(u, page.f0_range) for u in utterances if u.takes},
@@ -229,6 +232,26 @@ def _sortable(utterance: Utterance, ranks: Mapping[str, int]) -> dict[str, float
     }
     place = ranks.get(utterance.utterance_id)
     return found if place is None else {"rank": place, **found}
+
+
+def _pieces(transcript: Transcript) -> list[Edit]:
+    """The edits of a transcript with what stands between them: a blank between words, nothing between characters."""
+    if "".join(edit.reference for edit in transcript.edits) == transcript.reference:
+        return list(transcript.edits)
+    blank = Edit("equal", " ", " ")
+    return [piece for edit in transcript.edits for piece in (blank, edit)][1:]
+
+
+def _errors(transcript: Transcript) -> str:
+    """The counts of a transcript in words, such as ``CER 0.125 (1 changed, 1 missing)``."""
+    return "; ".join(_counted(name, counts) for name, counts in transcript.counts.items())
+
+
+def _counted(name: str, counts: ErrorCounts) -> str:
+    numbers = {"changed": counts.substitutions, "missing": counts.deletions, "added": counts.insertions}
+    words = ", ".join(f"{number} {word}" for word, number in numbers.items() if number)
+    rate = f"{counts.rate:.3f}" if counts.length else "not defined"
+    return f"{name.replace('_', ' ').replace('KANA', 'kana')} {rate}" + (f" ({words})" if words else "")
 
 
 def _verdict(page: Page, difference: Difference) -> str:

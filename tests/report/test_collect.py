@@ -20,6 +20,7 @@ from aasvc_cli.measures.signal import F0Range
 from aasvc_cli.measures.statistics import compare, summarise_scores
 from aasvc_cli.measures.transcripts import Transcript, align, count_edits, group_edits
 from aasvc_cli.report import collect
+from aasvc_cli.report import page as page_module
 from aasvc_cli.report.page import render
 from tests.pages import RATE, parse, tone
 
@@ -238,17 +239,16 @@ def test_a_silent_or_very_short_recording_has_a_place_on_the_page(tmp_path: Path
 
 
 def test_transcripts_of_characters_join_and_those_of_words_stand_apart():
-    characters = collect._transcript(heard("今日は雨", "今日雨だ"))
-    assert characters is not None
-    assert "".join(piece.expected for piece in characters.pieces) == "今日は雨"
-    assert "".join(piece.heard for piece in characters.pieces) == "今日雨だ"
-    words = collect._transcript(heard("the quick brown fox", "the quack brown", words=True))
-    assert words is not None
-    assert "".join(piece.expected for piece in words.pieces) == "the quick brown fox"
-    assert [(p.kind, p.expected, p.heard) for p in words.pieces if p.kind != "same"] == [
-        ("changed", "quick", "quack"), ("missing", "fox", ""),
+    characters = page_module._pieces(heard("今日は雨", "今日雨だ"))
+    assert "".join(piece.reference for piece in characters) == "今日は雨"
+    assert "".join(piece.recognised for piece in characters) == "今日雨だ"
+    transcript = heard("the quick brown fox", "the quack brown", words=True)
+    words = page_module._pieces(transcript)
+    assert "".join(piece.reference for piece in words) == "the quick brown fox"
+    assert [piece.to_tree() for piece in words if piece.kind != "equal"] == [
+        ["substitute", "quick", "quack"], ["delete", "fox", ""],
     ]  # fmt: skip
-    assert words.errors == "WER 0.500 (1 changed, 1 missing)"
+    assert page_module._errors(transcript) == "WER 0.500 (1 changed, 1 missing)"
 
 
 def test_the_curves_of_a_log_are_its_values_and_broken_lines_are_left_out(tmp_path: Path):

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import image
 
+from aasvc_cli.measures.statistics import Summary
 from aasvc_cli.report import drawing
-from aasvc_cli.report.content import Curve, Estimate, Measure, Page, System, Utterance
+from aasvc_cli.report.content import Curve, Measure, Page, System, Utterance
 from aasvc_cli.report.page import rank, render
 from tests.pages import MEASURES, Element, page, parse
 
@@ -129,13 +130,13 @@ def test_transcripts_mark_differences_with_elements_and_words_not_only_colour(on
     heard = next(iter(articles(parse(render(one))).values())).find("dl", class_="transcripts")[0]
     assert [element.text for element in heard.find("del")] == ["should be dog", "missing gy"]
     assert [element.text for element in heard.find("ins")] == ["heard frog"]
-    assert "CER 9 %" in heard.text
+    assert "WER 0.667 (1 changed, 1 missing)" in heard.text
 
 
 def test_best_and_worst_never_name_an_utterance_twice():
     scores = {str(i): {"one": {"mcd": float(i)}} for i in range(5)}
     utterances = [Utterance(name, scores=each) for name, each in scores.items()]
-    systems = [System("one", "one", means={"mcd": Estimate(2.0)})]
+    systems = [System("one", "one", means={"mcd": Summary(2.0, math.nan, math.nan, 1, 0)})]
     shown = Page("t", measures=MEASURES[:1], systems=systems, utterances=utterances)
     named = [item.text.split()[0] for item in parse(render(shown)).find("section", id="extremes")[0].find("li")]
     assert named == ["0", "1", "4", "3"]
@@ -408,8 +409,8 @@ def test_ticks_are_few_round_and_inside(seconds: float):
 def test_a_chart_says_its_numbers_and_places_better_and_worse_in_order():
     measure = MEASURES[0]
     lanes = [
-        drawing.Lane("a", "system-1", Estimate(5.0, 4.5, 5.5, 3), [4.0, 5.0, 6.0]),
-        drawing.Lane("b", "system-2", Estimate(7.0, 6.5, 7.5, 3), [6.0, 7.0, 8.0]),
+        drawing.Lane("a", "system-1", Summary(5.0, 4.5, 5.5, 3, 0), [4.0, 5.0, 6.0]),
+        drawing.Lane("b", "system-2", Summary(7.0, 6.5, 7.5, 3, 0), [6.0, 7.0, 8.0]),
     ]
     chart = str(drawing.distribution(measure, lanes))
     assert 'aria-label="MCD [dB], mean and 95 % interval: a 5.00 (4.50 to 5.50); b 7.00 (6.50 to 7.50)."' in chart
@@ -421,7 +422,10 @@ def test_a_chart_says_its_numbers_and_places_better_and_worse_in_order():
     assert strokes[0][1] == pytest.approx(disc, abs=0.11)
     assert strokes[1][1] == pytest.approx(square, abs=0.11)
     assert disc < square
-    assert drawing.distribution(measure, [drawing.Lane("a", "system-1", Estimate(math.nan), [])]) is None
+    assert (
+        drawing.distribution(measure, [drawing.Lane("a", "system-1", Summary(math.nan, math.nan, math.nan, 0, 3), [])])
+        is None
+    )
 
 
 def test_curves_mark_the_best_step_and_survive_a_single_or_broken_value():
