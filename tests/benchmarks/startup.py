@@ -29,7 +29,9 @@ import soundfile
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.storage.home import bundled
 
-UNWANTED = ("librosa", "numba", "scipy", "matplotlib", "pydantic", "joblib", "h5py", "pyworld", "pysptk", "sympy")
+UNWANTED = (
+    "librosa", "torchaudio", "numba", "scipy", "matplotlib", "pydantic", "joblib", "h5py", "pyworld", "pysptk", "sympy",
+)  # fmt: skip
 """What a conversion must not load."""
 
 LINES = {
