@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from aasvc_cli.measures.catalogue import Measure as Catalogued
 from aasvc_cli.measures.statistics import Difference, ErrorCounts, Summary
 from aasvc_cli.measures.transcripts import Edit, Transcript
 from aasvc_cli.report.collect import f0_contour, sound
@@ -23,11 +22,10 @@ from aasvc_cli.report.content import (
 )
 
 RATE = 16000
-MCD = Catalogued("mcd", "MCD", "dB", "low", "mel-cepstral distortion")
 MEASURES = (
     Measure("mcd", "MCD", "dB", "low", "mel-cepstral distortion"),
     Measure("corr", "F0CORR", "", "high", "correlation of F0"),
-    Measure("rate", "rate ratio", "", "near", "speaking rate", ideal=1.0, ranked=False),
+    Measure("rate", "rate ratio", "", "one", "speaking rate", ranked=False),
 )
 SCORES = {
     "first": {"mcd": 5.0, "corr": 0.9, "rate": 1.1},
@@ -76,7 +74,7 @@ def page(n_systems: int = 1, names: dict[str, str] | None = None, **rest: object
     """
     keys = ["one", "two"][:n_systems]
     texts = names or {name: f"sentence of {name}" for name in SCORES}
-    estimates = {m.key: Summary(5.0, 4.5, 5.5, 3, 0) for m in MEASURES}
+    estimates = {m.name: Summary(5.0, 4.5, 5.5, 3, 0) for m in MEASURES}
     fields: dict[str, object] = {
         "title": "a run",
         "lead": "to hear",
@@ -86,7 +84,7 @@ def page(n_systems: int = 1, names: dict[str, str] | None = None, **rest: object
             *[System(key, key, "", estimates) for key in keys],
             System("source", "source", "", estimates, True),
         ],
-        "differences": [Difference(MCD, 5.0, 5.5, 0.5, 0.2, 0.8, 0.01, 1, 3)] if n_systems == 2 else [],
+        "differences": [Difference(MEASURES[0], 5.0, 5.5, 0.5, 0.2, 0.8, 0.01, 1, 3)] if n_systems == 2 else [],
         "test": "a paired test" if n_systems == 2 else "",
         "utterances": [utterance(name, text, keys) for name, text in texts.items()],
         "trainings": [Training("one", [Curve("l1", [(1, 2.0), (2, 1.0)], [(2, 1.5)])], 2)],

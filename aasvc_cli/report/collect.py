@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -387,15 +387,9 @@ def _recogniser(description: Mapping[str, Any]) -> str:
 def _measures(measures: Sequence[catalogue.Measure]) -> tuple[Measure, ...]:
     names = {measure.name for measure in measures}
     ranked = {name if name in names else f"{name}_corrected" for name in RANKED} & names
-    best = {"low": "low", "high": "high", "zero": "near", "one": "near"}
     return tuple(
         Measure(
-            key=measure.name,
-            title=measure.title,
-            unit=measure.unit,
-            best=best[measure.best],  # type: ignore[arg-type]
-            ideal=1.0 if measure.best == "one" else 0.0,
-            meaning=measure.meaning,
+            **asdict(measure),
             digits=DIGITS.get(measure.name, 2),
             ranked=measure.name in ranked,
             shown=measure.name in ranked,

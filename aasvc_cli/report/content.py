@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from aasvc_cli.measures import catalogue
 from aasvc_cli.measures.statistics import Difference, Summary
 from aasvc_cli.measures.transcripts import Transcript
 
@@ -19,42 +20,25 @@ ROLES: tuple[Role, ...] = ("source", "conversion", "target")
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What a number means and which way is better.
+class Measure(catalogue.Measure):
+    """A measure as the page shows it.
 
     Attributes:
-        key: unique on the page
-        best: ``near``: the closer to ``ideal`` the better; ``none``: neither way
+        digits: after the point
         ranked: counts in the ranking of utterances
         shown: has a column in the table of utterances from the start; None leaves it to the page
     """
 
-    key: str
-    title: str
-    unit: str = ""
-    best: Literal["low", "high", "near", "none"] = "low"
-    meaning: str = ""
-    ideal: float = 0.0
     digits: int = 2
     ranked: bool = True
     shown: bool | None = None
 
     @property
-    def heading(self) -> str:
-        """Title and unit."""
-        return f"{self.title} [{self.unit}]" if self.unit else self.title
-
-    @property
     def direction(self) -> str:
         """Which way is better, in words."""
-        words = {"low": "lower is better", "high": "higher is better", "near": f"best at {self.ideal:g}", "none": ""}
-        return words[self.best]
-
-    def badness(self, value: float) -> float:
-        """Smaller is better; NaN stays NaN, and so does everything if there is no better."""
-        if self.best == "none":
-            return math.nan
-        return {"low": value, "high": -value, "near": abs(value - self.ideal)}[self.best]
+        return {"low": "lower is better", "high": "higher is better", "zero": "best at 0", "one": "best at 1"}[
+            self.best
+        ]
 
     def text(self, value: float | None) -> str:
         """A value for people; a dash where it is not defined."""
@@ -70,7 +54,7 @@ class System:
     Attributes:
         key: unique on the page
         note: what it is, in one line
-        means: measure key -> mean
+        means: measure name -> mean
         reference: not judged itself, such as the unconverted source or the target's own recordings
     """
 
@@ -129,7 +113,7 @@ class Utterance:
     """One sentence: its scores, and its recordings if the page has room for them.
 
     Attributes:
-        scores: system key -> measure key -> value
+        scores: system key -> measure name -> value
         takes: source, conversions, target, as far as there are any; at most one of a role and system
     """
 

@@ -49,7 +49,7 @@ def render(page: Page) -> str:
     ranks = rank(page)
     utterances = sorted(page.utterances, key=lambda u: (ranks.get(u.utterance_id, math.inf), u.utterance_id))
     script, style = _asset("page.js"), _asset("page.css")
-    values = {m.key: _values(page, m.key) for m in page.measures}
+    values = {m.name: _values(page, m.name) for m in page.measures}
     return _environment().get_template("page.html.jinja").render(
         page=page,
         version=__version__,
@@ -59,10 +59,10 @@ def render(page: Page) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         utterances=utterances,
         ranks=ranks,
-        ranked=[m for m in page.measures if m.ranked and m.best != "none"],
+        ranked=[m for m in page.measures if m.ranked],
         extremes=_extremes([u for u in utterances if u.utterance_id in ranks]),
         shown=_shown(page.measures),
-        charts={m.key: _chart(page, m, values[m.key]) for m in page.measures},
+        charts={m.name: _chart(page, m, values[m.name]) for m in page.measures},
         differences={d.measure.name: d for d in page.differences},
         verdicts={d.measure.name: _verdict(page, d) for d in page.differences},
         values=json.dumps({u.utterance_id: _sortable(u, ranks) for u in utterances}, allow_nan=False),
@@ -87,16 +87,15 @@ def rank(page: Page) -> dict[str, int]:
         for measure in page.measures:
             if not measure.ranked:
                 continue
-            found = [
-                (measure.badness(u.scores.get(system.key, {}).get(measure.key, math.nan)), u.utterance_id)
+            scored = [
+                (measure.loss(value), u.utterance_id)
                 for u in page.utterances
+                if not math.isnan(value := u.scores.get(system.key, {}).get(measure.name, math.nan))
             ]
-            values = sorted(badness for badness, _ in found if not math.isnan(badness))
-            for badness, utterance_id in found:
-                if math.isnan(badness):
-                    continue
+            values = sorted(loss for loss, _ in scored)
+            for loss, utterance_id in scored:
                 # equal values share the mean of their places; few values count as much as many
-                place = (bisect.bisect_left(values, badness) + bisect.bisect_right(values, badness) - 1) / 2
+                place = (bisect.bisect_left(values, loss) + bisect.bisect_right(values, loss) - 1) / 2
                 places.setdefault(utterance_id, []).append(place / max(1, len(values) - 1))
     order = sorted(places, key=lambda utterance_id: (statistics.fmean(places[utterance_id]), utterance_id))
     return {utterance_id: place for place, utterance_id in enumerate(order, start=1)}
@@ -188,7 +187,7 @@ def _png(data: bytes) -> str:
 
 def _check(page: Page) -> None:
     for what, keys in (
-        ("measures", [measure.key for measure in page.measures]),
+        ("measures", [measure.name for measure in page.measures]),
         ("systems", [system.key for system in page.systems]),
         ("utterances", [utterance.utterance_id for utterance in page.utterances]),
     ):
@@ -215,9 +214,9 @@ def _values(page: Page, measure: str) -> dict[str, list[float]]:
 def _chart(page: Page, measure: Measure, values: Mapping[str, Sequence[float]]) -> Any:
     styles = drawing.styles(page.systems)
     lanes = [
-        drawing.Lane(system.name, styles[system.key], system.means.get(measure.key), values[system.key])
+        drawing.Lane(system.name, styles[system.key], system.means.get(measure.name), values[system.key])
         for system in page.systems
-        if measure.key in system.means
+        if measure.name in system.means
     ]
     return drawing.distribution(measure, lanes)
 
@@ -269,9 +268,9 @@ def _extremes(ranked: Sequence[Utterance]) -> dict[str, Sequence[Utterance]]:
 
 def _shown(measures: Iterable[Measure]) -> set[str]:
     """Measures whose columns are visible at first."""
-    chosen = [m.key for m in measures if m.shown]
+    chosen = [m.name for m in measures if m.shown]
     room = max(0, SHOWN_COLUMNS - len(chosen))
-    return {*chosen, *[m.key for m in measures if m.shown is None][:room]}
+    return {*chosen, *[m.name for m in measures if m.shown is None][:room]}
 
 
 def _breakable(name: str) -> Markup:

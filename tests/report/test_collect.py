@@ -82,7 +82,7 @@ def test_the_page_of_a_system_has_its_scores_references_and_recordings(result: E
 
 
 def test_published_and_corrected_scores_do_not_count_twice_in_the_ranking(result: EvaluateResult):
-    ranked = {measure.key for measure in collect.evaluation_page(result, n_utterances=0).measures if measure.ranked}
+    ranked = {measure.name for measure in collect.evaluation_page(result, n_utterances=0).measures if measure.ranked}
     assert ranked == {"MCD", "CER"}
 
 

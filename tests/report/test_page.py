@@ -84,7 +84,7 @@ def test_every_score_is_in_the_table_of_utterances(two: Page):
     for utterance in two.utterances:
         cells = [cell.text for cell in rows[utterance.utterance_id].find("td")[1:]]
         expected = [
-            measure.text(utterance.scores[system.key].get(measure.key))
+            measure.text(utterance.scores[system.key].get(measure.name))
             for measure in two.measures
             for system in two.judged
         ]
@@ -291,7 +291,7 @@ scores_of_all = st.lists(st.tuples(*[st.floats(-10, 10) | st.just(math.nan) for 
 
 
 def _ranked(values: list[tuple[float, ...]], order: list[int]) -> dict[str, int]:
-    keys = [m.key for m in MEASURES]
+    keys = [m.name for m in MEASURES]
     utterances = [Utterance(f"u{i}", scores={"one": dict(zip(keys, values[i], strict=True))}) for i in order]
     return rank(Page("t", measures=MEASURES, systems=[System("one", "one")], utterances=utterances))
 
@@ -319,7 +319,7 @@ def test_the_ranking_is_that_of_the_mean_of_shares_of_utterances_that_are_better
             index = MEASURES.index(measure)
             others = [other[index] for j, other in enumerate(values) if j != i and not math.isnan(other[index])]
             if not math.isnan(own):
-                better = [(measure.badness(o) < measure.badness(own)) + 0.5 * (o == own) for o in others]
+                better = [(measure.loss(o) < measure.loss(own)) + 0.5 * (o == own) for o in others]
                 shares.append(sum(better) / max(1, len(others)))
         if shares:
             means[f"u{i}"] = sum(shares) / len(shares)
@@ -335,18 +335,8 @@ def test_whoever_is_best_in_everything_is_ranked_first(values):
     assert _ranked([*values, (-11.0, 11.0, 0.0)], list(range(len(values) + 1)))[f"u{len(values)}"] == 1
 
 
-def test_badness_turns_every_measure_so_that_less_is_better():
-    low, high, near = (Measure("m", "m", best=best, ideal=1.0) for best in ("low", "high", "near"))
-    assert low.badness(1.0) < low.badness(2.0)
-    assert high.badness(2.0) < high.badness(1.0)
-    assert near.badness(0.9) == pytest.approx(near.badness(1.1))
-    assert near.badness(0.9) > near.badness(1.0) == 0.0
-    assert math.isnan(Measure("m", "m", best="none").badness(1.0))
-    assert math.isnan(low.badness(math.nan))
-
-
 def test_values_that_are_not_defined_are_dashes():
-    measure = Measure("m", "m", digits=1)
+    measure = Measure("m", "m", "", "low", "", digits=1)
     assert [measure.text(v) for v in (math.nan, None, math.inf, 1.26, -1.0, -0.01)] == [
         "–",
         "–",
