@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 
 import numpy as np
 import numpy.typing as npt
+
+from aasvc_cli.audio.f0 import dio, frame_times
+from aasvc_cli.audio.world import world
 
 Wave = npt.NDArray[np.float32]
 
@@ -53,14 +55,11 @@ def varied(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
 
 def revoiced(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
     """Another pitch, intonation and vocal tract through WORLD; now and then a monotonous buzz, or a whisper."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports pkg_resources, which is deprecated
-        import pyworld
     signal = wave.astype(np.float64) + 1e-5 * random.standard_normal(len(wave))
-    f0, times = pyworld.dio(signal, sample_rate, f0_floor=60.0, f0_ceil=500.0)
-    f0 = pyworld.stonemask(signal, f0, times, sample_rate)
-    envelope = pyworld.cheaptrick(signal, f0, times, sample_rate)
-    aperiodicity = pyworld.d4c(signal, f0, times, sample_rate)
+    f0 = dio(signal, sample_rate, f0_min=60.0, f0_max=500.0)
+    times = frame_times(len(f0))
+    envelope = world().cheaptrick(signal, f0, times, sample_rate)
+    aperiodicity = world().d4c(signal, f0, times, sample_rate)
     factor = 1.2 ** random.uniform(-1.0, 1.0)
     place = np.arange(envelope.shape[1]) / factor
     low = np.minimum(place.astype(np.int64), envelope.shape[1] - 2)
@@ -79,7 +78,7 @@ def revoiced(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
         middle = np.exp(np.log(f0[voiced]).mean())
         moved = middle * 2.0 ** random.uniform(-1.0, 1.0) * (np.maximum(f0, 1.0) / middle) ** random.uniform(0.3, 1.6)
         f0 = np.where(voiced, np.minimum(moved, 700.0), 0.0)
-    result = pyworld.synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(aperiodicity), sample_rate)
+    result = world().synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(aperiodicity), sample_rate)
     return np.asarray(result[: len(wave)], dtype=np.float32)
 
 
