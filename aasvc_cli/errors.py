@@ -10,6 +10,7 @@
     ├── StorageError        the file system refused: no permission, no space
     ├── DownloadError       a file could not be fetched, or is not the right one
     ├── TrainingError       training diverged or cannot go on
+    ├── ClusterError        the workers of a cluster cannot be used, or were lost
     ├── MissingExtraError   an optional package is not installed
     ├── ToldElsewhere       another process of the job says why; this one ends without a word
     └── Interrupted         stopped by the user; exit code 130
@@ -76,6 +77,10 @@ class DownloadError(AasvcError):
 
 class TrainingError(AasvcError):
     """Training diverged or cannot go on."""
+
+
+class ClusterError(AasvcError):
+    """The workers of a cluster cannot be used, or were lost; what is done is kept."""
 
 
 class MissingExtraError(AasvcError):

@@ -19,11 +19,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from aasvc_cli.errors import AasvcError
+from aasvc_cli.errors import AasvcError, ClusterError
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -47,18 +47,18 @@ class Workers:
         self,
         count: int,
         executor: Callable[[int], Executor] | None = None,
-        lost: type[Exception] = BrokenExecutor,
+        lost: tuple[type[Exception], ...] = (),
     ) -> None:
         """No process yet.
 
         Args:
             count: jobs at the same time
             executor: makes an executor for so many; by default, one of processes on this machine
-            lost: what a future raises if its worker was lost
+            lost: what a future of that executor raises if all its attempts to run the job ended with a lost worker
         """
         self.count = count
         self._make = executor or _local_pool
-        self._lost = lost
+        self._lost: tuple[type[Exception], ...] = (BrokenExecutor, *lost)
         self._executor: Executor | None = None
         self._processes: set[BaseProcess] = set()
 
@@ -86,9 +86,10 @@ class Workers:
 
         Raises:
             AasvcError, MemoryError: what ``function`` raises.
+            ClusterError: the cluster was lost.
             RuntimeError: it raised anything else; says what.
         """
-        job = functools.partial(_call, pickle.dumps((uuid.uuid4().hex, function)))
+        job = functools.partial(_call, pickle.dumps((uuid.uuid4().hex, os.getcwd(), function)))
         todo = iter(items)
         running: dict[Future[Outcome], Item] = {}
         suspects: list[Item] = []
@@ -106,14 +107,21 @@ class Workers:
                     item = running.pop(future)
                     try:
                         outcome = future.result()
-                    except self._lost:  # most likely for want of memory
-                        self.close()
+                    except self._lost as error:  # killed, most likely for want of memory
+                        broken = isinstance(error, BrokenExecutor)
+                        if broken:
+                            self.close()
                         if sweep is not None:
                             sweep(item)
-                        if not alone:
+                        if broken and not alone:
                             suspects.append(item)
                             continue
                         outcome = killed(item)
+                    except CancelledError:
+                        raise ClusterError(
+                            "the connection to the cluster was lost; what is done is kept, the same command goes on "
+                            "from there"
+                        ) from None
                     yield outcome
         finally:
             if running:
@@ -131,7 +139,7 @@ class Workers:
                 self._executor = self._make(self.count)
             try:
                 return self._executor.submit(job, item)
-            except self._lost:  # a worker was killed while it had nothing to do
+            except BrokenExecutor:  # a worker was killed while it had nothing to do
                 self.close()
             finally:
                 self._processes |= set(active_children()) - others
@@ -262,5 +270,6 @@ def _call(pickled: bytes, item: Any) -> Any:
 @functools.lru_cache(maxsize=1)
 def _made(pickled: bytes) -> Callable[[Any], Any]:
     """The function of a spread, made once; it may remember things from one item to the next."""
-    _, function = pickle.loads(pickled)
+    _, folder, function = pickle.loads(pickled)
+    os.chdir(folder)  # on another machine, relative paths have to mean the same
     return function

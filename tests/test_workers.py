@@ -229,7 +229,7 @@ for steps in range(1, 500):
         _begin(1)
         sys.settrace(after(steps))
         try:
-            assert _call(pickle.dumps(("", shlex.split)), "a b") == ["a", "b"]
+            assert _call(pickle.dumps(("", os.getcwd(), shlex.split)), "a b") == ["a", "b"]
         except BaseException:  # which the pool would send to the parent
             pass
         os._exit(0)

@@ -15,6 +15,7 @@ import typer
 
 from aasvc_cli.audio.streams import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names
 from aasvc_cli.cli import completion
+from aasvc_cli.cli.cluster import ClusterOption, workers_of
 from aasvc_cli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -177,6 +178,7 @@ def convert(
     raw_channels: RawChannelsOption = 1,
     device: DeviceOption = None,
     workers: WorkersOption = 1,
+    cluster: ClusterOption = None,
     json_target: JsonOption = None,
     jsonl: JsonlOption = None,
 ) -> None:
@@ -197,6 +199,8 @@ def convert(
     jsonl = checked_target(jsonl, "--jsonl")
     if [output == STREAM, json_target == "-", jsonl == "-"].count(True) > 1:
         usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
+    if cluster is not None and (save_mel is not None or STREAM in (output, *(inputs or []))):
+        usage("convert", "--cluster converts files to files, without --save-mel")
     raw = _raw(raw_format, raw_rate, raw_channels)
     work = _Work(inputs or [], from0, set_name, output, out_dir, format_name, raw, save_mel)
     work.check(model, data, source_stats)
@@ -205,8 +209,9 @@ def convert(
         return
     load = {"model": model, "device": device or "auto", "vocoder": vocoder, "source_stats": source_stats, "data": data}
     options = {"seed": seed, "noise_scale": noise_scale, "speed": speed}
-    with _lines_to(jsonl) as on_line:
-        summary = work.convert(load, options, skip_existing=skip_existing, workers=workers, on_line=on_line)
+    with _lines_to(jsonl) as on_line, workers_of(cluster) as pool:
+        run = {"skip_existing": skip_existing, "workers": workers, "cluster": pool, "on_line": on_line}
+        summary = work.convert(load, options, **run)
     _show(summary, json_target, aside=output == STREAM or jsonl == "-", silent=output == STREAM)
     if set_name is not None:
         say_next(work.next_command(model, data))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aasvc_cli.cli import completion
+from aasvc_cli.cli.cluster import ClusterOption, workers_of
 from aasvc_cli.cli.options import (
     JobsOption,
     JsonOption,
@@ -145,6 +146,7 @@ def evaluate(
         ),
     ] = 30,
     jobs: JobsOption = None,
+    cluster: ClusterOption = None,
     json_target: JsonOption = None,
 ) -> None:
     """Score converted recordings against the target speaker's.
@@ -196,8 +198,8 @@ def evaluate(
     results = []
     for position in range(len(folders) or len(names)):
         folder = folders[position] if folders else None
-        with progress("evaluate") as on_progress:
-            options = replace(options, on_progress=on_progress)
+        with workers_of(cluster) as workers, progress("evaluate") as on_progress:
+            options = replace(options, workers=workers, on_progress=on_progress)
             if folder is not None and target is not None:
                 results.append(_folder(folder, target, source, text, options))
             else:

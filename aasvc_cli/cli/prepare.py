@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aasvc_cli.cli import completion
+from aasvc_cli.cli.cluster import ClusterOption, workers_of
 from aasvc_cli.cli.configuration import configured
 from aasvc_cli.cli.options import (
     THE_CONFIGURATIONS,
@@ -141,6 +142,7 @@ def prepare(
         ),
     ] = None,
     jobs: JobsOption = None,
+    cluster: ClusterOption = None,
     overwrite: OverwriteOption = False,
     json_target: JsonOption = None,
 ) -> None:
@@ -163,7 +165,7 @@ def prepare(
         }
     )
     config = configured(conf, overrides)
-    with progress("prepare") as on_progress:
+    with workers_of(cluster) as workers, progress("prepare") as on_progress:
         report = run(
             home_folder(),
             config,
@@ -181,6 +183,7 @@ def prepare(
             max_seconds=max_seconds,
             seed=seed,
             jobs=jobs,
+            workers=workers,
             overwrite=overwrite,
             on_progress=on_progress,
         )

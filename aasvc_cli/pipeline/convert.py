@@ -194,6 +194,7 @@ class RunOptions:
     Attributes:
         skip_existing: leave out recordings whose results are there
         workers: processes; the model is loaded in each
+        cluster: workers of a cluster, in place of processes
         stdin, stdout: what the input and the output ``STREAM`` mean
         on_progress: told (done, all) recordings, or pieces if there is one long recording
         on_file: told each recording as it is done
@@ -203,6 +204,7 @@ class RunOptions:
 
     skip_existing: bool = False
     workers: int = 1
+    cluster: Workers | None = None
     stdin: IO[bytes] | None = None
     stdout: IO[bytes] | None = None
     on_progress: OnProgress | None = None
@@ -309,9 +311,10 @@ class _Run:
         """Convert everything, in this process or spread over several."""
         self.total = len(jobs) if isinstance(jobs, Sequence) else None
         workers = self.run.workers if self.total is None else min(self.run.workers, self.total)
+        pool = self.run.cluster or (Workers(workers) if workers > 1 else None)
         with self.pipes:
             waiting = self._waiting(jobs)
-            outcomes = self._spread(waiting, workers) if workers > 1 else self._one_by_one(waiting)
+            outcomes = self._one_by_one(waiting) if pool is None else self._spread(waiting, pool)
             with contextlib.closing(outcomes):
                 for index, outcome in outcomes:
                     self._finish(index, outcome)
@@ -365,10 +368,10 @@ class _Run:
                 self._on_loaded(loaded)
             yield index, _convert_job(converter, job, self.options, self.run.stdout, on_piece)
 
-    def _spread(self, jobs: Iterator[tuple[int, Job]], count: int) -> Generator[tuple[int, Outcome], None, None]:
+    def _spread(self, jobs: Iterator[tuple[int, Job]], pool: Workers) -> Generator[tuple[int, Outcome], None, None]:
         """The outcomes in the order in which they are done, from processes that load the model once each."""
-        with Workers(count) as workers:
-            for index, outcome, loaded in workers.spread(
+        with pool:
+            for index, outcome, loaded in pool.spread(
                 _Conversion(self.load, self.options), jobs, killed=_killed, sweep=_sweep
             ):
                 if loaded is not None:

@@ -61,6 +61,7 @@ class Options:
         language: of the sentences; by default guessed from their script.
         seed: of the intervals.
         jobs: worker processes; None for one per core.
+        workers: of a cluster, in place of processes.
         on_progress: called with the recordings done, and all.
     """
 
@@ -73,6 +74,7 @@ class Options:
     language: str | None = None
     seed: int = 0
     jobs: int | None = None
+    workers: Workers | None = None
     on_progress: OnProgress | None = None
 
 
@@ -296,7 +298,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     if not modes and not asked and recogniser is None:
         raise DataError("; ".join(f"{each.what}: {each.reason}" for each in skipped) or "no measures were asked for")
     spoken = [] if recogniser is None else sorted(material.texts.keys() & material.matches.pairs.keys())
-    with _workers(options.jobs) as workers:
+    with options.workers or _workers(options.jobs) as workers:
         f0_range = _f0_range(material, options, workers) if modes else None
         jobs = _jobs(material, modes, f0_range, asked, ResultCache(None if home is None else home.cache))
         outcomes: dict[str, Outcome] = {}

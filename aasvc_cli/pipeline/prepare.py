@@ -130,6 +130,7 @@ def prepare(
     max_seconds: float = MAX_SECONDS,
     seed: int = 1,
     jobs: int | None = None,
+    workers: Workers | None = None,
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> PrepareReport:
@@ -148,6 +149,7 @@ def prepare(
             they are given; then their pairs return to the training data and new ones are drawn from all of it.
         seed: of the draw
         jobs: processes; None for one per core
+        workers: of a cluster, in place of processes
         overwrite: replace a prepared set of the same name that stands for other folders
         on_progress: told (done, all) recordings
 
@@ -175,13 +177,13 @@ def prepare(
         trim=config.features.trim if trim is None else trim,
         max_seconds=max_seconds,
     )
-    analyses = _analyse_all(_first_jobs(matching.pairs, config, loudness), bench, jobs, on_progress)
+    analyses = _analyse_all(_first_jobs(matching.pairs, config, loudness), bench, workers or jobs, on_progress)
     measured = _by_recording(analyses)
     candidates = [
         Candidate(where, pair, measured[pair.source], measured[pair.target]) for where, pair in matching.pairs
     ]
     refuse_same_speaker(candidates, ours.n_files + theirs.n_files)
-    candidates, long_ones = _excerpts(candidates, config, bench, jobs, loudness)
+    candidates, long_ones = _excerpts(candidates, config, bench, workers or jobs, loudness)
 
     bench.store.remove_leftovers()
     good, breaking, noticed = check_pairs(candidates, config)
@@ -264,7 +266,7 @@ def _kinds(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _excerpts(
-    candidates: Sequence[Candidate], config: Config, bench: Bench, processes: int | None, loudness: bool
+    candidates: Sequence[Candidate], config: Config, bench: Bench, processes: Workers | int | None, loudness: bool
 ) -> tuple[list[Candidate], list[Finding]]:
     """Long pairs as pieces, and all at their speaker's usual level if that is asked for."""
     findings: list[Finding] = []
@@ -445,7 +447,7 @@ _CHUNK = 8
 
 
 def _analyse_all(
-    jobs: Sequence[Job], bench: Bench, processes: int | None, on_progress: Progress | None = None
+    jobs: Sequence[Job], bench: Bench, processes: Workers | int | None, on_progress: Progress | None = None
 ) -> dict[Job, Analysis]:
     """Analyse recordings, in processes if there are enough of both.
 
@@ -471,17 +473,23 @@ def _analyse_all(
     return analyses
 
 
-def _run(jobs: Sequence[Job], bench: Bench, processes: int | None) -> Generator[tuple[Job, Analysis], None, None]:
+def _run(
+    jobs: Sequence[Job], bench: Bench, processes: Workers | int | None
+) -> Generator[tuple[Job, Analysis], None, None]:
     """Analyse recordings; yields in any order."""
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
-    count = min(processes or core_count(), len(chunks))
-    if count <= 1:
-        for job in jobs:
-            yield job, analyse(job, bench)
-        return
+    if isinstance(processes, Workers):
+        pool = processes
+    else:
+        count = min(processes or core_count(), len(chunks))
+        if count <= 1:
+            for job in jobs:
+                yield job, analyse(job, bench)
+            return
+        pool = Workers(count)
     work, sweep = partial(_analyse_chunk, bench=bench), partial(_sweep_chunk, bench=bench)
-    with Workers(count) as workers:
-        for analyses in workers.spread(work, chunks, killed=_killed, sweep=sweep):
+    with pool:
+        for analyses in pool.spread(work, chunks, killed=_killed, sweep=sweep):
             yield from analyses
 
 

@@ -1,0 +1,36 @@
+"""Options that spread a command over several machines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from aasvc_cli import __version__
+from aasvc_cli.cli.options import machine_option
+from aasvc_cli.cli.output import home_folder
+
+if TYPE_CHECKING:
+    from aasvc_cli.workers import Workers
+
+ClusterOption = Annotated[
+    str | None,
+    machine_option(
+        "--cluster",
+        metavar="tcp://HOST:PORT|FILE",
+        help="Use the workers of a Dask scheduler, or of a batch system by a dask-jobqueue configuration. They have to "
+        "see the data folder.",
+    ),
+]
+
+
+@contextlib.contextmanager
+def workers_of(place: str | None) -> Iterator[Workers | None]:
+    """The workers of a cluster; None without one."""
+    if place is None:
+        yield None
+        return
+    from aasvc_cli.cluster import connect
+
+    with connect(place, home_folder().root, __version__) as workers:
+        yield workers
