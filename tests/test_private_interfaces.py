@@ -15,11 +15,7 @@ ROOT = Path(__file__).parents[1]
 FOREIGN = ("torch", "typer")
 USED = {
     "torch._foreach_copy_": "weights and gradients of a whole model in one call",
-    "torch._foreach_div_": "statistics of several processes",
     "torch._foreach_lerp_": "the moving average of the weights",
-    "torch.cpu._is_amx_tile_supported": "whether bfloat16 pays on this processor",
-    "torch.cpu._is_avx512_bf16_supported": "whether bfloat16 pays on this processor",
-    "torch.ops.aten._softmax_backward_data": "the gradient of attention, in less memory",
     "typer.core.TyperOption.get_runtime_param": "values are checked without loading pydantic",
 }
 """What is used of them, and what would not work without it."""
