@@ -89,6 +89,7 @@ def test_an_utterance_has_the_scores_of_its_two_recordings(folders):
     assert result.utterances[1].scores == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
+@pytest.mark.process
 def test_worker_processes_change_nothing(folders):
     alone, together = (evaluate_folders(*folders, measures=["signal"], jobs=jobs) for jobs in (1, 2))
     assert repr(together) == repr(alone)  # NaN equals itself there
