@@ -437,7 +437,7 @@ def find_caches(home: Home) -> Cleaning:
     left_over = tuple(path for path in others if _is_left_over(path) and _is_old(path))
     found = (
         Cache("features", features, _sum(features), "aasvc prepare computes them again when they are needed"),
-        Cache("cache", scores, _sum(scores), "aasvc evaluate computes it again when it is needed"),
+        Cache("cache", scores, _sum(scores), "prepare and evaluate compute it again when they need it"),
         Cache("imported", ours, _sum(ours), "made again from the published models, which are still there"),
         Cache("left over", left_over, _sum(left_over), "of commands that were killed and downloads that broke off"),
     )

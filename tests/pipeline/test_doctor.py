@@ -231,18 +231,22 @@ class TestClean:
                 os.utime(path, (when, when))
         return trained
 
-    def test_features_and_old_leftovers_go_and_everything_else_stays(self, aasvc: Aasvc, littered: Home):
+    def test_features_results_and_old_leftovers_go_and_everything_else_stays(self, aasvc: Aasvc, littered: Home):
         before = {path for path in littered.root.rglob("*") if path.is_file()}
-        features = {path for path in littered.features.rglob("*") if path.is_file()}
+        features, results = (
+            {path for path in folder.rglob("*") if path.is_file()} for folder in (littered.features, littered.cache)
+        )
         assert features
+        assert results, "prepare keeps what it found out about a recording"
         outcome = aasvc("doctor", "--clean", "--yes", "--json", "-")
         assert outcome.code == 0, outcome.err
         gone = before - {path for path in littered.root.rglob("*") if path.is_file()}
-        assert {path.name for path in gone - features} == {".last.safetensors.ab12cd34", "archive.zip.part"}
-        assert features <= gone
+        assert {path.name for path in gone - features - results} == {".last.safetensors.ab12cd34", "archive.zip.part"}
+        assert features | results <= gone
         result = json.loads(outcome.out)
         assert [(cache["name"], cache["files"]) for cache in result["caches"]] == [
             ("features", len(features)),
+            ("cache", len(results)),
             ("left over", 2),
         ]
         assert aasvc("doctor", "--clean").out.strip() == f"{littered.root}: nothing to free"
