@@ -11,7 +11,7 @@ from pathlib import Path
 from aasvc_cli.audio.files import AUDIO_SUFFIXES
 from aasvc_cli.data.corpus import SHOWN
 from aasvc_cli.errors import DataError
-from aasvc_cli.storage.files import storage_error
+from aasvc_cli.storage.files import as_bytes, storage_error
 
 _DEFAULT_SHARE = 0.1
 _DEFAULT_MOST = 20
@@ -57,7 +57,7 @@ def split(
                     )
                 chosen[index] = name
     free = [index for index, name in enumerate(chosen) if not name]
-    free.sort(key=lambda index: hashlib.sha256(f"{seed}:{utterance_ids[index]}".encode()).digest())
+    free.sort(key=lambda index: hashlib.sha256(as_bytes(f"{seed}:{utterance_ids[index]}")).digest())
     n_all, start = len(free), 0
     for name in (each for each in ("dev", "eval", "train") if each in sizes):
         count = _size(name, sizes[name], n_all, n_all - start)

@@ -11,7 +11,7 @@ from aasvc_cli.errors import AasvcError
 from aasvc_cli.measures.results import Comparison, EvaluateResult
 from aasvc_cli.report.collect import DEFAULT_UTTERANCES, Aligner, evaluation_page
 from aasvc_cli.report.page import render
-from aasvc_cli.storage.files import write_text
+from aasvc_cli.storage.files import as_bytes, write_text
 
 OnProgress = Callable[[int, int], None]
 
@@ -49,7 +49,7 @@ def write_report(
     text = render(replace(page, notes=(*page.notes, *notes)))
     write_text(path, text)
     n_heard = sum(bool(utterance.takes) for utterance in page.utterances)
-    return ReportFile(path, n_heard, len(page.utterances), len(text.encode()))
+    return ReportFile(path, n_heard, len(page.utterances), len(as_bytes(text)))
 
 
 def _aligners(results: Sequence[EvaluateResult]) -> tuple[dict[Path | None, Aligner], list[str]]:

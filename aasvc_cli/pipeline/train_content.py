@@ -28,7 +28,7 @@ from aasvc_cli.features.content import CONTENT_CHANNELS, CONTENT_MEL, WEIGHTS_FI
 from aasvc_cli.features.stats import RunningStats
 from aasvc_cli.features.whisper import WhisperEncoder
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.files import make_folder
+from aasvc_cli.storage.files import as_bytes, make_folder
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.content_trainer import (
     CONTENT_LOSSES,
@@ -250,7 +250,7 @@ class _Run:
         arrays: dict[str, Array] = {}
         if len(wave) >= SHORTEST_SECONDS * CONTENT_MEL.sample_rate and wave.any():
             arrays["goal"] = encoder(wave, CONTENT_MEL.sample_rate)
-            seed = zlib.crc32(f"{reading.group}/{reading.speaker}/{reading.sentence}".encode())
+            seed = zlib.crc32(as_bytes(f"{reading.group}/{reading.speaker}/{reading.sentence}"))
             for number in range(self.config.content.versions + 1):
                 random = np.random.default_rng([seed, number])
                 version = varied(wave, CONTENT_MEL.sample_rate, random) if number else wave

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aasvc_cli.errors import StorageError
-from aasvc_cli.storage.files import atomic_write
+from aasvc_cli.storage.files import as_bytes, atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ class ResultCache:
         if self.folder is None:
             return None
         text = json.dumps(key, sort_keys=True, ensure_ascii=False, default=str)
-        name = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        name = hashlib.sha256(as_bytes(text)).hexdigest()
         return self.folder / kind / name[:2] / f"{name}{suffix}"
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,10 @@ class TestSplit:
         Path("binary.txt").write_bytes(b"\xff\xfe\xfa")
         with pytest.raises(DataError, match=message):
             split(NAMES, {"dev": dev}, seed=1)
+
+    def test_names_that_are_no_text_are_split_like_any_other(self):
+        names = [os.fsdecode(b"\x8e\x84%d" % number) for number in range(8)]  # Shift-JIS
+        assert split(names, {"dev": "2", "eval": "1"}, seed=1).count("dev") == 2
 
     def test_a_name_cannot_be_in_two_lists(self, tmp_path):
         for name in ("dev", "eval"):
