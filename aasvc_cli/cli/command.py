@@ -21,8 +21,9 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from aasvc_cli.cli.help import command_help, group_help
 from aasvc_cli.cli.options import ITS_OWN, NEEDS, YIELDS
-from aasvc_cli.cli.output import check_working_directory, checked_target, settings
-from aasvc_cli.config.layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Origin
+from aasvc_cli.cli.output import check_working_directory, checked_target, is_first_process, say, settings
+from aasvc_cli.config.layers import CONFIG_VARIABLE, DEFAULT, ENVIRONMENT, FILE, FLAG, Origin
+from aasvc_cli.config.yaml_files import OPTIONS
 from aasvc_cli.errors import ConfigError
 
 PREFIX = "AASVC_"
@@ -69,6 +70,8 @@ class AasvcCommand(TyperCommand):
         settings.names = {option.name: long_name(option) for option in options_of(self)}
         settings.values = dict(ctx.params)
         settings.start()
+        if self.name not in WORKS_ANYWAY:  # which shows them itself
+            warn_of_unknown_variables(ctx.find_root().command)
         check_working_directory()
         if "json_target" in ctx.params:
             ctx.params["json_target"] = checked_target(ctx.params["json_target"], "--json")
@@ -193,6 +196,7 @@ class _Checker:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         kind = param.type_descriptor.annotation
+        value = [_at_home(each) for each in value] if isinstance(value, (list, tuple)) else _at_home(value)
         if type(value) is kind:  # a default
             return value
         if kind in (list[str], list[Path]) and all(isinstance(each, str) for each in value):
@@ -201,6 +205,11 @@ class _Checker:
         if ctx.resilient_parsing or (kind in (str, Path) and isinstance(value, str)):
             return kind(value) if kind in (str, Path) else value
         return type(param).get_runtime_param(param).coerce(value, param=param, ctx=ctx)
+
+
+def _at_home(value: Any) -> Any:
+    """A value with a leading ``~`` expanded, which shells leave alone in --option=~/x, files and variables."""
+    return os.path.expanduser(value) if isinstance(value, str) and value[:2] in ("~", "~/", "~" + os.sep) else value
 
 
 def options_of(command: Any) -> list[TyperOption]:
@@ -325,11 +334,18 @@ def _option_fault(name: str, value: Any, known: set[str], several: set[str], als
     return ""
 
 
+def warn_of_unknown_variables(group: Any) -> None:
+    """Name variables that look like ours but set nothing."""
+    if is_first_process() and isinstance(group, AasvcGroup):
+        for name, near in unknown_variables(group).items():
+            say(f"warning: the variable {name} sets nothing{f'; did you mean {near}?' if near else ''}")
+
+
 def unknown_variables(group: AasvcGroup) -> dict[str, str]:
     """Variables that look like ours but set nothing, with the nearest that does (or nothing)."""
-    from aasvc_cli.config.layers import CONFIG_VARIABLE
-
     known = {CONFIG_VARIABLE}
+    if not any(name.startswith(PREFIX) and name not in known for name in os.environ):
+        return {}
     for command in (group, *group.commands.values()):
         for option in options_of(command):
             known |= set(variables(command, option))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from aasvc_cli.cli.output import settings
-from aasvc_cli.config.layers import DEFAULT, ENVIRONMENT, FILE, FLAG, OPTIONS, Layer, Origin, Traced
+from aasvc_cli.config.layers import DEFAULT, ENVIRONMENT, FILE, FLAG, Layer, Origin, Traced
+from aasvc_cli.config.yaml_files import OPTIONS
 
 if TYPE_CHECKING:
     from aasvc_cli.config.settings import Config

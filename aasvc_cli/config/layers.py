@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aasvc_cli.config.yaml_files import OPTIONS, read_config_file
 from aasvc_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ PROJECT_FILE = "aasvc.yaml"
 """Settings of a project, in the working directory."""
 CONFIG_VARIABLE = "AASVC_CONFIG"
 """Names the user's file; empty for none."""
-OPTIONS = "options"
-"""The section of a settings file with defaults of command-line options."""
 
 FLAG, ENVIRONMENT, CONF, FILE = "flag", "environment", "conf", "file"
 INIT, PREPARED, PRESET, DEFAULT = "init", "prepared", "preset", "default"
@@ -144,14 +143,16 @@ def read_settings_file(path: Path, shown: str = "") -> SettingsFile:
         ConfigError: lists unknown keys and wrong types. Names under ``options`` are checked by the command line, which
             knows them.
     """
-    from aasvc_cli.config.reading import parse_partial, read_config_file
-
     name = shown or str(path)
     tree = dict(read_config_file(path))
     options = tree.pop(OPTIONS, None)
     if options is not None and not isinstance(options, Mapping):
         raise ConfigError(name, [f"{OPTIONS}: expected a mapping of option names to values"])
-    values = parse_partial(tree, name, also=(OPTIONS,))
+    values: dict[str, Any] = {}
+    if tree:
+        from aasvc_cli.config.reading import parse_partial
+
+        values = parse_partial(tree, name, also=(OPTIONS,))
     dashed = {
         str(key).replace("_", "-"): {str(k).replace("_", "-"): v for k, v in value.items()}
         if isinstance(value, Mapping)

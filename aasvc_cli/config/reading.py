@@ -1,27 +1,36 @@
-"""The configuration: frozen dataclasses, read strictly from YAML.
+"""The configuration, read strictly: pydantic checks types and ranges, ``faults()`` what values mean together.
 
 A configuration file only overrides defaults. Everything that is wrong with it is reported at once, each fault with the
-path of its key. PyYAML implements YAML 1.1, which reads ``8e-5`` as text; a float field therefore accepts any text that
-Python reads as a float.
+path of its key.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
-from aasvc_cli.config.settings import Config
+from pydantic import TypeAdapter, ValidationError
+
+from aasvc_cli.config.settings import Config, Section
+from aasvc_cli.config.yaml_files import read_yaml
 from aasvc_cli.errors import ConfigError
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Section)
+Path = tuple[int | str, ...]
+_MOST_FAULTS = 50
+_LONGEST_FAULT = 300
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxstring, _short.maxother = 2, 60, 60
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
 def preset_names() -> list[str]:
@@ -41,53 +50,39 @@ def preset_tree(name: str) -> dict[str, Any]:
     return read_yaml(text, f"preset {name}")
 
 
-def read_yaml(text: str, origin: str) -> dict[str, Any]:
-    """A YAML mapping. Raises ConfigError if the text is not YAML or not a mapping."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(origin, ["not valid YAML: " + " ".join(str(error).split())]) from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(origin, [f"expected a mapping of keys to values, found {type(tree).__name__}"])
-    return tree
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError if it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise ConfigError(str(path), ["is not a text file in UTF-8"]) from None
-    return read_yaml(text, str(path))
-
-
-def parse_config(tree: Mapping[str, Any], origin: str, *, check: Callable[[Config], list[str]] | None = None) -> Config:
+def parse_config(tree: Any, origin: str, *, check: Callable[[Config], list[str]] | None = None) -> Config:
     """Check a mapping against the configuration and build it.
 
     Args:
         check: finds further faults, of what this folder knows nothing about
 
     Raises:
-        ConfigError: lists every unknown key, wrong type and impossible value.
+        ConfigError: lists every unknown key, wrong type and inconsistent value.
     """
-    faults: list[str] = []
-    config = _parse(Config, tree, "", faults)
-    faults += check(config) if check else []
-    if faults:
-        raise ConfigError(origin, faults)
+    config, faults = _checked(Config, tree)
+    _refuse([*faults, *((("",), fault) for fault in (check(config) if check else ()))], "", origin)
     return config
 
 
-def parse_partial(tree: Mapping[str, Any], origin: str, *, also: Sequence[str] = ()) -> dict[str, Any]:
+def parse_section(cls: type[T], tree: Any, path: str, origin: str) -> T:
+    """Check a mapping against one section of a configuration and build it.
+
+    Args:
+        path: of the section in its file, for messages
+
+    Raises:
+        ConfigError: lists every unknown key, wrong type and inconsistent value.
+    """
+    section: T
+    section, faults = _checked(cls, tree)
+    _refuse(faults, path, origin)
+    return section
+
+
+def parse_partial(tree: Any, origin: str, *, also: Sequence[str] = ()) -> dict[str, Any]:
     """Check a mapping that says only some things: its keys, types and ranges.
 
-    What is impossible together is left to :func:`parse_config`, when everything is known.
+    Whether values are consistent is left to :func:`parse_config`, when everything is known.
 
     Args:
         also: keys that may stand beside ours, for guesses at what a misspelt one means
@@ -98,16 +93,9 @@ def parse_partial(tree: Mapping[str, Any], origin: str, *, also: Sequence[str] =
     Raises:
         ConfigError: lists every unknown key and wrong value.
     """
-    faults: list[str] = []
-    config = _parse(Config, tree, "", faults, together=False, also=also)
-    if faults:
-        raise ConfigError(origin, faults)
+    config, faults = _check(Config, tree, also)
+    _refuse(faults, "", origin)
     return _given(tree, config)
-
-
-def _given(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    values = {key: getattr(config, key) for key in tree}
-    return {key: _given(tree[key], value) if is_dataclass(value) else value for key, value in values.items()}
 
 
 def override(config: Config, changes: Mapping[str, Any], origin: str = "command line") -> Config:
@@ -127,15 +115,6 @@ def to_tree(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def parse_section(cls: type[T], tree: Any, path: str, origin: str) -> T:
-    """Check a mapping against one of the dataclasses of a configuration and build it; raises ConfigError."""
-    faults: list[str] = []
-    section = _parse(cls, tree, path, faults)
-    if faults:
-        raise ConfigError(origin, faults)
-    return section
-
-
 def dump_yaml(config: Any) -> str:
     """A configuration as YAML text that :func:`parse_config` reads back to an equal object."""
     import yaml
@@ -143,85 +122,78 @@ def dump_yaml(config: Any) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
 
 
-def _parse(
-    cls: type[T], tree: Any, path: str, faults: list[str], *, together: bool = True, also: Sequence[str] = ()
-) -> T:
-    if not isinstance(tree, Mapping):
-        faults.append(f"{path or 'file'}: expected a mapping, found {_show(tree)}")
-        return cls()
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    before = len(faults)
-    for key, value in tree.items():
-        where = f"{path}.{key}" if path else str(key)
-        if key not in known:
-            near = difflib.get_close_matches(str(key), [*known, *also], n=1)
-            faults.append(f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
-            continue
-        kind = hints[key]
-        if is_dataclass(kind):
-            values[key] = _parse(typing.cast(type, kind), value, where, faults, together=together)
-            continue
-        ok, parsed = _coerce(kind, value)
-        if not ok:
-            faults.append(f"{where}: expected {_describe(kind)}, found {_show(value)}")
-            continue
-        limits = known[key].metadata
-        low, high = limits.get("minimum"), limits.get("maximum")
-        if parsed is not None and low is not None and parsed < low:
-            faults.append(f"{where}: {parsed} is below the smallest possible value, {low}")
-        elif parsed is not None and high is not None and parsed > high:
-            faults.append(f"{where}: {parsed} is above the largest possible value, {high}")
-        else:
-            values[key] = parsed
-    result = cls(**values)
-    if together and len(faults) == before and hasattr(result, "faults"):
-        faults.extend(f"{path}.{fault}" if path else fault for fault in result.faults())
-    return result
+def _check(cls: Any, tree: Any, also: Sequence[str] = ()) -> tuple[Any, list[tuple[Path, str]]]:
+    """A section made of what is sound in a mapping, and the faults of the rest."""
+    try:
+        return _adapter(cls).validate_python(tree), []
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+    faults = [(detail["loc"], _sentence(cls, detail, also)) for detail in details]
+    return _adapter(cls).validate_python(_without(tree, [place for place, _ in faults])), faults
 
 
-def _coerce(kind: Any, value: Any) -> tuple[bool, Any]:
-    """Whether ``value`` fits the annotation, and the value to store."""
-    origin = get_origin(kind)
-    if origin is Literal:
-        return value in get_args(kind), value
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return type(None) in get_args(kind), None
-        return next((r for r in (_coerce(k, value) for k in get_args(kind) if k is not type(None)) if r[0]), (False, 0))
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False, value
-        entries = [_coerce(get_args(kind)[0], entry) for entry in value]
-        return all(ok for ok, _ in entries), tuple(entry for _, entry in entries)
-    if kind is float:
-        if isinstance(value, bool):
-            return False, value
-        if isinstance(value, (int, float, str)):
-            try:
-                number = float(value)
-            except ValueError:
-                return False, value
-            return math.isfinite(number), number
-        return False, value
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    return isinstance(value, kind), value
+def _checked(cls: Any, tree: Any) -> tuple[Any, list[tuple[Path, str]]]:
+    """A section made of what is sound in a mapping, and all faults, inconsistent values among them."""
+    section, faults = _check(cls, tree)
+    inconsistent = [
+        ((*where, ""), fault)
+        for where, part in _sections(section)
+        if not any(place[: len(where)] == where for place, _ in faults)
+        for fault in part.faults()
+    ]
+    return section, faults + inconsistent
 
 
-def _describe(kind: Any) -> str:
-    origin = get_origin(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(kind))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("null" if k is type(None) else _describe(k) for k in get_args(kind))
-    if origin is tuple:
-        return "a list of " + _describe(get_args(kind)[0]).removeprefix("a ") + "s"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
+def _sentence(cls: type[Section], detail: Any, also: Sequence[str]) -> str:
+    """What pydantic says about a value, and the value."""
+    *parents, key = detail["loc"] or ("",)
+    if detail["type"] in ("unexpected_keyword_argument", "invalid_key"):
+        section: Any = cls()
+        for parent in parents:
+            section = getattr(section, str(parent))
+        names = [*(entry.name for entry in dataclasses.fields(section)), *also]
+        near = difflib.get_close_matches(str(key)[:60], names, n=1)
+        return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+    found = "null" if detail["input"] is None else _short.repr(detail["input"])
+    if detail["type"] == "dataclass_type":
+        return f"expected a mapping, found {found}"
+    wanted = detail["msg"].removeprefix("Input ").removesuffix(", unable to parse string as a number")
+    return f"{wanted}, found {found}"
 
 
-def _show(value: Any) -> str:
-    kinds: dict[type, str] = {str: "text", bool: "boolean", int: "number", float: "number", dict: "mapping"}
-    kind = "null" if value is None else kinds.get(type(value), type(value).__name__)
-    return f"{kind} {value!r}" if value is not None else "null"
+def _without(tree: Any, places: Sequence[Path]) -> dict[Any, Any]:
+    """A mapping without what stands in some places."""
+    kept = {}
+    for key, value in tree.items() if isinstance(tree, Mapping) else ():
+        inner = [place[1:] for place in places if place[:1] == (key,)]
+        if not inner and isinstance(key, str):
+            kept[key] = value
+        elif inner and isinstance(value, Mapping) and () not in inner:
+            kept[key] = _without(value, inner)
+    return kept
+
+
+def _sections(section: Section, where: Path = ()) -> Iterator[tuple[Path, Section]]:
+    """A section and those inside it, the innermost first."""
+    for entry in dataclasses.fields(section):
+        if isinstance(value := getattr(section, entry.name), Section):
+            yield from _sections(value, (*where, entry.name))
+    yield where, section
+
+
+def _refuse(faults: Sequence[tuple[Path, str]], path: str, origin: str) -> None:
+    """Raise ConfigError if there are faults, each cut to a line."""
+    lines = []
+    for place, fault in faults[:_MOST_FAULTS]:
+        *parents, leaf = [" ".join(str(key).split())[:60] for key in (*([path] if path else []), *place)] or ["file"]
+        line = f"{'.'.join([*parents, leaf])}: {fault}" if leaf else ".".join([*parents, fault])
+        lines.append(line if len(line) <= _LONGEST_FAULT else f"{line[:_LONGEST_FAULT]}...")
+    if len(faults) > _MOST_FAULTS:
+        lines.append(f"and {len(faults) - _MOST_FAULTS} more")
+    if lines:
+        raise ConfigError(origin, lines)
+
+
+def _given(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    values = {key: getattr(config, key) for key in tree}
+    return {key: _given(tree[key], value) if isinstance(value, Section) else value for key, value in values.items()}

@@ -1,19 +1,51 @@
-"""The configuration as frozen dataclasses, one per section."""
+"""The configuration as frozen dataclasses, one per section.
+
+The annotations carry ranges for :mod:`aasvc_cli.config.reading`, which reads settings from files.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+from pydantic_core import PydanticCustomError
 
 DEFAULT_PRESET = "small"
 UNNAMED = "custom"
 """Name of a configuration that has none; a file's own name takes its place."""
 
 
-def option(default: Any, *, minimum: float | None = None, maximum: float | None = None) -> Any:
-    """A field with a default and an inclusive range."""
-    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+MOST = 10**9
+"""Bound of whole numbers: the product of two of them still fits into 64 bits."""
+
+
+def _no_boolean(value: Any) -> Any:
+    """Text such as ``8e-5`` is a number, as some YAML libraries read it; ``on`` and ``yes`` are none."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "Input should be a valid number")
+    return value
+
+
+NUMBER = BeforeValidator(_no_boolean)
+Count = Annotated[StrictInt, Field(ge=1, le=MOST)]
+Natural = Annotated[StrictInt, Field(ge=0, le=MOST)]
+NonNegative = Annotated[float, Field(ge=0.0), NUMBER]
+Share = Annotated[float, Field(ge=0.0, le=1.0), NUMBER]
+Dropout = Annotated[float, Field(ge=0.0, le=0.95), NUMBER]
+Decay = Annotated[float, Field(ge=0.0, le=0.999999), NUMBER]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the configuration; pydantic checks types and ranges when it is read from a file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    def faults(self) -> list[str]:
+        """Inconsistent values, one sentence each, which begins with the key."""
+        return []
 
 
 MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -41,23 +73,23 @@ def parse_time(text: str) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MelConfig:
+class MelConfig(Section):
     """Log-mel analysis, as in the published recipe (librosa's Slaney filters, magnitude spectrum, reflect padding)."""
 
-    sample_rate: int = option(24000, minimum=4000, maximum=192000)
-    n_fft: int = option(1024, minimum=16, maximum=65536)
-    hop_length: int = option(256, minimum=1)
-    win_length: int | None = option(None, minimum=2)
+    sample_rate: Annotated[StrictInt, Field(ge=4000, le=192000)] = 24000
+    n_fft: Annotated[StrictInt, Field(ge=16, le=65536)] = 1024
+    hop_length: Count = 256
+    win_length: Annotated[StrictInt, Field(ge=2, le=MOST)] | None = None
     """Samples of the Hann window; ``null`` means ``n_fft``."""
-    n_mels: int = option(80, minimum=4, maximum=512)
-    fmin: float = option(0.0, minimum=0.0)
-    fmax: float | None = option(None, minimum=0.0)
+    n_mels: Annotated[StrictInt, Field(ge=4, le=512)] = 80
+    fmin: NonNegative = 0.0
+    fmax: NonNegative | None = None
     """Upper edge of the highest band in Hz; ``null`` means half the sample rate."""
-    log_base: float | None = option(10.0, minimum=1.0)
+    log_base: Annotated[float, Field(ge=1.0), NUMBER] | None = 10.0
     """10, 2, or ``null`` for the natural logarithm."""
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         found = []
         if self.win_length is not None and self.win_length > self.n_fft:
             found.append(f"win_length: {self.win_length} is longer than n_fft {self.n_fft}")
@@ -81,32 +113,32 @@ class MelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class McepConfig:
+class McepConfig(Section):
     """Mel-cepstrum from the WORLD envelope, at the frame rate of :class:`MelConfig`."""
 
-    order: int = option(39, minimum=1, maximum=200)
-    f0_floor: float = option(71.0, minimum=10.0)
-    f0_ceil: float = option(800.0, minimum=20.0)
+    order: Annotated[StrictInt, Field(ge=1, le=200)] = 39
+    f0_floor: Annotated[float, Field(ge=10.0), NUMBER] = 71.0
+    f0_ceil: Annotated[float, Field(ge=20.0), NUMBER] = 800.0
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         if self.f0_floor >= self.f0_ceil:
             return [f"f0_floor: {self.f0_floor:g} Hz is not below f0_ceil, {self.f0_ceil:g} Hz"]
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhisperConfig:
+class WhisperConfig(Section):
     """The recogniser whose encoder the feature ``whisper`` takes."""
 
     model: str = "base"
     """A Whisper model that faster-whisper has downloaded, by name, or the folder of one."""
-    channels: int = option(512, minimum=1)
+    channels: Count = 512
     """Of its encoder: 384 of tiny, 512 of base, 768 of small, 1024 of medium, 1280 of large."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureConfig:
+class FeatureConfig(Section):
     """Which feature each side of the model sees (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe).
 
     ``aasvc_cli.features.kinds`` knows the kinds and their widths.
@@ -116,14 +148,14 @@ class FeatureConfig:
     target: str = "mel"
     duration: str = "mel"
     """Input of the duration predictor, computed from the source recording."""
-    trim: bool = False
+    trim: StrictBool = False
     """``prepare`` leaves the silence at both ends of the recordings out (published: no)."""
     mel: MelConfig = field(default_factory=MelConfig)
     mcep: McepConfig = field(default_factory=McepConfig)
     whisper: WhisperConfig = field(default_factory=WhisperConfig)
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         return [] if self.target == "mel" else ["target: only mel can be turned into a waveform; use mel"]
 
 
@@ -142,62 +174,62 @@ class StackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Sizes of the AAS-VC network. The defaults are the published Hi-Fi-CAPTAIN sizes, behaviour included."""
 
-    source_dim: int | None = option(None, minimum=1)
+    source_dim: Count | None = None
     """Channels of the source feature; ``null`` takes the width of ``features.source``."""
-    target_dim: int | None = option(None, minimum=1)
-    duration_dim: int | None = option(None, minimum=1)
-    width: int = option(384, minimum=2)
+    target_dim: Count | None = None
+    duration_dim: Count | None = None
+    width: Annotated[StrictInt, Field(ge=2, le=MOST)] = 384
     """Width of the encoder; the decoder is ``frames_per_token`` times as wide."""
-    n_heads: int = option(2, minimum=1)
-    encoder_layers: int = option(4, minimum=1)
-    decoder_layers: int = option(4, minimum=1)
-    encoder_hidden: int = option(1536, minimum=1)
-    decoder_hidden: int = option(1536, minimum=1)
-    encoder_kernel: int = option(15, minimum=1)
-    decoder_kernel: int = option(15, minimum=1)
-    frames_per_token: int = option(4, minimum=1)
+    n_heads: Count = 2
+    encoder_layers: Count = 4
+    decoder_layers: Count = 4
+    encoder_hidden: Count = 1536
+    decoder_hidden: Count = 1536
+    encoder_kernel: Count = 15
+    decoder_kernel: Count = 15
+    frames_per_token: Count = 4
     """Source frames stacked after the encoder: the reduction factor of the published recipe."""
-    encoder_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
-    encoder_positional_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
-    encoder_attention_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
-    decoder_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
-    decoder_positional_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
-    decoder_attention_dropout: float = option(0.2, minimum=0.0, maximum=0.95)
-    postnet_layers: int = option(5, minimum=0)
-    postnet_channels: int = option(256, minimum=1)
-    postnet_kernel: int = option(5, minimum=1)
-    postnet_dropout: float = option(0.5, minimum=0.0, maximum=0.95)
+    encoder_dropout: Dropout = 0.2
+    encoder_positional_dropout: Dropout = 0.2
+    encoder_attention_dropout: Dropout = 0.2
+    decoder_dropout: Dropout = 0.2
+    decoder_positional_dropout: Dropout = 0.2
+    decoder_attention_dropout: Dropout = 0.2
+    postnet_layers: Natural = 5
+    postnet_channels: Count = 256
+    postnet_kernel: Count = 5
+    postnet_dropout: Dropout = 0.5
     duration_predictor: Literal["stochastic", "deterministic", "poisson"] = "stochastic"
     """``stochastic`` and ``deterministic`` are the published ones: flows, and regression of log-durations. Both aim at
     typical durations, which cuts pauses: the search gives a whole pause to one of its tokens, so a typical token of a
     pause is short. ``poisson`` regresses the expected duration, whose sum over a pause is right."""
     duration_input: Literal["feature", "tokens"] = "feature"
     """``feature``: a convolution branch on ``features.duration``; ``tokens``: the encoder's own output."""
-    duration_layers: int = option(2, minimum=1)
-    duration_channels: int = option(256, minimum=1)
-    duration_kernel: int = option(3, minimum=1)
-    duration_dropout: float = option(0.1, minimum=0.0, maximum=0.95)
-    flow_count: int = option(4, minimum=2)
-    flow_layers: int = option(3, minimum=1)
-    flow_kernel: int = option(3, minimum=1)
-    flow_dropout: float = option(0.5, minimum=0.0, maximum=0.95)
-    noise_scale: float = option(0.8, minimum=0.0, maximum=5.0)
+    duration_layers: Count = 2
+    duration_channels: Count = 256
+    duration_kernel: Count = 3
+    duration_dropout: Dropout = 0.1
+    flow_count: Annotated[StrictInt, Field(ge=2, le=MOST)] = 4
+    flow_layers: Count = 3
+    flow_kernel: Count = 3
+    flow_dropout: Dropout = 0.5
+    noise_scale: Annotated[float, Field(ge=0.0, le=5.0), NUMBER] = 0.8
     """Standard deviation of the noise that the stochastic predictor draws at conversion."""
     duration_rounding: Literal["ceil", "nearest", "cumulative"] = "ceil"
     """``ceil`` and ``nearest`` are the published ways of the stochastic and of the deterministic predictor;
     ``cumulative`` rounds the running sum, so that the total is right."""
-    max_duration: int | None = option(10, minimum=1)
+    max_duration: Count | None = 10
     """Longest duration of one token in target frames at conversion (published: 10, which shortens pauses);
     ``null`` for no limit."""
-    mask_padding: bool = False
+    mask_padding: StrictBool = False
     """Keep padding out of convolutions, batch norms, resampling and the decoder, so that the result of an utterance
     does not depend on its batch. The published code lets it leak in."""
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         found = []
         if self.width % self.n_heads:
             found.append(f"width: {self.width} is not divisible by n_heads {self.n_heads}")
@@ -253,112 +285,112 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Section):
     """Weights and variants of the training losses."""
 
-    align_weight: float = option(2.0, minimum=0.0)
-    duration_weight: float = option(1.0, minimum=0.0)
-    duration_start_step: int = option(0, minimum=0)
+    align_weight: NonNegative = 2.0
+    duration_weight: NonNegative = 1.0
+    duration_start_step: Natural = 0
     """The duration loss counts only after this many optimiser steps."""
     prior: Literal["published", "beta-binomial", "content", "none"] = "published"
     """Prior on alignments: ``published`` has one trial too many, so its last frames favour a token that is not there;
     ``beta-binomial`` is the distribution of the literature; ``content`` starts from where both recordings say the same
     and turns into ``beta-binomial``."""
-    prior_band: float = option(2.0, minimum=0.1)
+    prior_band: Annotated[float, Field(ge=0.1), NUMBER] = 2.0
     """Standard deviation of the band that ``content`` starts with, in tokens."""
-    prior_steps: int = option(400, minimum=0)
+    prior_steps: Natural = 400
     """Steps over which the band of ``content`` fades."""
     forward_sum_gradient: Literal["published", "exact"] = "published"
     """``published`` copies the extra gradient term of the framework's CTC on unnormalised input."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Section):
     """Other recordings made of the sources during training, anew in every epoch (published: none).
 
     Everything happens on log-mels; other features are left as they are.
     """
 
-    share: float = option(0.0, minimum=0.0, maximum=1.0)
+    share: Share = 0.0
     """Share of the source recordings that are changed in pitch, envelope, tempo, level and noise."""
-    start_step: int = option(0, minimum=0)
+    start_step: Natural = 0
     """Recordings stay as they are until the first epoch that begins at this step or later."""
-    pitch: float = option(4.0, minimum=0.0, maximum=24.0)
+    pitch: Annotated[float, Field(ge=0.0, le=24.0), NUMBER] = 4.0
     """Largest shift of the pitch, in semitones up or down."""
-    formant: float = option(0.12, minimum=0.0, maximum=1.0)
+    formant: Share = 0.12
     """Largest stretch of the spectral envelope, as by a shorter or longer vocal tract."""
-    tempo: float = option(0.15, minimum=0.0, maximum=1.0)
+    tempo: Share = 0.15
     """Largest change of the speaking rate."""
-    gain_db: float = option(6.0, minimum=0.0, maximum=60.0)
+    gain_db: Annotated[float, Field(ge=0.0, le=60.0), NUMBER] = 6.0
     """Largest change of the level, in dB."""
-    noise_share: float = option(0.3, minimum=0.0, maximum=1.0)
+    noise_share: Share = 0.3
     """Share of the changed recordings that get stationary noise."""
-    noise_snr_db: float = option(20.0, minimum=-20.0, maximum=80.0)
+    noise_snr_db: Annotated[float, Field(ge=-20.0, le=80.0), NUMBER] = 20.0
     """Lowest ratio of speech to that noise, in dB."""
-    noise_range_db: float = option(30.0, minimum=0.0, maximum=80.0)
+    noise_range_db: Annotated[float, Field(ge=0.0, le=80.0), NUMBER] = 30.0
     """How much higher the ratio may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Optimisation, bookkeeping and hardware."""
 
-    batch_size: int = option(2, minimum=1)
+    batch_size: Count = 2
     """Utterances at once, in each process."""
-    accum: int = option(8, minimum=1)
+    accum: Count = 8
     """Micro-batches per optimiser step; the effective batch is ``batch_size * accum``, times the processes."""
-    max_frames: int | None = option(None, minimum=1)
+    max_frames: Count | None = None
     """Target frames at once, padding included, in place of ``batch_size``: many short utterances or few long ones."""
     auto_batch: Literal["off", "keep", "fill"] = "off"
     """Find the largest ``batch_size`` that fits into ``memory`` by trying the longest pairs. ``keep`` chooses ``accum``
     so that the effective batch stays what ``batch_size * accum`` say; ``fill`` leaves ``accum`` as it is."""
     memory: str | None = None
     """Memory that ``auto_batch`` may fill, e.g. ``8GB``; ``null`` means what the device has free."""
-    max_steps: int = option(50000, minimum=1)
-    lr: float = option(8e-5, minimum=0.0)
+    max_steps: Count = 50000
+    lr: NonNegative = 8e-5
     schedule: Literal["inverse-sqrt", "cosine"] = "inverse-sqrt"
     """``inverse-sqrt``: the published warm-up schedule; ``cosine``: linear warm-up, then cosine decay to 0."""
-    warmup_steps: int = option(4000, minimum=1)
-    adam_beta1: float = option(0.9, minimum=0.0, maximum=0.999999)
-    adam_beta2: float = option(0.999, minimum=0.0, maximum=0.999999)
-    adam_eps: float = option(1e-8, minimum=0.0)
-    weight_decay: float = option(0.0, minimum=0.0)
-    grad_norm: float = option(1.0, minimum=0.0)
+    warmup_steps: Count = 4000
+    adam_beta1: Decay = 0.9
+    adam_beta2: Decay = 0.999
+    adam_eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 0.0
+    grad_norm: NonNegative = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
-    ema_decay: float = option(0.0, minimum=0.0, maximum=0.999999)
+    ema_decay: Decay = 0.0
     """Decay of the exponential moving average of the weights that is evaluated and kept as best; 0 switches it off."""
-    bucket: bool = False
+    bucket: StrictBool = False
     """Batch utterances of similar length together (still shuffled)."""
-    dropout_start_step: int = option(0, minimum=0)
+    dropout_start_step: Natural = 0
     """No dropout before this many optimiser steps: at first nothing can be overfitted, and the alignment is found
     sooner without noise."""
-    seed: int = option(1, minimum=0)
+    seed: Natural = 1
     device: str = "auto"
-    threads: int | None = option(None, minimum=1)
+    threads: Count | None = None
     """CPU threads; ``null`` leaves the choice to torch."""
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     """``bf16`` runs encoder and decoder in bfloat16, ``fp16`` in float16 with a scaled loss; alignment, durations,
     losses and weights stay in float32. ``auto`` takes bf16 where the processor multiplies it natively, else fp16 on a
     GPU."""
-    checkpointing: bool = False
+    checkpointing: StrictBool = False
     """Keep only the input of conformer blocks and compute the rest again for the gradient: the same result from less
     memory in more time."""
-    n_workers: int = option(0, minimum=0)
+    n_workers: Natural = 0
     """Processes that load batches ahead; 0 loads between the steps."""
     time_limit: str | None = None
     """Time after which training saves and ends in good order, e.g. ``2h`` or ``1h30m``."""
-    log_every: int = option(10, minimum=1)
-    eval_every: int = option(100, minimum=1)
+    log_every: Count = 10
+    eval_every: Count = 100
     """Optimiser steps between two measurements on the whole dev set."""
-    save_every: int = option(500, minimum=1)
-    keep: int = option(0, minimum=0)
+    save_every: Count = 500
+    keep: Natural = 0
     """How many of the latest checkpoints stay in ``checkpoints/``, besides the last and the best one."""
-    preview_every: int = option(1000, minimum=0)
+    preview_every: Natural = 1000
     """Optimiser steps between two sets of pictures and sounds; 0 switches them off."""
-    n_previews: int = option(2, minimum=0)
+    n_previews: Natural = 2
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         found = []
         for key, parse in (("memory", parse_memory), ("time_limit", parse_time)):
             text = getattr(self, key)
@@ -373,45 +405,45 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocoderConfig:
+class VocoderConfig(Section):
     """Sizes and losses of a vocoder to train; optimisation and bookkeeping are those of :class:`TrainConfig`."""
 
-    width: int = option(256, minimum=4)
+    width: Annotated[StrictInt, Field(ge=4, le=MOST)] = 256
     """Channels of the backbone."""
-    hidden: int = option(512, minimum=4)
+    hidden: Annotated[StrictInt, Field(ge=4, le=MOST)] = 512
     """Channels between the two layers of a block."""
-    n_blocks: int = option(8, minimum=1)
-    pitch_width: int = option(96, minimum=4)
-    pitch_blocks: int = option(4, minimum=1)
-    pitch_bins: int = option(128, minimum=8)
-    n_fft: int | None = option(None, minimum=16)
+    n_blocks: Count = 8
+    pitch_width: Annotated[StrictInt, Field(ge=4, le=MOST)] = 96
+    pitch_blocks: Count = 4
+    pitch_bins: Annotated[StrictInt, Field(ge=8, le=MOST)] = 128
+    n_fft: Annotated[StrictInt, Field(ge=16, le=MOST)] | None = None
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
-    refinements: int = option(1, minimum=0)
+    refinements: Natural = 1
     """How often the mel of the waveform itself is brought nearer to the one asked for."""
-    correct_mel: bool = False
+    correct_mel: StrictBool = False
     """Let the vocoder ask for another mel than it is given; ``--mels-from`` and ``--init`` switch it on."""
-    pitch_steps: int = option(1500, minimum=0)
+    pitch_steps: Natural = 1500
     """The first steps train the pitch network alone; afterwards it stays as it is."""
-    pitch_lr: float = option(1e-3, minimum=0.0)
-    pitch_recordings: int = option(200, minimum=1)
+    pitch_lr: NonNegative = 1e-3
+    pitch_recordings: Count = 200
     """As many recordings are analysed for their pitch, which takes a while; more hardly make the network better."""
-    adversarial_start_step: int = option(2700, minimum=0)
+    adversarial_start_step: Natural = 2700
     """From this step on, discriminators take part."""
-    discriminator_channels: int = option(16, minimum=2)
-    discriminator_lr: float = option(3e-4, minimum=0.0)
-    crop_frames: int = option(64, minimum=16)
+    discriminator_channels: Annotated[StrictInt, Field(ge=2, le=MOST)] = 16
+    discriminator_lr: NonNegative = 3e-4
+    crop_frames: Annotated[StrictInt, Field(ge=16, le=MOST)] = 64
     """Frames of each training example."""
-    judged_frames: int = option(32, minimum=8)
+    judged_frames: Annotated[StrictInt, Field(ge=8, le=MOST)] = 32
     """Frames of each example that the discriminators see, which take most of the time."""
-    mel_weight: float = option(10.0, minimum=0.0)
-    stft_weight: float = option(0.5, minimum=0.0)
-    adversarial_weight: float = option(2.0, minimum=0.0)
-    feature_weight: float = option(8.0, minimum=0.0)
-    final_scores: bool = True
+    mel_weight: NonNegative = 10.0
+    stft_weight: NonNegative = 0.5
+    adversarial_weight: NonNegative = 2.0
+    feature_weight: NonNegative = 8.0
+    final_scores: StrictBool = True
     """Measure the copy synthesis of the dev set after the last step as ``evaluate`` would, DNSMOS too if installed."""
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         found = []
         if self.judged_frames > self.crop_frames - 16:
             found.append(f"judged_frames: {self.judged_frames} do not lie well inside crop_frames {self.crop_frames}")
@@ -421,31 +453,31 @@ class VocoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContentConfig:
+class ContentConfig(Section):
     """Sizes and data of a content encoder to train; optimisation and bookkeeping are those of :class:`TrainConfig`."""
 
-    stem: int = option(160, minimum=1)
+    stem: Count = 160
     """Channels at the frame rate of the log-mel."""
-    width: int = option(256, minimum=1)
-    hidden: int = option(768, minimum=1)
+    width: Count = 256
+    hidden: Count = 768
     """Channels between the two layers of a block."""
-    n_blocks: int = option(8, minimum=1)
-    kernel: int = option(15, minimum=1)
+    n_blocks: Count = 8
+    kernel: Count = 15
     """Frames that each block sees, 50 to the second."""
-    versions: int = option(4, minimum=0)
+    versions: Natural = 4
     """Changed versions of each recording, beside itself."""
-    crop_frames: int = option(200, minimum=16)
+    crop_frames: Annotated[StrictInt, Field(ge=16, le=MOST)] = 200
     """Frames of each training example."""
-    sentences: int = option(100, minimum=1)
+    sentences: Count = 100
     """How many sentences with several readers decide what is left of the teacher's channels."""
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         return [] if self.kernel % 2 else [f"kernel: {self.kernel} is even; a centred convolution needs an odd kernel"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Section):
     """Everything that decides what a run computes."""
 
     name: str = UNNAMED

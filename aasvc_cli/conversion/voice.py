@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aasvc_cli.config.reading import dump_yaml, parse_config, read_config_file
+from aasvc_cli.config.reading import dump_yaml, parse_config
 from aasvc_cli.config.settings import Config
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.source_stats import SOURCE_SIDES, find_prepared_source, prepared_source_stats
 from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features.kinds import SIDES, feature_keys, feature_width, with_widths
@@ -394,7 +395,7 @@ def _build(config: Config, state: Mapping[str, Tensor], origin: str) -> AASVC:
 
     from aasvc_cli.model.aasvc import AASVC
 
-    with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be replaced
+    with torch.device("meta"):  # without memory, until the weights are known to fit
         model = AASVC(config.model)
     load_weights(model, state, origin)
     for parameter in model.parameters():

@@ -11,7 +11,7 @@ from typing import Any
 from aasvc_cli.config.reading import parse_config, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import DataError
-from aasvc_cli.storage.files import read_json, write_json
+from aasvc_cli.storage.files import read_json, reading, write_json
 from aasvc_cli.storage.home import Home
 
 SETS = ("train", "dev", "eval")
@@ -116,12 +116,14 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
             raise DataError(f"nothing is prepared in {home.root}; run: aasvc prepare CORPUS")
         name = str(_entry(read_json(latest, "the name of the set prepared last"), "name", latest))
     path = manifest_path(home, name)
-    if not path.is_file():
+    if name not in list_prepared(home):
         raise DataError(f"no prepared data named {name}{suggest(name, list_prepared(home))}; run: aasvc prepare")
     tree = read_json(path, "a manifest")
-    try:
+    with reading(path, "a complete manifest", advice="run: aasvc prepare again"):
+        if tree["name"] != name:
+            raise ValueError(f"its name is {tree['name']!r:.60}")
         return Manifest(
-            name=str(tree["name"]),
+            name=name,
             source_speaker=str(tree["source_speaker"]),
             target_speaker=str(tree["target_speaker"]),
             config=parse_config(tree["config"], str(path)),
@@ -130,8 +132,6 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
             source_root=home.found(tree["source_root"]),
             target_root=home.found(tree["target_root"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{path}: not a complete manifest; run: aasvc prepare again") from None
 
 
 def list_prepared(home: Home) -> list[str]:

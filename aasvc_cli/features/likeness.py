@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.errors import DataError
+from aasvc_cli.storage.files import reading
 
 Array = npt.NDArray[np.float32]
 
@@ -64,10 +65,8 @@ class Likeness:
     @classmethod
     def from_tree(cls, tree: Any, width: int, origin: str) -> Likeness:
         """The inverse of :meth:`to_tree`; raises DataError that names ``origin``."""
-        try:
+        with reading(origin, "a list typical and a number reach in likeness"):
             typical, reach = np.asarray(tree["typical"], dtype=np.float32), float(tree["reach"])
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{origin}: expected a list typical and a number reach in likeness") from None
         if typical.shape != (width,) or not np.isfinite(typical).all() or not (np.isfinite(reach) and reach >= 0):
             raise DataError(f"{origin}: likeness must hold {width} finite numbers and a distance of 0 or more")
         return cls(typical, reach)

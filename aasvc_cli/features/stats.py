@@ -13,6 +13,7 @@ from aasvc_cli.audio.mel import Array, Array64
 from aasvc_cli.errors import DataError
 from aasvc_cli.features.kinds import SIDES
 from aasvc_cli.features.likeness import Likeness
+from aasvc_cli.storage.files import reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +63,11 @@ class FeatureStats:
     @classmethod
     def from_tree(cls, tree: Any, origin: str) -> FeatureStats:
         """The inverse of :meth:`to_tree`; raises DataError that names ``origin``."""
-        try:
+        with reading(origin, "n_frames and equally long lists mean and scale"):
             mean, scale = (np.asarray(tree[name], dtype=np.float32) for name in ("mean", "scale"))
             count = int(tree["n_frames"])
             known = "low" in tree and "high" in tree
             low, high = (np.asarray(tree[name], dtype=np.float32) if known else None for name in ("low", "high"))
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{origin}: expected n_frames and equally long lists mean and scale") from None
         if mean.ndim != 1 or mean.shape != scale.shape or not len(mean):
             raise DataError(f"{origin}: mean {mean.shape} and scale {scale.shape} must be equally long lists")
         if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
@@ -185,12 +184,9 @@ class NormStats:
         Raises:
             DataError: something is missing or impossible.
         """
-        try:
+        what = "statistics of source, target and duration with kind and key"
+        with reading(origin, what, advice="run: aasvc stats"):
             kinds = {side: str(tree[side]["kind"]) for side in SIDES}
             keys = {side: str(tree[side]["key"]) for side in SIDES}
-        except (KeyError, TypeError):
-            raise DataError(
-                f"{origin}: expected statistics of source, target and duration with kind and key; run: aasvc stats"
-            ) from None
         source, target, duration = (FeatureStats.from_tree(tree[side], f"{origin}: {side}") for side in SIDES)
         return cls(source, target, duration, kinds, keys, str(tree.get("origin", origin)))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from aasvc_cli.config.settings import FeatureConfig
 from aasvc_cli.errors import DataError, StorageError
-from aasvc_cli.storage.files import atomic_write, file_sha256, storage_error
+from aasvc_cli.storage.files import atomic_write, file_sha256, reading, storage_error
 from aasvc_cli.storage.home import Home
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class FeatureStore:
         path = self.path(kind, recording)
         try:
             header, (shape, data) = _read(path)
-        except (OSError, ValueError):
+        except (OSError, DataError):
             return None
         stamp = recording_stamp(recording)
         fresh = stamp is not None and _is_fresh(path, header, shape, data, recording, stamp)
@@ -110,7 +110,7 @@ class FeatureStore:
         stamp = stamp or recording_stamp(recording)
         if stamp is None:
             raise DataError(f"{recording}: the recording vanished while its features were computed")
-        header = {"stamp": stamp, "crc": zlib.crc32(data), "facts": dict(facts or {})}
+        header: dict[str, Any] = {"stamp": stamp, "facts": dict(facts or {})}
         with contextlib.suppress(StorageError):  # it has just been read
             header["content"] = file_sha256(recording)
         if recording_stamp(recording) != stamp:  # it has changed meanwhile, so its content is that of something else
@@ -132,8 +132,6 @@ class FeatureStore:
             header, (shape, data) = _read(path)
         except FileNotFoundError:
             raise DataError(f"{recording}: no {kind} features with these settings; run: aasvc prepare") from None
-        except ValueError as error:
-            raise DataError(f"{path}: {error}; run: aasvc prepare") from None
         except OSError as error:
             raise storage_error("read", path, error) from None
         stamp = recording_stamp(recording)
@@ -171,7 +169,7 @@ def _is_fresh(
 def _write(path: Path, header: dict[str, Any], shape: tuple[int, ...], data: bytes | memoryview) -> None:
     """Write a file, atomically."""
     tree = {
-        "__metadata__": {"aasvc": json.dumps(header)},
+        "__metadata__": {"aasvc": (said := json.dumps(header)), "crc": str(_checksum(said, shape, data))},
         _TENSOR: {"dtype": "F32", "shape": list(shape), "data_offsets": [0, len(data)]},
     }
     text = json.dumps(tree).encode()
@@ -183,19 +181,19 @@ def _write(path: Path, header: dict[str, Any], shape: tuple[int, ...], data: byt
 
 
 def _read(path: Path) -> tuple[dict[str, Any], tuple[tuple[int, ...], memoryview]]:
-    """Header, shape and bytes; raises ValueError if the file is not whole."""
+    """Header, shape and bytes; raises DataError if the file is not whole, OSError if it cannot be read."""
     content = memoryview(path.read_bytes())
-    try:
+    with reading(path, "a whole feature file", advice="run: aasvc prepare"):
         size = int.from_bytes(content[:8], "little")
         tree = json.loads(bytes(content[8 : 8 + size]))
-        header = json.loads(tree["__metadata__"]["aasvc"])
-        shape, data = tuple(tree[_TENSOR]["shape"]), content[8 + size :]
-        whole = zlib.crc32(data) == header["crc"]
-    except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ValueError("the feature file is damaged")
-    return header, (shape, data)
+        said, shape, data = tree["__metadata__"]["aasvc"], tuple(tree[_TENSOR]["shape"]), content[8 + size :]
+        if str(_checksum(said, shape, data)) != tree["__metadata__"]["crc"]:
+            raise ValueError("its checksum is another")
+        return json.loads(said), (shape, data)
+
+
+def _checksum(header: str, shape: tuple[int, ...], data: bytes | memoryview) -> int:
+    return zlib.crc32(data, zlib.crc32(f"{header}{shape}".encode()))
 
 
 def _speaker(recording: Path) -> str:

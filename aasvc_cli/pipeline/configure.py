@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aasvc_cli.config.layers import CONF, Layer, Origin, Traced, combine, config_layer, flatten, preset_layer
-from aasvc_cli.config.reading import parse_partial, preset_names, read_config_file
+from aasvc_cli.config.reading import parse_partial, preset_names
 from aasvc_cli.config.settings import UNNAMED
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ConfigError
 from aasvc_cli.features.kinds import feature_faults
 from aasvc_cli.published.voices import config_from_published, is_published

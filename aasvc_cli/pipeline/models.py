@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.config.reading import parse_config, read_config_file
+from aasvc_cli.config.reading import parse_config
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.voice import CARD_FILE, CONFIG_FILE, WEIGHT_FILES
 from aasvc_cli.errors import AasvcError
 from aasvc_cli.published.voices import is_published_folder

@@ -20,8 +20,9 @@ import torch
 
 from aasvc_cli.audio.files import write_audio
 from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer, preset_layer
-from aasvc_cli.config.reading import dump_yaml, parse_config, read_config_file, to_tree
+from aasvc_cli.config.reading import dump_yaml, parse_config, to_tree
 from aasvc_cli.config.settings import Config, parse_memory, parse_time
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
 from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, can_vary, collate, varied_pairs
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
@@ -33,6 +34,7 @@ from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import (
     make_folder,
     read_json,
+    reading,
     remove_file,
     storage_error,
     write_bytes,
@@ -287,7 +289,8 @@ class _Run:
             self.position = Position(**header["position"])
             self.best_step, self.best_dev = header["best_step"], header["best_dev"]
             self.seconds_before = header["seconds"]
-        before, now = header.get("processes", 1), self.world.size
+            before = int(header.get("processes", 1))
+        now = self.world.size
         if before != now:
             self.position.batch = self.position.batch * before // now
             if self.world.is_first:
@@ -307,7 +310,8 @@ class _Run:
     def _check_init(self, begun: bool) -> None:
         """Refuse an ``init`` that is not the one that this run began with."""
         path = self.folder / INIT_FILE
-        begun_with = read_json(path, "what the run began with")["model"] if path.exists() else None
+        with reading(path, "what the run began with"):
+            begun_with = read_json(path, "what the run began with")["model"] if path.exists() else None
         if self.init is not None and begun_with != str(self.init):
             what = "random weights" if begun_with is None else begun_with
             fault = (

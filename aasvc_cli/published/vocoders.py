@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aasvc_cli.config.reading import parse_section, read_config_file
+from aasvc_cli.config.reading import parse_section
 from aasvc_cli.config.settings import MelConfig
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.published.voices import load_published_checkpoint, published_checkpoints, read_h5_arrays
+from aasvc_cli.storage.files import reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,15 +85,20 @@ def read_published_vocoder(folder: Path) -> PublishedVocoder:
 
     path = folder / "config.yml"
     tree = read_config_file(path)
-    kind, mel, generator = _settings(tree, str(path))
+    what = "a configuration of the published code"
+    with reading(path, what, lambda message: ConfigError(str(path), [message])):
+        kind, mel, generator = _settings(tree, str(path))
     checkpoint = published_checkpoints(folder)[-1]
     loaded = load_published_checkpoint(checkpoint)
     model = loaded.get("model")
     published = model.get("generator") if isinstance(model, dict) else None
-    if not isinstance(published, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in published.values()):
+    if not isinstance(published, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in published.items()
+    ):
         raise ModelError(f"{checkpoint}: expected weights under 'model', 'generator', as vocoder training writes them")
     bias = bool((tree.get("generator_params") or {}).get("bias", True))
-    tensors = convert_generator(published, kind, str(checkpoint), bias=bias)
+    with reading(checkpoint, "weights of a vocoder", ModelError):
+        tensors = convert_generator(published, kind, str(checkpoint), bias=bias)
     mean, scale = _statistics(folder, mel.n_mels)
     tensors |= {"mean": mean, "scale": scale}
     return PublishedVocoder(kind, mel, generator, tensors, {"steps": _steps(checkpoint)})
@@ -104,7 +111,7 @@ def _steps(checkpoint: Path) -> int:
 def _settings(tree: Mapping[str, Any], origin: str) -> tuple[str, MelConfig, dict[str, Any]]:
     """Kind, mel settings and our generator sizes; raises ConfigError with everything that is not supported."""
     name = tree.get("generator_type", _PARALLEL_WAVEGAN)
-    if name not in _KIND:
+    if name not in list(_KIND):
         raise ConfigError(origin, [f"generator_type: {name!r} is not supported, only {' and '.join(_KIND)}"])
     params = tree.get("generator_params") or {}
     if not isinstance(params, dict):
@@ -293,14 +300,14 @@ def _statistics(folder: Path, n_mels: int) -> tuple[Tensor, Tensor]:
     if path.suffix == ".h5":
         arrays = read_h5_arrays(path, ("mean", "scale"))
     else:
-        try:
-            stacked = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ModelError(f"{path}: not readable as an array ({str(error).splitlines()[0]})") from None
+        with reading(path, "an array", ModelError):
+            # mapped, as the header may ask for more memory than there is
+            stacked = np.load(path, allow_pickle=False, mmap_mode="r")
         if stacked.ndim < 2 or len(stacked) != 2:
             raise ModelError(f"{path}: expected two rows, mean and scale, found shape {stacked.shape}")
         arrays = {"mean": stacked[0], "scale": stacked[1]}
-    mean, scale = (np.asarray(arrays[name], dtype=np.float32).reshape(-1) for name in ("mean", "scale"))
+    with reading(path, "mean and scale in numbers", ModelError):
+        mean, scale = (np.asarray(arrays[name], dtype=np.float32).reshape(-1) for name in ("mean", "scale"))
     for name, values in (("mean", mean), ("scale", scale)):
         if values.shape != (n_mels,):
             raise ModelError(f"{path}: {name} has {values.size} values, expected {n_mels}, one per mel band")

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aasvc_cli.config.reading import parse_config, read_config_file
+from aasvc_cli.config.reading import parse_config
 from aasvc_cli.config.settings import Config
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.features.kinds import model_kinds, with_widths
+from aasvc_cli.storage.files import reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +149,12 @@ def config_from_published(tree: Mapping[str, Any], origin: str) -> Config:
     Raises:
         ConfigError: lists all that is unknown or not supported.
     """
+    with reading(origin, "a configuration of the published code", lambda message: ConfigError(origin, [message])):
+        sections = _our_sections(tree, origin)
+    return parse_config(sections, origin)
+
+
+def _our_sections(tree: Mapping[str, Any], origin: str) -> dict[str, Any]:
     faults = []
     if tree.get("model_type", "AASVC") != "AASVC":
         faults.append(f"model_type: {tree['model_type']!r} is not supported, only 'AASVC'")
@@ -195,7 +203,7 @@ def config_from_published(tree: Mapping[str, Any], origin: str) -> Config:
     }
     if faults:
         raise ConfigError(origin, faults)
-    return parse_config({"features": {**kinds, "mel": mel}, "model": model, "loss": loss, "train": train}, origin)
+    return {"features": {**kinds, "mel": mel}, "model": model, "loss": loss, "train": train}
 
 
 def _squeeze(tensor: Tensor) -> Tensor:
@@ -261,6 +269,7 @@ _RULES: list[tuple[re.Pattern[str], str, Callable[[Tensor], Tensor]]] = [
         (r"postnet\.postnet\.(\d+)\.1\.", r"postnet.norms.\1.", _keep),
     ]
 ]
+_MOST_STATISTICS = 100_000
 _STACK_LAYERS = {"0": "depthwise", "2": "norms_depthwise", "5": "pointwise", "7": "norms_pointwise"}
 
 
@@ -301,13 +310,13 @@ def convert_state(published: Mapping[str, Tensor], origin: str) -> dict[str, Ten
     state: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in published.items():
-        found = our_name(name)
+        found = our_name(name) if isinstance(name, str) and hasattr(tensor, "squeeze") else None
         if found is None:
             unknown.append(name)
         else:
             state[found[0]] = found[1](tensor)
     if unknown:
-        raise ModelError(f"{origin}: {len(unknown)} tensors are not of an AAS-VC model (first: {unknown[0]})")
+        raise ModelError(f"{origin}: {len(unknown)} tensors are not of an AAS-VC model (first: {str(unknown[0])[:60]})")
     return state
 
 
@@ -339,14 +348,13 @@ def load_published_checkpoint(path: Path) -> dict[str, Any]:
 
     import torch
 
-    try:
-        # files from before PyTorch 1.6 are no zip archives and cannot be mapped
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = _first_line(error)
-        raise ModelError(f"{path}: refused: reading it would run code, or it is no checkpoint ({reason})") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: not a complete checkpoint ({_first_line(error)})") from None
+    with reading(path, "a complete checkpoint", ModelError):
+        try:
+            # files from before PyTorch 1.6 are no zip archives and cannot be mapped
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except pickle.UnpicklingError as error:
+            reason = _first_line(error)
+            raise ModelError(f"{path}: refused: reading it would run code, or it is no checkpoint ({reason})") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ModelError(f"{path}: expected a dictionary with the entry 'model', as the published training writes it")
     return checkpoint
@@ -379,16 +387,16 @@ def read_h5_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np
     import h5py
     import numpy as np
 
-    try:
-        with h5py.File(path, "r") as stream:
-            there = sorted(stream)
-            if not set(names) <= set(there):
-                raise ModelError(f"{path}: expected {' and '.join(names)}, found {', '.join(there) or 'nothing'}")
-            return {name: np.asarray(stream[name], dtype=np.float32) for name in names}
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; the published layout has statistics there") from None
-    except OSError as error:
-        raise ModelError(f"{path}: not readable as HDF5 ({error})") from None
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; the published layout has statistics there")
+    with reading(path, "HDF5", ModelError), h5py.File(path, "r") as stream:
+        there = sorted(stream)
+        if not set(names) <= set(there):
+            raise ModelError(f"{path}: expected {' and '.join(names)}, found {', '.join(there) or 'nothing'}")
+        for name in names:
+            if stream[name].size > _MOST_STATISTICS:
+                raise ModelError(f"{path}: {name} has shape {stream[name].shape}, expected one number per dimension")
+        return {name: np.asarray(stream[name], dtype=np.float32) for name in names}
 
 
 def published_files(folder: Path) -> list[Path]:

@@ -39,6 +39,7 @@ from aasvc_cli.report.content import (
 )
 from aasvc_cli.report.page import rank
 from aasvc_cli.storage.files import write_text
+from aasvc_cli.training.run_folder import log_entries
 
 if TYPE_CHECKING:
     from aasvc_cli.measures import catalogue
@@ -74,6 +75,8 @@ PREVIEW_STEPS = 4
 """Previews of a training that are heard side by side."""
 PREVIEW_NAME = re.compile(r"step-(\d+)-")
 NO_CURVES = frozenset({"kind", "step", "seconds", "epoch"})
+_LARGEST = 1e300
+"""What a curve may show; beyond it, sums overflow."""
 """Entries of a log that are not worth a curve."""
 
 
@@ -204,19 +207,13 @@ def drawn_range(contours: Sequence[Array]) -> tuple[float, float]:
 
 def training_of(log: Path, name: str, best_step: int | None = None) -> Training | None:
     """The curves of a training log; None if there is nothing in it. Lines that are not whole are left out."""
-    try:
-        lines = log.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    if not log.is_file():
         return None
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            kind, step = str(entry["kind"]), int(entry["step"])
-        except (ValueError, KeyError, TypeError):
-            continue
+    for entry in log_entries(log):
+        kind, step = str(entry.get("kind")), entry["step"]
         for key, value in entry.items():
-            if key not in NO_CURVES and isinstance(value, (int, float)) and not isinstance(value, bool):
+            if key not in NO_CURVES and type(value) in (int, float) and abs(value) < _LARGEST:
                 points.setdefault(key, {}).setdefault(kind, []).append((step, float(value)))
     # What is measured on held-out pairs as well tells enough; a vocoder has other measures there than losses.
     held_out = [key for key in points if "dev" in points[key]]

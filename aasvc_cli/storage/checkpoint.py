@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aasvc_cli.errors import ModelError
-from aasvc_cli.storage.files import atomic_write, storage_error
+from aasvc_cli.storage.files import atomic_write, reading
 
 if TYPE_CHECKING:
     import torch
@@ -40,26 +40,22 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelError: missing, truncated, or not written by :func:`save_checkpoint`.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint")
-    try:
-        path.open("rb").close()  # safetensors takes a file that it may not open for one that does not exist
-        with safe_open(os.fspath(path), framework="pt", device="cpu") as stream:
-            header = json.loads((stream.metadata() or {}).get(_HEADER, "{}"))
-            return {name: stream.get_tensor(name) for name in stream.keys()}, header
-    except SafetensorError as error:
-        raise ModelError(
-            f"{path}: not a complete safetensors file ({error}); it was cut short or altered - copy it again, or go "
-            "back to another checkpoint"
-        ) from None
-    except OSError as error:
-        raise storage_error("read", path, error) from None
+    advice = "copy it again, or go back to another checkpoint"
+    with (
+        reading(path, "a complete safetensors file", ModelError, advice=advice),
+        path.open("rb"),  # safetensors takes a file that it may not open for one that does not exist
+        safe_open(os.fspath(path), framework="pt", device="cpu") as stream,
+    ):
+        header = dict(json.loads((stream.metadata() or {}).get(_HEADER, "{}")))
+        return {name: stream.get_tensor(name) for name in stream.keys()}, header
 
 
 def load_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Fill a network strictly.
+    """Fill a network strictly; one that was built on the ``meta`` device gets its memory here.
 
     Args:
         origin: names the weights in messages
@@ -85,7 +81,12 @@ def load_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin
             f"{origin}: the weights do not fit the configuration beside them: tensors {', '.join(faults)}; both must "
             "come from the same run"
         )
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise ModelError(f"{origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}); use another one")
-    network.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in expected.items()})
+    with reading(origin, "weights in floating point", ModelError):
+        broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise ModelError(
+                f"{origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]}); use another one"
+            )
+        bare = any(tensor.is_meta for tensor in expected.values())
+        weights = {name: tensors[name].to(tensor.dtype, copy=bare) for name, tensor in expected.items()}
+        network.load_state_dict(weights, assign=bare)

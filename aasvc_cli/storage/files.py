@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
-from aasvc_cli.errors import DataError, StorageError
+from aasvc_cli.errors import AasvcError, DataError, StorageError
 
 _MOST_LINKS = 40
 
@@ -348,15 +348,40 @@ def _finite(tree: Any) -> Any:
     return tree
 
 
+@contextlib.contextmanager
+def reading(
+    origin: Path | str, what: str, refuse: Callable[[str], AasvcError] = DataError, *, advice: str = ""
+) -> Iterator[None]:
+    """Turn whatever a library raises on the content of a file into one of our errors.
+
+    Args:
+        origin: the file, or what messages call it
+        what: what was expected of it
+        refuse: makes the error of a message
+        advice: what to do, added to the message
+
+    Raises:
+        StorageError: the file system refused.
+        AasvcError: of ``refuse``, with file, expectation and reason; our own errors pass.
+    """
+    try:
+        yield
+    except AasvcError:
+        raise
+    except FileNotFoundError:
+        raise refuse(f"{origin}: {what} not found") from None
+    except Exception as error:  # MemoryError too: what is asked for is what the file says
+        if isinstance(error, OSError) and error.errno:
+            raise storage_error("read", Path(origin), error) from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise refuse(f"{origin}: expected {what}, but {reason}{f'; {advice}' if advice else ''}") from None
+
+
 def read_json(path: Path, what: str) -> Any:
     """Read JSON; raises DataError that names the file and what it should have been."""
     import json
 
-    try:
+    with reading(path, f"{what} in JSON"):
+        if not path.exists():
+            raise DataError(f"{path}: {what} not found")
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: {what} not found") from None
-    except OSError as error:
-        raise storage_error("read", path, error) from None
-    except ValueError as error:
-        raise DataError(f"{path}: expected {what} in JSON, but {error}") from None

@@ -60,8 +60,7 @@ def import_once(
             stack.enter_context(lock(home.imported / f".{name}.lock"))
             if place.is_dir():
                 return place
-            for leftover in home.imported.glob(f".{name}.*.part"):  # of a process that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
+            _sweep(home.imported, name)
             temporary = Path(tempfile.mkdtemp(dir=home.imported, prefix=f".{name}.", suffix=".part"))
         except (StorageError, OSError) as error:
             logger.debug("%s is not kept in our form: %s", folder, error)
@@ -77,6 +76,18 @@ def import_once(
         except OSError as error:
             raise storage_error("write", place, error) from None
     return place
+
+
+def _sweep(folder: Path, mine: str) -> None:
+    """Remove what imports that were killed have left; one that is under way holds its lock."""
+    from filelock import FileLock, Timeout
+
+    for leftover in folder.glob(".*.part"):
+        name = leftover.name[1:].rsplit(".", 2)[0]
+        with contextlib.suppress(Timeout, OSError), contextlib.ExitStack() as stack:
+            if name != mine:
+                stack.enter_context(FileLock(folder / f".{name}.lock", timeout=0))
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def made_again(home: Home) -> list[Path]:

@@ -12,7 +12,7 @@ from aasvc_cli.config.layers import flatten
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.errors import ConfigError, ModelError, TrainingError
-from aasvc_cli.storage.files import lock, read_json, remove_file, storage_error, write_json, write_text
+from aasvc_cli.storage.files import lock, read_json, reading, remove_file, storage_error, write_json, write_text
 
 LAST = "last.safetensors"
 """The state that training goes on from."""
@@ -103,10 +103,9 @@ class RunFolder:
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
         """While the state of :attr:`last` is taken over: what does not fit is not of this run (ModelError)."""
-        try:
+        advice = "use another --tag, or --overwrite"
+        with reading(self.last, "a checkpoint of this run", ModelError, advice=advice):
             yield
-        except (KeyError, RuntimeError, TypeError, ValueError):
-            raise ModelError(f"{self.last}: not a checkpoint of this run; use another --tag, or --overwrite") from None
 
     def _holds_others(self, known: Collection[str]) -> bool:
         return any(path.name not in known for path in self.path.iterdir())
@@ -121,11 +120,7 @@ class RunFolder:
         path = self.path / "log.jsonl"
         if not path.exists():
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
+        kept = [json.dumps(entry) for entry in log_entries(path) if entry["step"] <= step]
         write_text(path, "".join(line + "\n" for line in kept))
 
     def log(self, entry: Mapping[str, Any]) -> None:
@@ -138,7 +133,8 @@ class RunFolder:
             raise storage_error("write", path, error) from None
 
     def _check_same(self, settings: Mapping[str, Any], data: Mapping[str, Any], free: Collection[str]) -> None:
-        from aasvc_cli.config.reading import parse_config, read_config_file, to_tree
+        from aasvc_cli.config.reading import parse_config, to_tree
+        from aasvc_cli.config.yaml_files import read_config_file
 
         path = self.path / self.settings_name
         old = dict(flatten(to_tree(parse_config(read_config_file(path), str(path)))))
@@ -147,9 +143,23 @@ class RunFolder:
             f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free
         ]
         data_file = self.path / "data.json"
-        same_data = not data_file.exists() or read_json(data_file, "the data of the run")["digest"] == data["digest"]
-        if not changed and not same_data:
-            changed = ["its training data or statistics were others"]
+        if not changed and data_file.exists():
+            with reading(data_file, "the data of the run", advice="use another --tag, or --overwrite"):
+                if read_json(data_file, "the data of the run")["digest"] != data["digest"]:
+                    changed = ["its training data or statistics were others"]
         if changed:
             fault = f"a run with other settings lives here ({', '.join(changed)}); use another --tag, or --overwrite"
             raise ConfigError(str(self.path), [fault])
+
+
+def log_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a training log that are whole; raises StorageError if it cannot be read."""
+    with reading(path, "a training log"):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and type(entry.get("step")) is int:
+            yield entry

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aasvc_cli.config.reading import parse_section, read_config_file, to_tree
-from aasvc_cli.config.settings import MelConfig
-from aasvc_cli.errors import ConfigError, ModelError
+from aasvc_cli.config.reading import parse_section, to_tree
+from aasvc_cli.config.settings import MelConfig, Section
+from aasvc_cli.config.yaml_files import read_config_file
+from aasvc_cli.errors import ConfigError, DataError, ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import write_text
 from aasvc_cli.storage.home import BUNDLED, Home, bundled
@@ -97,10 +98,15 @@ def find_vocoder_of(home: Home | None, voice: Path, name: str) -> Path:
 
     Raises:
         ModelError: it is nowhere.
+        DataError: the name leads out of the voice's folder, by a path or a link.
     """
-    names = _named(home)
     inside, beside = voice / name, voice.absolute().parent / name
-    for folder in (inside, names.get(name), beside):
+    if Path(name).name != name or (inside.exists() and not inside.resolve().is_relative_to(voice.resolve())):
+        raise DataError(
+            f"{voice}: its model card names the vocoder {name!r:.60}, which lies outside this folder; choose another "
+            "with --vocoder"
+        )
+    for folder in (inside, _named(home).get(name), beside):
         if folder is not None and folder.is_dir():
             return folder
     raise ModelError(f"{name}: no such vocoder in {voice}, beside it, or in the data folder; run: aasvc download")
@@ -173,7 +179,7 @@ def read_vocoder(folder: Path) -> StoredVocoder:
     path = folder / CONFIG_FILE
     tree = read_config_file(path)
     faults = [f"{key}: unknown key" for key in tree if key not in ("kind", "mel", "generator")]
-    if tree.get("kind") not in KINDS:
+    if tree.get("kind") not in list(KINDS):
         faults.append(f"kind: expected one of {', '.join(KINDS)}, found {tree.get('kind')!r}")
     if not isinstance(tree.get("generator"), dict):
         faults.append("generator: expected the sizes of the network")
@@ -250,6 +256,7 @@ def _parallel_wavegan(stored: StoredVocoder, origin: str, device: torch.device) 
 
 def _istft(stored: StoredVocoder, origin: str, device: torch.device) -> Vocoder:
     sizes = parse_section(IstftSizes, stored.generator, "generator", origin)
+    _refuse_oversized(sizes, stored, origin)
     with torch.random.fork_rng(devices=[]):  # weights are drawn, only to be replaced
         generator = IstftGenerator(stored.mel, sizes)
     load_weights(generator, stored.tensors, origin)
@@ -276,7 +283,20 @@ def _sizes(cls: type[_SIZES], stored: StoredVocoder, origin: str) -> _SIZES:
         faults.append(f"generator: takes {sizes.n_mels} channels, but mel.n_mels is {stored.mel.n_mels}")
     if faults:
         raise ConfigError(origin, faults)
+    _refuse_oversized(sizes, stored, origin)
     return sizes
+
+
+def _refuse_oversized(sizes: Section, stored: StoredVocoder, origin: str) -> None:
+    """Refuse sizes far beyond those of the weights, before a network of these sizes takes the memory."""
+    most = max((*(size for tensor in stored.tensors.values() for size in tensor.shape), len(stored.tensors), 16))
+    faults = [
+        f"generator.{key}: {value} does not fit the weights, whose largest size is {most}"
+        for key, value in to_tree(sizes).items()
+        if isinstance(value, int) and value > 4 * most
+    ]
+    if faults:
+        raise ConfigError(origin, faults)
 
 
 def _gan(

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Annotated, Protocol, cast
 
 import torch
+from pydantic import Field, StrictBool, StrictInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aasvc_cli.config.settings import MelConfig
+from aasvc_cli.config.settings import NUMBER, MelConfig, Section
 
 CHUNK_FRAMES = 256
 """Frames synthesised at once. Shorter pieces spend their time on the frames around them (a quarter more at 64), longer
@@ -30,20 +31,22 @@ _FINAL_SLOPE = 0.01
 """HiFi-GAN's last activation has the framework's default slope, not the configured one."""
 _UPSAMPLERS = ("ConvInUpsampleNetwork", "UpsampleNetwork")
 
+Sizes = Annotated[tuple[StrictInt, ...], Field(max_length=32)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class HiFiGanSizes:
+class HiFiGanSizes(Section):
     """Constructor arguments of the HiFi-GAN generator, by their published names."""
 
-    in_channels: int = 80
-    channels: int = 512
-    kernel_size: int = 7
-    upsample_scales: tuple[int, ...] = (8, 8, 2, 2)
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-    use_additional_convs: bool = True
-    negative_slope: float = 0.1
-    use_causal_conv: bool = False
+    in_channels: StrictInt = 80
+    channels: StrictInt = 512
+    kernel_size: StrictInt = 7
+    upsample_scales: Sizes = (8, 8, 2, 2)
+    resblock_kernel_sizes: Sizes = (3, 7, 11)
+    resblock_dilations: Annotated[tuple[Sizes, ...], Field(max_length=32)] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    use_additional_convs: StrictBool = True
+    negative_slope: Annotated[float, NUMBER] = 0.1
+    use_causal_conv: StrictBool = False
 
     @property
     def hop_length(self) -> int:
@@ -56,7 +59,7 @@ class HiFiGanSizes:
         return self.in_channels
 
     def faults(self) -> list[str]:
-        """What is impossible about these values."""
+        """Inconsistent values."""
         found = _not_positive(self, ("in_channels", "channels", "kernel_size"))
         found += _not_positive_lists(self, ("upsample_scales", "resblock_kernel_sizes", *_NESTED))
         if self.channels % (1 << len(self.upsample_scales)):
@@ -72,22 +75,22 @@ _NESTED = ("resblock_dilations",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelWaveGanSizes:
+class ParallelWaveGanSizes(Section):
     """Constructor arguments of the ParallelWaveGAN generator, by their published names."""
 
-    aux_channels: int = 80
-    aux_context_window: int = 2
-    kernel_size: int = 3
-    layers: int = 30
-    stacks: int = 3
-    residual_channels: int = 64
-    gate_channels: int = 128
-    skip_channels: int = 64
-    use_causal_conv: bool = False
+    aux_channels: StrictInt = 80
+    aux_context_window: StrictInt = 2
+    kernel_size: StrictInt = 3
+    layers: StrictInt = 30
+    stacks: StrictInt = 3
+    residual_channels: StrictInt = 64
+    gate_channels: StrictInt = 128
+    skip_channels: StrictInt = 64
+    use_causal_conv: StrictBool = False
     upsample_net: str = "ConvInUpsampleNetwork"
-    upsample_scales: tuple[int, ...] = (4, 4, 4, 4)
-    freq_axis_kernel_size: int = 1
-    upsample_slope: float | None = None
+    upsample_scales: Sizes = (4, 4, 4, 4)
+    freq_axis_kernel_size: StrictInt = 1
+    upsample_slope: Annotated[float, NUMBER] | None = None
     """Slope of a LeakyReLU after each upsampling; None for no activation, as in all published configurations."""
 
     @property
@@ -101,7 +104,7 @@ class ParallelWaveGanSizes:
         return self.aux_channels
 
     def faults(self) -> list[str]:
-        """What is impossible about these values."""
+        """Inconsistent values."""
         found = _not_positive(
             self,
             ("aux_channels", "kernel_size", "layers", "stacks", "residual_channels", "gate_channels", "skip_channels",

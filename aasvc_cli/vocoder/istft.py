@@ -16,13 +16,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, StrictBool, StrictInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from aasvc_cli.audio.mel import mel_basis
-from aasvc_cli.config.settings import MelConfig, option
+from aasvc_cli.config.settings import MOST, NUMBER, Count, MelConfig, Natural, Section
 
 KERNEL = 7
 """Frames that each depthwise convolution sees."""
@@ -54,31 +56,31 @@ _LIMIT = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class IstftSizes:
+class IstftSizes(Section):
     """Sizes of the network."""
 
-    width: int = option(256, minimum=1)
+    width: Count = 256
     """Channels of the backbone."""
-    hidden: int = option(512, minimum=1)
+    hidden: Count = 512
     """Channels between the two layers of a block."""
-    n_blocks: int = option(8, minimum=0)
-    pitch_width: int = option(96, minimum=1)
-    pitch_blocks: int = option(4, minimum=0)
-    pitch_bins: int = option(128, minimum=8)
-    f0_floor: float = option(71.0, minimum=10.0)
+    n_blocks: Natural = 8
+    pitch_width: Count = 96
+    pitch_blocks: Natural = 4
+    pitch_bins: Annotated[StrictInt, Field(ge=8, le=MOST)] = 128
+    f0_floor: Annotated[float, Field(ge=10.0), NUMBER] = 71.0
     """Range of the pitch, in Hz."""
-    f0_ceil: float = option(800.0, minimum=20.0)
-    n_fft: int | None = option(None, minimum=16)
+    f0_ceil: Annotated[float, Field(ge=20.0), NUMBER] = 800.0
+    n_fft: Annotated[StrictInt, Field(ge=16, le=MOST)] | None = None
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
-    refinements: int = option(1, minimum=0)
+    refinements: Natural = 1
     """How often the mel of the waveform itself is brought nearer to the one asked for, as overlapping frames change
     each other."""
 
-    correct_mel: bool = False
+    correct_mel: StrictBool = False
     """Whether the network may ask for another mel than it was given: what a model writes is smoother than speech."""
 
     def faults(self) -> list[str]:
-        """What is impossible about these values taken together."""
+        """Inconsistent values."""
         found = []
         if self.n_fft is not None and self.n_fft % 2:
             found.append(f"n_fft: {self.n_fft} is odd; use an even size")

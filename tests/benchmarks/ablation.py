@@ -34,8 +34,9 @@ import yaml
 from torch import Tensor
 
 from aasvc_cli.audio.dtw import exact_path
-from aasvc_cli.config.reading import dump_yaml, override, parse_config, read_config_file, read_preset
+from aasvc_cli.config.reading import dump_yaml, override, parse_config, read_preset
 from aasvc_cli.config.settings import AugmentConfig, Config, LossConfig, ModelConfig, TrainConfig
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, collate, varied_pairs
 from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.features.kinds import feature_key, with_widths

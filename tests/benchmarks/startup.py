@@ -30,7 +30,7 @@ from aasvc_cli.audio.files import read_audio
 from aasvc_cli.storage.home import bundled
 
 UNWANTED = (
-    "librosa", "torchaudio", "numba", "scipy", "matplotlib", "pydantic", "joblib", "h5py", "pyworld", "pysptk", "sympy",
+    "librosa", "torchaudio", "numba", "scipy", "matplotlib", "joblib", "h5py", "pyworld", "pysptk", "sympy",
 )  # fmt: skip
 """What a conversion must not load."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aasvc_cli.config.reading import dump_yaml, override, read_config_file
+from aasvc_cli.config.reading import dump_yaml, override
 from aasvc_cli.config.settings import Config, FeatureConfig
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.data.manifest import Manifest, ParallelPair, write_manifest
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features.kinds import feature_key, feature_keys

@@ -326,7 +326,7 @@ class TestCheckpoint:
         header_end = 8 + int.from_bytes(whole[:8], "little")
         for length in (0, 1, 7, 8, 9, header_end - 1, header_end, header_end + 1, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:length])
-            with pytest.raises(ModelError, match=r"last\.safetensors: not a complete safetensors file") as caught:
+            with pytest.raises(ModelError, match=r"last\.safetensors: expected a complete safetensors file") as caught:
                 load_checkpoint(path)
             assert "\n" not in str(caught.value)
 

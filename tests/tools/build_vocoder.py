@@ -18,7 +18,8 @@ from typing import Any
 
 from average_runs import mean_weights
 
-from aasvc_cli.config.reading import parse_config, read_config_file
+from aasvc_cli.config.reading import parse_config
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.storage.files import read_json, write_json
 from aasvc_cli.storage.home import bundled
 from aasvc_cli.vocoder.build import read_vocoder, write_vocoder

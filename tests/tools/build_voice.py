@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from aasvc_cli.config.reading import parse_config, read_config_file, read_preset
+from aasvc_cli.config.reading import parse_config, read_preset
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
 from aasvc_cli.storage.home import BUNDLED, bundled

@@ -365,7 +365,7 @@ class TestRun:
     def test_a_damaged_checkpoint_is_refused(self, trained: Home):
         folder = train_vocoder(trained, tiny(), tag="mine").folder
         (folder / "last.safetensors").write_bytes((folder / "last.safetensors").read_bytes()[:1000])
-        with pytest.raises(ModelError, match="not a complete safetensors file"):
+        with pytest.raises(ModelError, match="expected a complete safetensors file"):
             train_vocoder(trained, tiny(), tag="mine")
 
     def test_without_prepared_data_it_says_what_to_do(self, home: Home):
