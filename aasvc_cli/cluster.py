@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aasvc_cli.config.reading import read_config_file
+from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ClusterError, MissingExtraError
 from aasvc_cli.storage.files import make_folder, temporary_file
 from aasvc_cli.workers import Workers

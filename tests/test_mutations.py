@@ -1,6 +1,6 @@
 """Files that are damaged, or made by strangers: whatever they hold, reading them ends in a result or in our own error.
 
-A few hundred seeded mutations of each format; ``--mutations N`` makes N of each.
+Seeded mutations of each format, 40 unless ``--mutations N`` asks for more.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ def _no_boolean(value: Any) -> Any:
 NUMBER = BeforeValidator(_no_boolean)
 Count = Annotated[StrictInt, Field(ge=1, le=MOST)]
 Natural = Annotated[StrictInt, Field(ge=0, le=MOST)]
+Layers = Annotated[StrictInt, Field(ge=1, le=1000)]
+"""Each becomes an object, so there is a bound far below :data:`MOST`."""
 NonNegative = Annotated[float, Field(ge=0.0), NUMBER]
 Share = Annotated[float, Field(ge=0.0, le=1.0), NUMBER]
 Dropout = Annotated[float, Field(ge=0.0, le=0.95), NUMBER]
@@ -184,8 +186,8 @@ class ModelConfig(Section):
     width: Annotated[StrictInt, Field(ge=2, le=MOST)] = 384
     """Width of the encoder; the decoder is ``frames_per_token`` times as wide."""
     n_heads: Count = 2
-    encoder_layers: Count = 4
-    decoder_layers: Count = 4
+    encoder_layers: Layers = 4
+    decoder_layers: Layers = 4
     encoder_hidden: Count = 1536
     decoder_hidden: Count = 1536
     encoder_kernel: Count = 15
@@ -198,7 +200,7 @@ class ModelConfig(Section):
     decoder_dropout: Dropout = 0.2
     decoder_positional_dropout: Dropout = 0.2
     decoder_attention_dropout: Dropout = 0.2
-    postnet_layers: Natural = 5
+    postnet_layers: Annotated[StrictInt, Field(ge=0, le=1000)] = 5
     postnet_channels: Count = 256
     postnet_kernel: Count = 5
     postnet_dropout: Dropout = 0.5
@@ -208,12 +210,12 @@ class ModelConfig(Section):
     pause is short. ``poisson`` regresses the expected duration, whose sum over a pause is right."""
     duration_input: Literal["feature", "tokens"] = "feature"
     """``feature``: a convolution branch on ``features.duration``; ``tokens``: the encoder's own output."""
-    duration_layers: Count = 2
+    duration_layers: Layers = 2
     duration_channels: Count = 256
     duration_kernel: Count = 3
     duration_dropout: Dropout = 0.1
-    flow_count: Annotated[StrictInt, Field(ge=2, le=MOST)] = 4
-    flow_layers: Count = 3
+    flow_count: Annotated[StrictInt, Field(ge=2, le=1000)] = 4
+    flow_layers: Layers = 3
     flow_kernel: Count = 3
     flow_dropout: Dropout = 0.5
     noise_scale: Annotated[float, Field(ge=0.0, le=5.0), NUMBER] = 0.8
@@ -412,13 +414,13 @@ class VocoderConfig(Section):
     """Channels of the backbone."""
     hidden: Annotated[StrictInt, Field(ge=4, le=MOST)] = 512
     """Channels between the two layers of a block."""
-    n_blocks: Count = 8
+    n_blocks: Layers = 8
     pitch_width: Annotated[StrictInt, Field(ge=4, le=MOST)] = 96
-    pitch_blocks: Count = 4
+    pitch_blocks: Layers = 4
     pitch_bins: Annotated[StrictInt, Field(ge=8, le=MOST)] = 128
     n_fft: Annotated[StrictInt, Field(ge=16, le=MOST)] | None = None
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
-    refinements: Natural = 1
+    refinements: Annotated[StrictInt, Field(ge=0, le=1000)] = 1
     """How often the mel of the waveform itself is brought nearer to the one asked for."""
     correct_mel: StrictBool = False
     """Let the vocoder ask for another mel than it is given; ``--mels-from`` and ``--init`` switch it on."""
@@ -461,7 +463,7 @@ class ContentConfig(Section):
     width: Count = 256
     hidden: Count = 768
     """Channels between the two layers of a block."""
-    n_blocks: Count = 8
+    n_blocks: Layers = 8
     kernel: Count = 15
     """Frames that each block sees, 50 to the second."""
     versions: Natural = 4

@@ -81,8 +81,8 @@ class ParallelWaveGanSizes(Section):
     aux_channels: StrictInt = 80
     aux_context_window: StrictInt = 2
     kernel_size: StrictInt = 3
-    layers: StrictInt = 30
-    stacks: StrictInt = 3
+    layers: Annotated[StrictInt, Field(le=1000)] = 30
+    stacks: Annotated[StrictInt, Field(le=1000)] = 3
     residual_channels: StrictInt = 64
     gate_channels: StrictInt = 128
     skip_channels: StrictInt = 64
