@@ -169,7 +169,9 @@ def needs_posix(node: ast.AST) -> bool:
         return (node.module or "").split(".")[0] in POSIX_MODULES
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return node.attr in POSIX_NAMES.get(node.value.id, ())
-    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/dev/")
+    # comparing a path with such a name does no harm elsewhere, opening it does
+    arguments = node.args if isinstance(node, ast.Call) else []
+    return any(isinstance(a, ast.Constant) and str(a.value).startswith("/dev/") for a in arguments)
 
 
 def leaves_the_encoding_open(node: ast.AST) -> bool:

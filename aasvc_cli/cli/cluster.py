@@ -18,6 +18,7 @@ ClusterOption = Annotated[
     machine_option(
         "--cluster",
         metavar="tcp://HOST:PORT|FILE",
+        show_default="this machine alone",
         help="Use the workers of a Dask scheduler, or of a batch system by a dask-jobqueue configuration. They have to "
         "see the data folder.",
     ),

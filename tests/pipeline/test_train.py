@@ -201,6 +201,7 @@ def test_without_a_tag_the_configuration_gives_the_name(trained: Home):
     assert train(trained, config).folder.name == "male_female_my-first-try"
 
 
+@pytest.mark.process
 def test_loading_in_worker_processes_changes_nothing(trained: Home):
     alone = train(trained, _config(trained, max_steps=3), tag="alone")
     helped = train(trained, _config(trained, max_steps=3, n_workers=1), tag="helped")
