@@ -117,7 +117,7 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
         name = str(_entry(read_json(latest, "the name of the set prepared last"), "name", latest))
     path = manifest_path(home, name)
     if name not in list_prepared(home):
-        raise DataError(f"no prepared data named {name}{suggest(name, list_prepared(home))}; run: aasvc prepare")
+        raise DataError(f"no prepared data named {name:.100}{suggest(name, list_prepared(home))}; run: aasvc prepare")
     tree = read_json(path, "a manifest")
     with reading(path, "a complete manifest", advice="run: aasvc prepare again"):
         if tree["name"] != name:

@@ -191,13 +191,13 @@ def _content(archive: Path, opened: zipfile.ZipFile, member: Member) -> Iterator
                 n_read += len(block)
                 yield block
     except _DAMAGE as error:
-        raise DamagedArchive(f"{archive}: {name} is damaged ({error})") from None
+        raise DamagedArchive(f"{archive}: {name} is damaged ({_cut(error)})") from None
     except (NotImplementedError, RuntimeError) as error:
-        raise BadArchive(f"{archive}: {name} cannot be unpacked ({error})") from None
+        raise BadArchive(f"{archive}: {name} cannot be unpacked ({_cut(error)})") from None
     except OSError as error:
         # a position that does not exist, or one of bzip2's own, which have no number
         if error.errno in (None, errno.EINVAL):
-            raise DamagedArchive(f"{archive}: {name} is damaged ({error})") from None
+            raise DamagedArchive(f"{archive}: {name} is damaged ({_cut(error)})") from None
         raise storage_error("read", archive, error) from None
     if n_read != member.size:
         raise DamagedArchive(f"{archive}: {name} has {n_read} bytes, expected {member.size}")
@@ -231,12 +231,17 @@ def _check_no_link(root: Path, target: Path) -> None:
         raise StorageError(f"cannot write {target}: a link leads out of {root}; remove it")
 
 
+def _cut(error: Exception) -> str:
+    """What a library says, which may quote as much of the file as a damaged length asks for."""
+    return str(error)[:200]
+
+
 @contextlib.contextmanager
 def _reading(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         opened = zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
-        raise DamagedArchive(f"{archive}: not a whole zip archive ({error})") from None
+        raise DamagedArchive(f"{archive}: not a whole zip archive ({_cut(error)})") from None
     except OSError as error:
         raise storage_error("read", archive, error) from None
     with opened:
