@@ -92,7 +92,7 @@ def test_a_recording_that_cannot_be_read_is_left_out_by_prepare_and_named(
 
 
 @pytest.mark.parametrize("command", ["prepare", "stats", "train"])
-def test_a_data_folder_that_cannot_be_written_is_named_and_left_alone(
+def test_what_cannot_be_written_in_the_data_folder_is_named_and_left_alone(
     aasvc: Aasvc, trained: Home, small_corpus: Path, tiny_conf: Path, command: str
 ):
     line = {
@@ -100,12 +100,14 @@ def test_a_data_folder_that_cannot_be_written_is_named_and_left_alone(
         "stats": ["stats", "--data", "male_female"],
         "train": ["train", "--tag", "other"],
     }[command]
-    folder = {"prepare": trained.prepared, "stats": trained.root / "stats" / "male_female", "train": trained.exp}[
-        command
-    ]
+    place = {
+        "prepare": trained.prepared,
+        "stats": trained.root / "stats" / "male_female" / "self.json",
+        "train": trained.exp,
+    }[command]
     before = sorted(trained.root.rglob("*"))
-    with forbidden(folder, READ_ONLY):
-        refused(aasvc("--quiet", *line), folder)
+    with forbidden(place, READ_ONLY):
+        refused(aasvc("--quiet", *line), place)
     assert sorted(trained.root.rglob("*")) == before
 
 

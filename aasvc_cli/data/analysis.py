@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def _facts(recording: Path, bench: Bench, decoded: list[tuple[Wave, int]]) -> Fa
         samples = hashlib.sha256(np.rint(wave * 32767).astype("<i4").tobytes()).hexdigest()
         return dataclasses.asdict(measure(wave, sample_rate)) | {"remarks": remarks, "samples": samples}
 
-    if not recording.is_file():
+    if not (recording.is_file() and os.access(recording, os.R_OK)):
         compute()  # says what is wrong
     tree = bench.cache.tree("recordings", {"content": file_sha256(recording), "version": _VERSION}, compute)
     remarks = tuple((str(code), str(message)) for code, message in tree["remarks"])

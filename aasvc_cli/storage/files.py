@@ -32,6 +32,8 @@ def storage_error(action: str, path: Path, error: OSError) -> StorageError:
         errno.ELOOP: "its symbolic links lead in a circle; choose another name",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
+    if action == "read":
+        hints |= dict.fromkeys((errno.EACCES, errno.EPERM), "no permission to read it")
     reason = hints.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"cannot {action} {path}: {reason}")
 
