@@ -32,7 +32,7 @@ def test_nothing_given_is_the_default_preset_or_the_fallback():
 def test_flags_override():
     config = resolve("hificaptain", {"train.batch_size": 4})
     assert (config.train.batch_size, config.train.lr) == (4, 8e-5)
-    with pytest.raises(ConfigError, match=r"train.batch_size: 0 is below"):
+    with pytest.raises(ConfigError, match=r"train.batch_size: should be greater than or equal to 1, found 0"):
         resolve(None, {"train.batch_size": 0})
 
 
