@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from aasvc_cli.cli.interrupt import watch
 from aasvc_cli.cli.output import clock, is_first_process, live, say, settings
+from aasvc_cli.errors import Interrupted
 from aasvc_cli.storage.files import byte_size
 
 OnProgress = Callable[[int, int], None]
@@ -194,6 +196,13 @@ def _training_state(report: TrainingReport) -> str:
 
 def _dev_losses(report: TrainingReport) -> str:
     return "dev " + ", ".join(f"{name} {value:.4f}" for name, value in (report.dev or {}).items())
+
+
+def interrupted(step: int, max_steps: int, folder: Path) -> Interrupted:
+    """The end of a training that was stopped before its last step."""
+    return Interrupted(
+        f"stopped after step {step} of {max_steps}; all is saved in {folder} - the same command goes on from there"
+    )
 
 
 @contextlib.contextmanager

@@ -31,10 +31,9 @@ from aasvc_cli.cli.options import (
     training_option,
 )
 from aasvc_cli.cli.output import home_folder, is_first_process, say, say_next, settings, show_result, usage
-from aasvc_cli.cli.progress import progress, stop_on_signals, training_progress
+from aasvc_cli.cli.progress import interrupted, progress, stop_on_signals, training_progress
 from aasvc_cli.cli.train_content import RecordingsOption, TeacherOption, content_config, train_content
 from aasvc_cli.cli.train_vocoder import MelsFromOption, train_vocoder, vocoder_config
-from aasvc_cli.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -386,10 +385,7 @@ def _train_voice(home: Home, given: Mapping[str, Any], overrides: Mapping[str, A
         return
     result = _run(home, config, manifest, given)
     if result.stopped and not result.out_of_time:
-        raise Interrupted(
-            f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
-            "the same command goes on from there"
-        )
+        raise interrupted(result.step, config.train.max_steps, result.folder)
     if is_first_process():
         _show(result, config, given["json_target"])
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from aasvc_cli.cli.configuration import traced_config
 from aasvc_cli.cli.options import data_option, model_option
 from aasvc_cli.cli.output import say, show_result, usage
-from aasvc_cli.cli.progress import stop_on_signals, training_progress
+from aasvc_cli.cli.progress import interrupted, stop_on_signals, training_progress
 from aasvc_cli.config.layers import preset_layer
-from aasvc_cli.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,10 +64,7 @@ def train_content(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
             should_stop=should_stop,
         )
     if result.stopped:
-        raise Interrupted(
-            f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
-            "the same command goes on from there"
-        )
+        raise interrupted(result.step, config.train.max_steps, result.folder)
     dev = ", ".join(f"{name} {value:.4g}" for name, value in result.dev.items())
     summary = f"{result.folder}  (step {result.step}" + (f": {dev})" if dev else ")")
     show_result(result, given["json_target"], [summary])

@@ -9,8 +9,7 @@ from aasvc_cli.cli import completion
 from aasvc_cli.cli.configuration import traced_config
 from aasvc_cli.cli.options import model_option
 from aasvc_cli.cli.output import say, say_next, show_result, usage
-from aasvc_cli.cli.progress import stop_on_signals, training_progress
-from aasvc_cli.errors import Interrupted
+from aasvc_cli.cli.progress import interrupted, stop_on_signals, training_progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,10 +71,7 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
             should_stop=should_stop,
         )
     if result.stopped:
-        raise Interrupted(
-            f"stopped after step {result.step} of {config.train.max_steps}; all is saved in {result.folder} - "
-            "the same command goes on from there"
-        )
+        raise interrupted(result.step, config.train.max_steps, result.folder)
     dev = ", ".join(f"{name} {value:.4g}" for name, value in result.dev.items())
     show_result(result, given["json_target"], [f"{result.folder}  (step {result.step}: {dev})"])
     say_next(f"aasvc convert --set eval --vocoder {shlex.quote(result.folder.name)}")
