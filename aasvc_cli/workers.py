@@ -15,6 +15,7 @@ import functools
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -226,6 +227,7 @@ def _begin(threads: int) -> None:
     """Prepare a process for its work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
+    sys.unraisablehook = _stop_soon
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(threads))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -250,6 +252,15 @@ def _stop(*_: object) -> NoReturn:
         os._exit(0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would come out where nobody expects it
     raise KeyboardInterrupt
+
+
+def _stop_soon(dropped: sys.UnraisableHookArgs) -> None:
+    """Stop a moment later when the signal came in a destructor or a callback, where Python drops exceptions."""
+    if dropped.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(dropped)
+        return
+    signal.signal(signal.SIGALRM, _stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)  # when this function has returned
 
 
 def _call(pickled: bytes, item: Any) -> Any:

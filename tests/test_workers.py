@@ -59,6 +59,13 @@ def die_the_first_time(path: Path) -> str:
     return path.name
 
 
+class SleepsWhenDeleted:
+    """An exception that ends the sleep goes no further, as any in a destructor."""
+
+    def __del__(self) -> None:
+        time.sleep(60)
+
+
 def write_for_ever(path: Path) -> str:
     """Never ends, unless it is only to wait until the other one has begun."""
     begun = path.with_name("begun")
@@ -70,6 +77,8 @@ def write_for_ever(path: Path) -> str:
         stream.write(b"half")
         stream.flush()
         begun.touch()
+        if path.name == "destructor":
+            SleepsWhenDeleted()
         while True:
             with contextlib.suppress(KeyboardInterrupt) if path.name == "stubborn" else contextlib.nullcontext():
                 time.sleep(0.1)
@@ -206,6 +215,14 @@ def test_what_was_being_written_is_removed_when_the_work_is_given_up(workers: Wo
     assert len(list(tmp_path.iterdir())) == 2
     outcomes.close()
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+
+
+def test_a_signal_that_meets_a_destructor_ends_the_job_as_any_other(workers: Workers, tmp_path: Path, capfd):
+    outcomes = workers.spread(write_for_ever, [tmp_path / "destructor", tmp_path / "wait"], killed=refuse)
+    assert next(outcomes) == "waited"
+    outcomes.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]  # by the job itself: nothing sweeps here
+    assert capfd.readouterr().err == ""
 
 
 SIGNALLED_EVERYWHERE = """
