@@ -232,7 +232,7 @@ class TestDestinations:
         assert path.read_bytes() == b"new"
         assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    @pytest.mark.unprivileged
     def test_a_protected_file_is_not_replaced_and_a_writable_one_in_a_protected_folder_is_written(self, tmp_path: Path):
         protected, writable = tmp_path / "a" / "file", tmp_path / "b" / "file"
         for path in (protected, writable):
