@@ -45,7 +45,7 @@ from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
 from aasvc_cli.training.run_folder import RunFolder
-from aasvc_cli.vocoder.build import StoredVocoder, load_vocoder, write_vocoder
+from aasvc_cli.vocoder.build import StoredVocoder, load_vocoder, read_vocoder, write_vocoder
 from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes
 from tests.voices import tiny_config, write_voice
 
@@ -208,8 +208,10 @@ class TestMutations:
 
         def use(_: Path) -> None:
             known_models(home).lines()
-            load_voice(folder)
+            state = load_voice(folder).model.state_dict()
+            assert all(torch.equal(state[name], tensor) for name, tensor in weights.items()), "another voice"
 
+        weights = load_voice(folder).model.state_dict()
         attack(tmp_path, files, use)
 
     def test_vocoders(self, tmp_path: Path, attack: Callable[..., None]):
@@ -217,7 +219,13 @@ class TestMutations:
         mel = MelConfig(sample_rate=16000, n_fft=64, hop_length=16, n_mels=8)
         network = IstftGenerator(mel, sizes)
         write_vocoder(tmp_path / "v", StoredVocoder("istft", mel, asdict(sizes), network.state_dict(), {"step": 7}))
-        attack(tmp_path, sorted((tmp_path / "v").iterdir()), lambda _: load_vocoder(tmp_path / "v"))
+
+        def use(_: Path) -> None:
+            load_vocoder(tmp_path / "v")
+            tensors = read_vocoder(tmp_path / "v").tensors
+            assert all(torch.equal(tensors[name], tensor) for name, tensor in network.state_dict().items())
+
+        attack(tmp_path, sorted((tmp_path / "v").iterdir()), use)
 
     @pytest.mark.parametrize("kind", ["aasvc-deterministic", "aasvc-stochastic"])
     def test_published_voices(self, tmp_path: Path, attack: Callable[..., None], kind: str):
@@ -252,10 +260,12 @@ class TestMutations:
             folder = RunFolder(run)
             folder.cut_log(1)
             folder.open({}, {"digest": json.loads(original)["digest"]}, ())
-            load_checkpoint(run / "last.safetensors")
+            loaded, header = load_checkpoint(run / "last.safetensors")
+            assert header == kept_header and all(torch.equal(loaded[name], kept[name]) for name in kept)
             known_models(trained).lines()
 
         original = (run / "data.json").read_text()
+        kept, kept_header = load_checkpoint(run / "last.safetensors")
         attack(trained.root, files, use)
 
     def test_features_are_those_that_were_kept_or_refused(self, tmp_path: Path, attack: Callable[..., None]):

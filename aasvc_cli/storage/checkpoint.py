@@ -1,10 +1,11 @@
-"""Weights and training state: safetensors with a JSON header, one file each, written atomically."""
+"""Weights and training state: safetensors with a JSON header and a checksum, one file each, written atomically."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_HEADER = "aasvc"
+_HEADER, _CHECKSUM = "aasvc", "crc32"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -25,9 +26,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[s
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(dict(header), ensure_ascii=False)
     with atomic_write(path) as stream:
         try:
-            save_file(contiguous, stream.name, metadata={_HEADER: json.dumps(dict(header), ensure_ascii=False)})
+            save_file(contiguous, stream.name, metadata={_HEADER: text, _CHECKSUM: str(_checksum(text, contiguous))})
         except SafetensorError as error:
             # the library turns the operating system's error into text
             number = re.search(r"os error (\d+)", str(error))
@@ -35,10 +37,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[s
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors (on the CPU) and header.
+    """Read tensors (on the CPU) and header; files of before there were checksums are read without one.
 
     Raises:
-        ModelError: missing, truncated, or not written by :func:`save_checkpoint`.
+        ModelError: missing, damaged, or not written by :func:`save_checkpoint`.
     """
     from safetensors import safe_open
 
@@ -50,8 +52,23 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path.open("rb"),  # safetensors takes a file that it may not open for one that does not exist
         safe_open(os.fspath(path), framework="pt", device="cpu") as stream,
     ):
-        header = dict(json.loads((stream.metadata() or {}).get(_HEADER, "{}")))
-        return {name: stream.get_tensor(name) for name in stream.keys()}, header
+        metadata = stream.metadata() or {}
+        text = metadata.get(_HEADER, "{}")
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+        if _CHECKSUM in metadata and metadata[_CHECKSUM] != str(_checksum(text, tensors)):
+            raise ValueError("its content is not what was written (the checksum differs)")
+        return tensors, dict(json.loads(text))
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of a header and of contiguous tensors, by name."""
+    import torch
+
+    checksum = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
 
 
 def load_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

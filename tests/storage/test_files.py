@@ -21,6 +21,8 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from aasvc_cli.audio.files import decode_audio, list_audio, read_audio, write_audio
 from aasvc_cli.errors import AudioError, DataError, ModelError, StorageError
@@ -329,6 +331,35 @@ class TestCheckpoint:
             with pytest.raises(ModelError, match=r"last\.safetensors: expected a complete safetensors file") as caught:
                 load_checkpoint(path)
             assert "\n" not in str(caught.value)
+
+    def test_a_changed_bit_anywhere_is_noticed_or_changes_nothing(self, tmp_path: Path):
+        path = tmp_path / "best.safetensors"
+        save_checkpoint(path, tensors(), {"step": 12})
+        whole, noticed = path.read_bytes(), 0
+        for place in range(len(whole)):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << place % 8
+            path.write_bytes(changed)
+            try:
+                loaded, header = load_checkpoint(path)
+            except ModelError:
+                noticed += 1
+            else:
+                assert header == {"step": 12}
+                assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors().items())
+        assert len(whole) - noticed < 16, "only padding, and the name of the checksum itself"
+
+    def test_a_file_without_a_checksum_is_read(self, tmp_path: Path):
+        save_file({"model.a": torch.ones(3)}, tmp_path / "old.safetensors", metadata={"aasvc": '{"step": 7}'})
+        loaded, header = load_checkpoint(tmp_path / "old.safetensors")
+        assert header == {"step": 7}
+        assert torch.equal(loaded["model.a"], torch.ones(3))
+
+    @pytest.mark.parametrize("name", ["voice/best.safetensors", "vocoder/generator.safetensors"])
+    def test_what_the_package_ships_has_a_checksum(self, name: str):
+        # the content encoder needs none: its bytes are part of the key of its features, which models are checked by
+        with safe_open(bundled(name), framework="pt") as stream:
+            assert "crc32" in stream.metadata()
 
     @pytest.mark.parametrize("content", [b"not a checkpoint at all", bytes(64), b"\xff" * 64])
     def test_another_kind_of_file_is_a_model_error(self, tmp_path: Path, content: bytes):
