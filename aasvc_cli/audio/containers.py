@@ -39,12 +39,21 @@ class Part:
         start, stop: its bytes
         share: how much of it is there, 1.0 for all; None for less than all, but nobody knows how much
         counted: the header counts the samples, so that the decoder's number of frames is no guess
+        shown_size: how many bytes the decoder is told there are, where it would stop too early; None for the true size
+        patch: a place, counted from ``start``, and what the decoder finds there instead of what the file says
     """
 
     start: int
     stop: int
     share: float | None = 1.0
     counted: bool = False
+    shown_size: int | None = None
+    patch: tuple[int, bytes] | None = None
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether the decoder may read the bytes themselves."""
+        return self.shown_size is None and self.patch is None
 
 
 def find_parts(path: Path) -> list[Part]:
@@ -64,10 +73,12 @@ def find_parts(path: Path) -> list[Part]:
 
 
 class Window(io.RawIOBase):
-    """Bytes ``start`` to ``stop`` of a file as a file of their own."""
+    """The bytes of a part of a file, as a decoder is to see them, as a file of their own."""
 
-    def __init__(self, file: IO[bytes], start: int, stop: int) -> None:
-        self._file, self._start, self._length, self._place = file, start, stop - start, 0
+    def __init__(self, file: IO[bytes], part: Part) -> None:
+        self._file, self._part, self._place = file, part, 0
+        self._length = part.stop - part.start
+        self._shown = self._length if part.shown_size is None else part.shown_size
 
     def readable(self) -> bool:
         """Always."""
@@ -79,7 +90,7 @@ class Window(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move within the window."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._length}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._shown}[whence]
         self._place = max(0, base + offset)
         return self._place
 
@@ -89,8 +100,14 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill a buffer with what is left."""
-        self._file.seek(self._start + self._place)
-        content = self._file.read(max(0, min(len(buffer), self._length - self._place)))
+        self._file.seek(self._part.start + self._place)
+        content = bytearray(self._file.read(max(0, min(len(buffer), self._length - self._place))))
+        if not content and self._shown - _TAG_BYTES <= self._place < self._shown:
+            content = bytearray(min(len(buffer), self._shown - self._place))  # no tag at the end that is shown
+        if self._part.patch is not None:
+            place, patch = self._part.patch
+            for index in range(max(place, self._place), min(place + len(patch), self._place + len(content))):
+                content[index - self._place] = patch[index - place]
         buffer[: len(content)] = content
         self._place += len(content)
         return len(content)
@@ -152,8 +169,10 @@ def _starts(file: IO[bytes], kind: str) -> list[int]:
 def _part(file: IO[bytes], kind: str, start: int, stop: int) -> Part:
     if kind == "ogg":
         return Part(start, stop, 1.0 if _ogg_ends(file, start, stop) else None)
-    if kind in ("flac", "mp3"):
-        return Part(start, stop, counted=kind == "flac" or _xing(file, start, stop) is not None)
+    if kind == "flac":
+        return Part(start, stop, counted=True)
+    if kind == "mp3":
+        return _mp3_part(file, start, stop)
     stated = _stated(file, kind, start, stop)
     if stated is None:
         return Part(start, stop)
@@ -210,6 +229,16 @@ def _ogg_ends(file: IO[bytes], start: int, stop: int) -> bool:
 
 # --- MP3 ------------------------------------------------------------------------------------------------------------
 
+_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KILOBITS_LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+"""Bit rates of MPEG 1, and of MPEG 2 and 2.5, by their numbers in headers, from 1."""
+_LONGEST_FRAME = 1441
+_TAIL_FRAMES = 8
+_ANY_SIZE = 1 << 33
+"""More than an MP3 has; decoders count on from it."""
+_TAG_BYTES = 128
+"""Of an ID3v1 tag at the end of a file."""
+
 
 def _is_layer3(header: bytes) -> bool:
     return len(header) >= 4 and header[0] == 0xFF and header[1] & 0xE6 == 0xE2 and header[1] & 0x18 != 0x08
@@ -225,7 +254,8 @@ def _mp3_starts(file: IO[bytes], size: int) -> list[int]:
             described.append(frame)
     starts = {0, *(frame for frame in described if frame > first)}
     for frame in described:
-        end = frame + (_xing(file, frame, size) or 0)
+        description = _described(file, frame, size)
+        end = frame + (description.n_bytes if description else 0)
         if frame < end < size - 4 and not any(frame < other <= end + _CHUNK for other in described):
             while _read(file, end, 3) == b"TAG":
                 end += 128
@@ -252,8 +282,23 @@ def _description_offset(header: bytes, name: bytes) -> int:
     return 4 + side + (0 if header[1] & 1 else 2)
 
 
-def _xing(file: IO[bytes], start: int, stop: int) -> int | None:
-    """Bytes of the recording as its first frame counts them; 0 if it counts frames only, None without such a frame."""
+@dataclass(frozen=True)
+class _Description:
+    """What the first frame of an MP3 says of it.
+
+    Attributes:
+        counted: it counts the frames
+        n_bytes: of all frames; 0 if it doesn't say
+        place: where that number stands
+    """
+
+    counted: bool
+    n_bytes: int = 0
+    place: int = 0
+
+
+def _described(file: IO[bytes], start: int, stop: int) -> _Description | None:
+    """What the first frame says of a recording, None if it is one of sound."""
     frame = _after_id3(file, start)
     head = _read(file, frame, min(64, stop - frame))
     if not _is_layer3(head):
@@ -263,5 +308,56 @@ def _xing(file: IO[bytes], start: int, stop: int) -> int | None:
         if head[place : place + 4] == name:
             flags = int.from_bytes(head[place + 4 : place + 8], "big")
             counted = place + 8 + (4 if flags & 1 else 0)
-            return int.from_bytes(head[counted : counted + 4], "big") if flags & 2 else 0
-    return 0 if head[36:40] == b"VBRI" else None
+            n_bytes = int.from_bytes(head[counted : counted + 4], "big") if flags & 2 else 0
+            return _Description(bool(flags & 1), n_bytes, frame + counted)
+    return _Description(True) if head[36:40] == b"VBRI" else None
+
+
+def _mp3_part(file: IO[bytes], start: int, stop: int) -> Part:
+    described = _described(file, start, stop)
+    if described is None or not described.counted:
+        # the decoder takes the first frame's bit rate for that of all, and stops where they would end by it
+        broken = _broken_frame(file, start, stop)
+        return Part(start, broken or stop, None if broken else 1.0, shown_size=_ANY_SIZE)
+    there = stop - _after_id3(file, start)
+    if described.n_bytes <= there:
+        return Part(start, stop, counted=True)
+    # it is counted how much is missing; the decoder would only complain that the size is another
+    return Part(start, stop, counted=True, patch=(described.place - start, there.to_bytes(4, "big")))
+
+
+def _broken_frame(file: IO[bytes], start: int, stop: int) -> int | None:
+    """Where the last frame begins, if it is not all there, which decoders take for an error; else None."""
+    if _read(file, max(start, stop - _TAG_BYTES), 3) == b"TAG":
+        stop -= _TAG_BYTES
+    begin = _after_id3(file, start)
+    base = max(begin, stop - _TAIL_FRAMES * _LONGEST_FRAME)
+    content = _read(file, base, stop - base)
+    for first in range(min(len(content), _LONGEST_FRAME)):
+        kind, place, count = content[first + 1 : first + 3], first, 0
+        while (length := _frame_bytes(head := content[place : place + 4])) and _alike(head[1:3], kind):
+            if place + length > len(content):
+                break
+            place, count = place + length, count + 1
+        if count >= 3 or (count and base + first == begin):
+            header_cut = 0 < len(content) - place < 4 and content[place] == 0xFF
+            return base + place if length or header_cut else None
+    return None
+
+
+def _alike(kind: bytes, other: bytes) -> bool:
+    """Whether two headers have the same version and sample rate."""
+    return kind[0] == other[0] and kind[1] & 0x0C == other[1] & 0x0C
+
+
+def _frame_bytes(header: bytes) -> int:
+    """The length of the frame that a header begins; 0 if it is none, or doesn't say."""
+    if not _is_layer3(header):
+        return 0
+    version, bit_rate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if bit_rate in (0, 15) or rate == 3:
+        return 0
+    first = version == 3
+    samples_per_second = (44100, 48000, 32000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    kilobits = (_KILOBITS if first else _KILOBITS_LOW)[bit_rate - 1]
+    return (144_000 if first else 72_000) * kilobits // samples_per_second + (header[2] >> 1 & 1)

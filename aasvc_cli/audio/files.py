@@ -177,7 +177,7 @@ class Sound:
             message = f"ends after {seconds:.2f} of {whole:.2f} s, the rest of the file is missing"
             self.remarks.append(Remark("truncated", message))
         elif part.share is None:
-            message = f"ends after {seconds:.2f} s without a mark of the end, so the rest of the file is missing"
+            message = f"breaks off after {seconds:.2f} s, the rest of the file is missing"
             self.remarks.append(Remark("truncated", message))
 
     def _decoded(self, part: Part, length: int) -> Iterator[Wave]:
@@ -205,9 +205,9 @@ class Sound:
         with contextlib.ExitStack() as stack:
             stack.enter_context(readable(self.name, self._source))
             source: Any = audio_name(self._source) if isinstance(self._source, Path) else self._source
-            if len(self.parts) > 1:
+            if len(self.parts) > 1 or not part.as_it_is:
                 assert isinstance(self._source, Path)
-                source = Window(stack.enter_context(self._source.open("rb")), part.start, part.stop)
+                source = Window(stack.enter_context(self._source.open("rb")), part)
             elif not isinstance(self._source, Path):
                 self._source.seek(0)
             stream = stack.enter_context(forward_reader()(source, **self._raw))
@@ -236,7 +236,9 @@ def readable(name: str, source: Path | IO[bytes]) -> Iterator[None]:
     except soundfile.LibsndfileError as error:
         if isinstance(source, Path) and not os.access(source, os.R_OK):  # "System error" to libsndfile
             raise AudioError(f"{name}: no permission to read") from None
-        reason = error.error_string.strip().rstrip(".").removeprefix("Error : ") or "damaged or cut short"
+        reason = error.error_string.strip().rstrip(".").removeprefix("Error : ")
+        if not reason or any(words in reason for words in _ABOUT_DAMAGE):
+            reason = "damaged or cut short"
         if _start_of(source).startswith(b"OggS"):
             reason = "Ogg with a codec other than Vorbis and Opus, or damaged"
         raise AudioError(
@@ -249,6 +251,8 @@ def readable(name: str, source: Path | IO[bytes]) -> Iterator[None]:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
+_ABOUT_DAMAGE = ("malformed", "lost sync", "unknown error", "internal error", "does not exist")
+"""Words of libsndfile where it can't make sense of what follows a right beginning."""
 _OTHER_SOUNDS = (
     (4, b"ftyp", "MPEG-4 (m4a, mp4)"),
     (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),

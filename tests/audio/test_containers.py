@@ -100,12 +100,53 @@ def test_a_cut_compressed_file_is_noticed(tmp_path, suffix):
     assert "the rest of the file is missing" in remarks["truncated"]
 
 
-def test_a_cut_flac_is_refused(tmp_path):
-    path = tmp_path / "a.flac"
-    whole = encoded(3.0, "flac")
-    path.write_bytes(whole[: int(len(whole) * 0.6)])
-    with pytest.raises(AudioError, match=r"a\.flac: not readable as audio \(.+\)"):
+@pytest.mark.parametrize("suffix", ["flac", "caf"])
+@pytest.mark.parametrize("share", [0.03, 0.6])
+def test_a_cut_file_that_the_decoder_does_not_take_is_refused_in_plain_words(tmp_path, suffix, share):
+    path = tmp_path / f"a.{suffix}"
+    whole = encoded(3.0, suffix)
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(AudioError, match=rf"a\.{suffix}: not readable as audio \(damaged or cut short\)"):
         read_audio(path)
+
+
+def bare_mp3(samples: np.ndarray, bitrate_mode: str) -> bytes:
+    """An MP3 without the first frame, which describes it, as programs write that stream."""
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", RATE, 1, format="MP3", bitrate_mode=bitrate_mode) as stream:
+        stream.write(samples)
+    content = buffer.getvalue()
+    return content[content.index(content[:2], 4) :]
+
+
+@pytest.mark.parametrize("suffix", [b"", b"TAG" + bytes(125)])
+@pytest.mark.parametrize("lost", [1, 3, 50, 2000])
+def test_a_cut_mp3_that_does_not_say_how_long_it_is_is_noticed(tmp_path, capfd, lost, suffix):
+    path, whole = tmp_path / "a.mp3", bare_mp3(voice(3.0), "CONSTANT")
+    path.write_bytes(whole + suffix)
+    assert read(path) == (pytest.approx(3.0, abs=0.2), {})
+    path.write_bytes(whole[:-lost] + suffix)
+    seconds, remarks = read(path)
+    assert remarks == {"truncated": f"breaks off after {seconds:.2f} s, the rest of the file is missing"}
+    assert 2.0 < seconds < (2.5 if lost == 2000 else 3.2)
+    assert capfd.readouterr() == ("", ""), "the decoder talks to standard error"
+
+
+def test_an_mp3_of_variable_bit_rate_that_does_not_say_how_long_it_is_is_read_to_its_end(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, RATE)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(bare_mp3(np.concatenate([noise, np.zeros(4 * RATE), voice(1.0)]), "VARIABLE"))
+    wave, _ = read_audio(path)
+    assert len(wave) / RATE == pytest.approx(6.0, abs=0.2)
+    assert np.abs(wave[-RATE // 2 :]).max() > 0.05, "the voice at the end"
+
+
+def test_a_cut_mp3_that_says_how_long_it_is_is_no_matter_for_the_decoder_to_talk_about(tmp_path, capfd):
+    path, whole = tmp_path / "a.mp3", encoded(3.0, "mp3")
+    path.write_bytes(whole[: int(len(whole) * 0.6)])
+    _, remarks = read(path)
+    assert remarks["truncated"].endswith("of 3.00 s, the rest of the file is missing")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])
