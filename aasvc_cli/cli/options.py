@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any
@@ -236,6 +237,18 @@ JsonOption = Annotated[
 
 
 OverwriteOption = Annotated[bool, output_option("--overwrite", help="Begin anew and replace what is there.")]
+
+
+def model_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options that `prepare` and `train` share say about the configuration, by key."""
+    return overrides_of(
+        {
+            "features.source": given["src_feat"],
+            "features.target": given["trg_feat"],
+            "features.duration": given["dp_feat"],
+            "model.frames_per_token": given["frames_per_token"],
+        }
+    )
 
 
 def overrides_of(options: dict[str, Any]) -> dict[str, Any]:

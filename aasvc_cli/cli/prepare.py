@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,125 +22,172 @@ from aasvc_cli.cli.options import (
     TargetFeatureOption,
     data_option,
     model_option,
-    overrides_of,
+    model_overrides,
 )
 from aasvc_cli.cli.output import clock, home_folder, say_next, show_result
 from aasvc_cli.cli.progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aasvc_cli.pipeline.prepare import PrepareReport
 
 
 SHOWN_FINDINGS = 10
 """Pairs left out that `prepare` shows; its report has all of them."""
 
+CHOICES = (
+    "corpus", "source", "target", "name", "pairs", "training", "dev", "evaluation", "trim", "loudness", "max_seconds",
+    "seed", "sample_rate", "jobs", "overwrite",
+)  # fmt: skip
+"""Options that the stage takes by the same name."""
+
+
+CorpusArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="CORPUS",
+        help="A downloaded corpus or a folder <speaker>/{wav,text}/<set>.",
+        show_default="the only downloaded one",
+        autocompletion=completion.corpora,
+    ),
+]
+
+
+SourceOption = Annotated[
+    str | None,
+    data_option(
+        "--source",
+        metavar="SPEAKER_OR_DIR",
+        help="Speaker to convert from: a name in the corpus, or a folder of recordings.",
+        show_default="male in a corpus of male and female, else the only one left",
+        autocompletion=completion.speakers,
+    ),
+]
+
+
+TargetOption = Annotated[
+    str | None,
+    data_option(
+        "--target",
+        metavar="SPEAKER_OR_DIR",
+        help="Speaker to convert to: a name in the corpus, or a folder of recordings.",
+        show_default="female in a corpus of male and female, else the only one left",
+        autocompletion=completion.speakers,
+    ),
+]
+
+
+NameOption = Annotated[
+    str | None,
+    data_option("--name", metavar="NAME", help="Name for this prepared set.", show_default="<source>_<target>"),
+]
+
+
+PairsOption = Annotated[
+    str | None,
+    data_option(
+        "--pairs",
+        metavar="FILE",
+        help="A table of source, target and perhaps text (TSV or CSV).",
+        show_default="recordings are matched by path and name",
+    ),
+]
+
+
+TrainingOption = Annotated[
+    str | None,
+    data_option(
+        "--train",
+        metavar="N|FRACTION|FILE",
+        help="Pairs to train on, in the same way as --dev; the others are left aside.",
+        show_default="all that are left",
+    ),
+]
+
+
+DevOption = Annotated[
+    str | None,
+    data_option(
+        "--dev",
+        metavar="N|FRACTION|FILE",
+        help="Pairs kept for measuring during training: a number, a fraction, or a file with one name per line.",
+        show_default="the corpus's own, else a tenth and at most 20",
+    ),
+]
+
+
+EvaluationOption = Annotated[
+    str | None,
+    data_option(
+        "--eval",
+        metavar="N|FRACTION|FILE",
+        help="Pairs kept for the final scores, in the same way.",
+        show_default="the corpus's own, else a tenth and at most 20",
+    ),
+]
+
+
+TrimOption = Annotated[
+    bool | None,
+    data_option(
+        "--trim/--no-trim",
+        help="Leave the silence at both ends out, but for 50 ms.",
+        show_default="the configuration's; published ones don't",
+    ),
+]
+
+
+LoudnessOption = Annotated[
+    bool, data_option("--loudness", help="Bring every recording to its speaker's usual loudness.")
+]
+
+
+MaxSecondsOption = Annotated[
+    float,
+    data_option(
+        "--max-seconds",
+        min=0.0,
+        help="Longer pairs are cut at pauses that both share, or left out; 0 for no limit.",
+    ),
+]
+
+
+SeedOption = Annotated[int, data_option("--seed", min=0, help="Decides which pairs are kept.")]
+
+
+SampleRateOption = Annotated[
+    int | None,
+    model_option(
+        "--sample-rate",
+        metavar="HZ",
+        min=4000,
+        max=192000,
+        help="Sample rate of the model; windows and bands follow.",
+        show_default=THE_CONFIGURATIONS,
+    ),
+]
+
 
 def prepare(
-    corpus: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="CORPUS",
-            help="A downloaded corpus or a folder <speaker>/{wav,text}/<set>.",
-            show_default="the only downloaded one",
-            autocompletion=completion.corpora,
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        data_option(
-            "--source",
-            metavar="SPEAKER_OR_DIR",
-            help="Speaker to convert from: a name in the corpus, or a folder of recordings.",
-            show_default="male in a corpus of male and female, else the only one left",
-            autocompletion=completion.speakers,
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        data_option(
-            "--target",
-            metavar="SPEAKER_OR_DIR",
-            help="Speaker to convert to: a name in the corpus, or a folder of recordings.",
-            show_default="female in a corpus of male and female, else the only one left",
-            autocompletion=completion.speakers,
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        data_option("--name", metavar="NAME", help="Name for this prepared set.", show_default="<source>_<target>"),
-    ] = None,
-    pairs: Annotated[
-        str | None,
-        data_option(
-            "--pairs",
-            metavar="FILE",
-            help="A table of source, target and perhaps text (TSV or CSV).",
-            show_default="recordings are matched by path and name",
-        ),
-    ] = None,
-    training: Annotated[
-        str | None,
-        data_option(
-            "--train",
-            metavar="N|FRACTION|FILE",
-            help="Pairs to train on, in the same way as --dev; the others are left aside.",
-            show_default="all that are left",
-        ),
-    ] = None,
-    dev: Annotated[
-        str | None,
-        data_option(
-            "--dev",
-            metavar="N|FRACTION|FILE",
-            help="Pairs kept for measuring during training: a number, a fraction, or a file with one name per line.",
-            show_default="the corpus's own, else a tenth and at most 20",
-        ),
-    ] = None,
-    evaluation: Annotated[
-        str | None,
-        data_option(
-            "--eval",
-            metavar="N|FRACTION|FILE",
-            help="Pairs kept for the final scores, in the same way.",
-            show_default="the corpus's own, else a tenth and at most 20",
-        ),
-    ] = None,
-    trim: Annotated[
-        bool | None,
-        data_option(
-            "--trim/--no-trim",
-            help="Leave the silence at both ends out, but for 50 ms.",
-            show_default="the configuration's; published ones don't",
-        ),
-    ] = None,
-    loudness: Annotated[
-        bool, data_option("--loudness", help="Bring every recording to its speaker's usual loudness.")
-    ] = False,
-    max_seconds: Annotated[
-        float,
-        data_option(
-            "--max-seconds",
-            min=0.0,
-            help="Longer pairs are cut at pauses that both share, or left out; 0 for no limit.",
-        ),
-    ] = 12.0,
-    seed: Annotated[int, data_option("--seed", min=0, help="Decides which pairs are kept.")] = 1,
+    corpus: CorpusArgument = None,
+    source: SourceOption = None,
+    target: TargetOption = None,
+    name: NameOption = None,
+    pairs: PairsOption = None,
+    training: TrainingOption = None,
+    dev: DevOption = None,
+    evaluation: EvaluationOption = None,
+    trim: TrimOption = None,
+    loudness: LoudnessOption = False,
+    max_seconds: MaxSecondsOption = 12.0,
+    seed: SeedOption = 1,
     conf: ConfOption = None,
     src_feat: SourceFeatureOption = None,
     trg_feat: TargetFeatureOption = None,
     dp_feat: DurationFeatureOption = None,
     frames_per_token: FramesPerTokenOption = None,
-    sample_rate: Annotated[
-        int | None,
-        model_option(
-            "--sample-rate",
-            metavar="HZ",
-            min=4000,
-            max=192000,
-            help="Sample rate of the model; windows and bands follow.",
-            show_default=THE_CONFIGURATIONS,
-        ),
-    ] = None,
+    sample_rate: SampleRateOption = None,
     jobs: JobsOption = None,
     cluster: ClusterOption = None,
     overwrite: OverwriteOption = False,
@@ -154,41 +201,18 @@ def prepare(
     and mp3 of any rate will do. Pairs that cannot be used are left out and listed. Run it again after an
     interruption: only what is missing is done.
     """
-    from aasvc_cli.pipeline.prepare import prepare as run
-
-    overrides = overrides_of(
-        {
-            "features.source": src_feat,
-            "features.target": trg_feat,
-            "features.duration": dp_feat,
-            "model.frames_per_token": frames_per_token,
-        }
-    )
-    config = configured(conf, overrides)
-    with workers_of(cluster) as workers, progress("prepare") as on_progress:
-        report = run(
-            home_folder(),
-            config,
-            corpus=corpus,
-            source=source,
-            target=target,
-            name=name,
-            pairs=pairs,
-            training=training,
-            dev=dev,
-            evaluation=evaluation,
-            trim=trim,
-            loudness=loudness,
-            sample_rate=sample_rate,
-            max_seconds=max_seconds,
-            seed=seed,
-            jobs=jobs,
-            workers=workers,
-            overwrite=overwrite,
-            on_progress=on_progress,
-        )
+    report = _run(locals())
     show_result(report, json_target, _preparation(report))
     say_next("aasvc stats")
+
+
+def _run(given: Mapping[str, Any]) -> PrepareReport:
+    from aasvc_cli.pipeline.prepare import prepare as run
+
+    config = configured(given["conf"], model_overrides(given))
+    choices = {name: given[name] for name in CHOICES}
+    with workers_of(given["cluster"]) as workers, progress("prepare") as on_progress:
+        return run(home_folder(), config, **choices, workers=workers, on_progress=on_progress)
 
 
 def _preparation(report: PrepareReport) -> list[str]:

@@ -26,6 +26,7 @@ from aasvc_cli.cli.options import (
     TrainedOption,
     machine_option,
     model_option,
+    model_overrides,
     output_option,
     overrides_of,
     training_option,
@@ -342,14 +343,10 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
     """What the options say about the configuration, by key."""
     batch_size = given["batch_size"]
     options = {
-        "features.source": given["src_feat"],
-        "features.target": given["trg_feat"],
-        "features.duration": given["dp_feat"],
-        "model.frames_per_token": given["frames_per_token"],
         "train.batch_size": int(batch_size) if batch_size not in (None, "auto") else None,
         "train.auto_batch": _auto_batch(batch_size, given["accum"]),
     }
-    return overrides_of(options | {f"train.{name}": given[name] for name in TRAIN_SETTINGS})
+    return model_overrides(given) | overrides_of(options | {f"train.{name}": given[name] for name in TRAIN_SETTINGS})
 
 
 def _show_config(home: Home, given: Mapping[str, Any]) -> None:
