@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.mono import Remark
 from aasvc_cli.audio.world import FloatArray, Wave
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures import judges, signal
@@ -69,6 +70,7 @@ class Outcome:
         analysis: settings of the signal measures that were computed.
         limits: definitions of the signal measures that cannot be computed, and why.
         same_as: what the conversion is a copy of.
+        remarks: what the samples of its recordings don't show, such as a missing end.
         failures: everything else that went wrong.
     """
 
@@ -81,6 +83,7 @@ class Outcome:
     analysis: set[AnalysisSettings] = field(default_factory=set)
     limits: dict[Mode, str] = field(default_factory=dict)
     same_as: tuple[Side, ...] = ()
+    remarks: list[tuple[Path, Remark]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def fail(self, error: Exception, prefix: str = "") -> None:
@@ -97,7 +100,8 @@ def score(job: Job) -> Outcome:
     outcome = Outcome(job.utterance_id)
     try:
         recordings: dict[Side, Recording] = {
-            "converted": Recording(job.converted, job.cache), "target": Recording(job.target, job.cache),
+            "converted": Recording(job.converted, job.cache, outcome.remarks),
+            "target": Recording(job.target, job.cache, outcome.remarks),
         }  # fmt: skip
         scorer = _SignalScorer(job, recordings["target"], outcome)
         outcome.sample_rate = recordings["target"].sample_rate
@@ -107,7 +111,7 @@ def score(job: Job) -> Outcome:
         return outcome
     if job.source is not None and (job.baseline or "speaker" in job.judges):
         try:
-            recordings["source"] = Recording(job.source, job.cache)
+            recordings["source"] = Recording(job.source, job.cache, outcome.remarks)
             if job.baseline:
                 outcome.baseline = scorer.against(recordings["source"])
         except Exception as error:
@@ -128,13 +132,16 @@ def score(job: Job) -> Outcome:
 class Recording:
     """One recording, read once, with what is known about its content.
 
+    Args:
+        remarks: gets what there is to say of it
+
     Raises:
         AudioError: it cannot be read.
         DataError: it is silent or too short, so that its scores would say nothing.
     """
 
-    def __init__(self, path: Path, cache: ResultCache) -> None:
-        self.wave, self.sample_rate = read_audio(path)
+    def __init__(self, path: Path, cache: ResultCache, remarks: list[tuple[Path, Remark]]) -> None:
+        self.wave, self.sample_rate = read_audio(path, lambda remark: remarks.append((path, remark)))
         seconds = len(self.wave) / self.sample_rate
         if seconds < MIN_SECONDS:
             raise DataError(f"{path}: lasts {seconds:.4f} s; expected {MIN_SECONDS:g} s or more")

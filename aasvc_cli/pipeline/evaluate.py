@@ -343,7 +343,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         or None,
         failures=tuple(sorted(failures, key=lambda failure: (failure.utterance_id, failure.reason))),
         skipped=(*skipped, *_limits(scored.values(), modes)),
-        notes=(*material.notes, *_copies(scored.values())),
+        notes=(*material.notes, *_copies(scored.values()), *_remarks(scored.values())),
         without_target=tuple(sorted(matches.without_target)),
         without_conversion=tuple(sorted(matches.without_conversion)),
         recogniser=None if recogniser is None else transcripts.description(recogniser),
@@ -382,6 +382,20 @@ def _copies(outcomes: Iterable[Outcome]) -> list[str]:
             notes.append(
                 f"{share} converted recordings are the same as their {side} recordings; wrong folder? {_named(copies)}"
             )
+    return notes
+
+
+def _remarks(outcomes: Iterable[Outcome]) -> list[str]:
+    """One note for each thing that is to be said of recordings, such as a missing end."""
+    alike: dict[str, dict[Path, str]] = defaultdict(dict)
+    for outcome in outcomes:
+        for path, remark in outcome.remarks:
+            alike[remark.code][path] = remark.message
+    notes = []
+    for messages in alike.values():
+        (first, message), *others = messages.items()
+        more = f"; {len(others)} more like it: {_named([path.name for path, _ in others])}" if others else ""
+        notes.append(f"{first}: {message}{more}")
     return notes
 
 

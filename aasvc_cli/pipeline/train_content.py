@@ -245,7 +245,7 @@ class _Run:
 
     def _make(self, reading: Reading, path: Path, encoder: Teacher) -> None:
         """Keep a recording, its versions, and what the teacher writes for it; nothing of one that is too short."""
-        wave, rate = read_audio(reading.path)
+        wave, rate = read_audio(reading.path, lambda remark: self.say(f"{reading.path}: {remark.message}"))
         wave = resample(wave, rate, CONTENT_MEL.sample_rate)
         arrays: dict[str, Array] = {}
         if len(wave) >= SHORTEST_SECONDS * CONTENT_MEL.sample_rate and wave.any():

@@ -15,6 +15,7 @@ import torch
 
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.audio.mono import Remark
 from aasvc_cli.config.layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.config.reading import dump_yaml, override, to_tree
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
@@ -179,8 +180,8 @@ class _Run:
         self.folder.open(settings_tree, described, FREE_TO_CHANGE)
         say(f"reading the recordings of {self.manifest.target_speaker}")
         n_pitch = settings.pitch_recordings
-        recordings = self._load("train", n_pitch if settings.pitch_steps else 0)
-        self.dev_recordings = self._load("dev", n_pitch)
+        recordings = self._load("train", n_pitch if settings.pitch_steps else 0, say)
+        self.dev_recordings = self._load("dev", n_pitch, say)
         trainer = self._trainer(recordings)
         if self.mels_from is not None:
             say(f"writing mels with {self.mels_from}")
@@ -240,16 +241,20 @@ class _Run:
         names = {"prepared": self.manifest.name, "speaker": self.manifest.target_speaker, **begun}
         return {**names, "digest": digest, **sets}
 
-    def _load(self, name: str, n_pitch: int) -> list[Recording]:
+    def _load(self, name: str, n_pitch: int, say: Callable[[str], None]) -> list[Recording]:
         """The recordings of a set; some, evenly spread, with their pitch."""
         pairs = self.manifest.sets[name]
         if not pairs:
             raise DataError(f"prepared data {self.manifest.name} has no {name} pairs; run: aasvc prepare")
         analysed = set(np.linspace(0, len(pairs) - 1, min(n_pitch, len(pairs))).round().astype(int).tolist())
-        return [self._recording(pair, pitch=index in analysed) for index, pair in enumerate(pairs)]
+        return [self._recording(pair, say, pitch=index in analysed) for index, pair in enumerate(pairs)]
 
-    def _recording(self, pair: ParallelPair, *, pitch: bool) -> Recording:
-        wave, rate = read_audio(pair.target)
+    def _recording(self, pair: ParallelPair, say: Callable[[str], None], *, pitch: bool) -> Recording:
+        remarks: list[Remark] = []
+        wave, rate = read_audio(pair.target, remarks.append)
+        for remark in remarks:
+            if remark.code == "truncated":  # since it was prepared, which tells all else
+                say(f"{pair.target}: {remark.message}")
         wave = resample(wave, rate, self.mel.sample_rate)
         mel = self._feature("mel", pair.target, wave)
         f0 = self._feature("f0", pair.target, wave)[:, 0] if pitch else None

@@ -311,6 +311,23 @@ def test_a_wrong_header_costs_its_own_utterance_only(folders, rate, jobs):
     assert len(result.utterances) + len(result.failures) == 3
 
 
+# -- remarks
+
+
+def test_what_is_to_be_said_of_recordings_is_noted_once_for_each_kind(folders):
+    converted, target = folders
+    for name in ("a", "b", "c"):
+        path = converted / f"{name}.wav"
+        path.write_bytes(path.read_bytes()[:-2000])
+    (target / "c.flac").unlink()
+    write_audio(target / "c.wav", buzz(190) * 0.5 + 0.1, RATE)
+    truncated, offset = evaluate_folders(converted, target, **F0, jobs=1).notes
+    assert truncated.startswith(f"{converted / 'a.wav'}: ends after ")
+    assert truncated.endswith("the rest of the file is missing; 2 more like it: b.wav, c.wav")
+    assert offset.startswith(f"{target / 'c.wav'}: ")
+    assert "offset" in offset
+
+
 # -- copies
 
 
