@@ -3,10 +3,10 @@
 1. The level of the recording is measured in frames of 10 ms (:class:`LevelMeter`), as it is read.
 2. A frame is silent below a threshold that follows the recording: 6 dB above its noise, but between 40 and 12 dB below
    its speech, both taken from the minute around it (:func:`silent_frames`).
-3. Silence of 0.2 s or more is a pause. A pause of a second or more always separates two pieces and is kept as it is,
-   but for a tenth of a second on either side that belongs to the piece. The model renders shorter pauses itself, in the
-   rhythm of its target. A recording of up to 20 s without a long pause is one piece; in all others, what is longer than
-   a piece may be is cut in the middle of its longest pause, and only where there is none, at its quietest point
+3. Silence of 0.2 s or more is a pause. A pause of a second or more, at an end, too, separates pieces and is kept as it
+   is, but for a tenth of a second on either side that belongs to the piece. The model renders shorter pauses itself, in
+   the rhythm of its target. A recording of up to 20 s without a long pause is one piece; in all others, what is longer
+   than a piece may be is cut in the middle of its longest pause, and only where there is none, at its quietest point
    (:func:`find_pieces`). A recording without any speech has no piece.
 4. Each piece starts and ends in a fade of 5 ms where it meets another (:func:`fade`).
 
@@ -146,7 +146,7 @@ def find_pieces(levels: Array, n_samples: int, sample_rate: int) -> list[Piece]:
         return [Piece(0, n_samples)]
     longest = round(LONGEST_PIECE_SECONDS / FRAME_SECONDS)
     pieces: list[Piece] = []
-    for start, stop in _between(_long_pauses(pauses, kept, len(levels)), edge, len(levels)):
+    for start, stop in _between([pause for pause in pauses if pause[1] - pause[0] >= kept], edge, len(levels)):
         for first, last, cuts_speech in _cut(start, stop, pauses, levels, longest):
             pieces.append(Piece(first * frame, min(last * frame, n_samples), cuts_speech))
     return pieces
@@ -156,11 +156,6 @@ def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Spans in which a mask is true."""
     changes = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(start), int(stop)) for start, stop in zip(changes[::2], changes[1::2], strict=True)]
-
-
-def _long_pauses(pauses: list[tuple[int, int]], kept: int, n_frames: int) -> list[tuple[int, int]]:
-    """Pauses that are kept; at the two ends of the recording, shorter ones count as well."""
-    return [(start, stop) for start, stop in pauses if stop - start >= kept or start == 0 or stop == n_frames]
 
 
 def _between(pauses: list[tuple[int, int]], edge: int, n_frames: int) -> Iterator[tuple[int, int]]:

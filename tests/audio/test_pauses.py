@@ -121,6 +121,12 @@ class TestPieces:
         assert pieces_of(sound := np.concatenate([silence(0.9), voice(3), silence(0.9)])) == [Piece(0, len(sound))]
         assert len(pieces_of(spoken(4, 1.1, 4))) == 2
 
+    @pytest.mark.parametrize("between", [(2, 0.5, 2), (8, 0.5, 8), (11, 0.5, 11), (2, 1.5, 2)])
+    def test_short_pauses_at_the_ends_stay_with_the_speech_at_every_length(self, between: tuple[float, ...]):
+        sound = np.concatenate([silence(0.9), spoken(*between), silence(0.9)])
+        found = pieces_of(sound)
+        assert (found[0].start, found[-1].stop) == (0, len(sound))
+
     @pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
     def test_long_pauses_are_kept_in_the_same_way_at_every_length(self, noise: float):
         """Speech of 2 s between pauses, in recordings below and above what may be converted as it is."""
