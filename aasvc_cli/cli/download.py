@@ -18,39 +18,60 @@ if TYPE_CHECKING:
     from aasvc_cli.pipeline.download import CatalogueItem, DownloadReport, DownloadResult, Survey
 
 
+NamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME",
+        help="What to fetch: see --list. Without a name, the published model and its vocoder.",
+        show_default=False,
+        autocompletion=completion.catalogue,
+    ),
+]
+
+
+ListOption = Annotated[
+    bool, output_option("--list", "-l", help="Show what there is: size, licence, and what of it is here.")
+]
+
+
+DryRunOption = Annotated[
+    bool,
+    output_option("--dry-run", "-n", help="Say what would be fetched, from where and how much; fetch nothing."),
+]
+
+
+YesOption = Annotated[bool, data_option("--yes", "-y", help="Accept the licences of what is fetched.")]
+
+
+KeepArchivesOption = Annotated[
+    bool, data_option("--keep-archives", help="Keep the zips of a corpus after they are unpacked.")
+]
+
+
+MirrorOption = Annotated[
+    str | None,
+    machine_option(
+        "--mirror",
+        metavar="URL",
+        help="Fetch from this address in place of the original hosts; the paths are the same there.",
+    ),
+]
+
+
+OfflineOption = Annotated[
+    bool,
+    machine_option("--offline", help="Do not use the network; HF_HUB_OFFLINE=1 does it, too."),
+]
+
+
 def download(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME",
-            help="What to fetch: see --list. Without a name, the published model and its vocoder.",
-            show_default=False,
-            autocompletion=completion.catalogue,
-        ),
-    ] = None,
-    show_list: Annotated[
-        bool, output_option("--list", "-l", help="Show what there is: size, licence, and what of it is here.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        output_option("--dry-run", "-n", help="Say what would be fetched, from where and how much; fetch nothing."),
-    ] = False,
-    yes: Annotated[bool, data_option("--yes", "-y", help="Accept the licences of what is fetched.")] = False,
-    keep_archives: Annotated[
-        bool, data_option("--keep-archives", help="Keep the zips of a corpus after they are unpacked.")
-    ] = False,
-    mirror: Annotated[
-        str | None,
-        machine_option(
-            "--mirror",
-            metavar="URL",
-            help="Fetch from this address in place of the original hosts; the paths are the same there.",
-        ),
-    ] = None,
-    offline: Annotated[
-        bool,
-        machine_option("--offline", help="Do not use the network; HF_HUB_OFFLINE=1 does it, too."),
-    ] = False,
+    names: NamesArgument = None,
+    show_list: ListOption = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    keep_archives: KeepArchivesOption = False,
+    mirror: MirrorOption = None,
+    offline: OfflineOption = False,
     overwrite: OverwriteOption = False,
     json_target: JsonOption = None,
 ) -> None:
@@ -70,10 +91,10 @@ def download(
     source = pipeline.Source.from_environment(mirror=mirror, offline=offline)
     if show_list or dry_run:
         shown = items if names or not show_list else list(pipeline.CATALOGUE.values())
-        found = pipeline.survey(
+        surveyed = pipeline.survey(
             home_folder(), shown, source, keep_archives=keep_archives, overwrite=overwrite and dry_run
         )
-        show_result(found, json_target, _list(found) if show_list else _plan(found))
+        show_result(surveyed, json_target, _list(surveyed) if show_list else _plan(surveyed))
         return
 
     with byte_progress() as on_bytes:
@@ -108,10 +129,10 @@ def _line(item: DownloadResult) -> str:
     return f"{item.folder}  ({state})"
 
 
-def _list(found: Survey) -> list[str]:
+def _list(survey: Survey) -> list[str]:
     """Three lines for each item: name and state, what it is, under which licence."""
     lines = []
-    for state in found.items:
+    for state in survey.items:
         size = ("about " if state.estimated else "") + byte_size(state.bytes_to_fetch)
         if state.bytes_to_fetch is None:
             size = "unknown size"
@@ -128,9 +149,9 @@ def _list(found: Survey) -> list[str]:
     return lines
 
 
-def _plan(found: Survey) -> list[str]:
+def _plan(survey: Survey) -> list[str]:
     lines = []
-    for state in found.items:
+    for state in survey.items:
         if state.state == "present" and not state.disk_bytes:
             lines.append(f"{state.item.name}: already there, {state.folder}")
             continue
@@ -140,9 +161,9 @@ def _plan(found: Survey) -> list[str]:
             lines.append(f"    {byte_size(state.bytes_here)} are here already")
         lines += [f"    {address}" for address in state.addresses]
         lines.append(f"    licence {state.item.licence.name}: {state.item.licence.terms}")
-    needed = [state.disk_bytes for state in found.items]
+    needed = [state.disk_bytes for state in survey.items]
     total = byte_size(sum(size or 0 for size in needed)) if None not in needed else "an unknown amount"
-    lines.append(f"disk: {total} needed, {byte_size(found.free_bytes)} free")
+    lines.append(f"disk: {total} needed, {byte_size(survey.free_bytes)} free")
     return lines
 
 

@@ -6,10 +6,10 @@ import csv
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,113 +38,166 @@ NAMED = 5
 """Ids listed in one line."""
 
 
+SystemsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SYSTEM] [SYSTEM]",
+        help="Runs or model folders whose held-out set was converted; with --target: folders of recordings. Two "
+        "are compared with each other.",
+        show_default=False,
+        autocompletion=completion.runs,
+    ),
+]
+
+
+EvaluatedModelOption = Annotated[
+    str | None,
+    data_option(
+        "--model",
+        "--tag",
+        metavar="TAG_OR_FOLDER",
+        help="A training run or a model folder whose held-out set was converted.",
+        autocompletion=completion.runs,
+    ),
+]
+
+
+EvaluatedSetOption = Annotated[SetOption, data_option("--set", help="Which set of the run.")]
+
+
+ConvertedOption = Annotated[
+    Path | None, data_option("--converted", metavar="DIR", help="Converted recordings, whoever made them.")
+]
+
+
+TargetFolderOption = Annotated[
+    Path | None, data_option("--target", metavar="DIR", help="The target speaker's recordings of the same names.")
+]
+
+
+SourceFolderOption = Annotated[
+    Path | None, data_option("--source", metavar="DIR", help="Unconverted recordings, scored for comparison.")
+]
+
+
+TextOption = Annotated[
+    Path | None,
+    data_option("--text", metavar="FILE", help="What is said, in lines `ID SENTENCE`; the corpus of a run knows it."),
+]
+
+
+BaselineOption = Annotated[
+    bool, data_option("--baseline", help="Score the unconverted source recordings of the run, too.")
+]
+
+
+MeasuresOption = Annotated[
+    str | None,
+    measure_option(
+        "--measures",
+        metavar="LIST",
+        help="Groups or measures with commas between them: signal, text (CER, WER), mos (DNSMOS, SQUIM), speaker "
+        "(similarity), all. By default what is installed, without mos, which takes seconds per recording.",
+    ),
+]
+
+
+DefinitionOption = Annotated[
+    ModeOption,
+    measure_option(
+        "--mode",
+        help="published: signal measures as in the literature. corrected: right analysis for every sample rate, "
+        "exact alignment, and further measures. both: side by side, each with its name.",
+    ),
+]
+
+
+F0MinOption = Annotated[
+    float | None, measure_option("--f0-min", min=10.0, help="Lowest F0 in Hz.", show_default="by speaker")
+]
+
+
+F0MaxOption = Annotated[
+    float | None, measure_option("--f0-max", min=20.0, help="Highest F0 in Hz.", show_default="by speaker")
+]
+
+
+AsrModelOption = Annotated[
+    str | None,
+    measure_option(
+        "--asr-model",
+        metavar="NAME_OR_FOLDER",
+        help="Recognise the speech for CER and WER: a Whisper model's name (base, large-v3, ...; fetched once) or "
+        "its folder.",
+    ),
+]
+
+
+LanguageOption = Annotated[
+    str | None,
+    measure_option("--language", metavar="CODE", help="Of the sentences, such as ja; by default by their script."),
+]
+
+
+BootstrapSeedOption = Annotated[int, measure_option("--seed", min=0, help="Of the bootstrap intervals.")]
+
+
+FailIfOption = Annotated[
+    list[str] | None,
+    measure_option(
+        "--fail-if",
+        metavar="CONDITION",
+        help='End with exit code 1 if a mean is beyond a bound: "cer>0.2", "mcd>=7", "sim<0.8". Any number of '
+        "these; of two systems the second is held to it.",
+    ),
+]
+
+
+CsvOption = Annotated[Path | None, output_option("--csv", metavar="FILE", help="Write the table of utterances as CSV.")]
+
+
+ReportOption = Annotated[
+    Path | None,
+    output_option(
+        "--report",
+        metavar="FILE",
+        help="Write one HTML file to hear and see the result: players, spectrograms, F0, alignments, transcripts.",
+    ),
+]
+
+
+ReportUtterancesOption = Annotated[
+    int,
+    output_option(
+        "--report-utterances",
+        metavar="N",
+        min=0,
+        help="Utterances to hear in the report: the worst, the best, and some between. Scores are of all.",
+    ),
+]
+
+
 def evaluate(
-    systems: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SYSTEM] [SYSTEM]",
-            help="Runs or model folders whose held-out set was converted; with --target: folders of recordings. Two "
-            "are compared with each other.",
-            show_default=False,
-            autocompletion=completion.runs,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        data_option(
-            "--model",
-            "--tag",
-            metavar="TAG_OR_FOLDER",
-            help="A training run or a model folder whose held-out set was converted.",
-            autocompletion=completion.runs,
-        ),
-    ] = None,
-    set_name: Annotated[SetOption, data_option("--set", help="Which set of the run.")] = SetOption.EVAL,
+    systems: SystemsArgument = None,
+    model: EvaluatedModelOption = None,
+    set_name: EvaluatedSetOption = SetOption.EVAL,
     data: RunDataOption = None,
-    converted: Annotated[
-        Path | None, data_option("--converted", metavar="DIR", help="Converted recordings, whoever made them.")
-    ] = None,
-    target: Annotated[
-        Path | None, data_option("--target", metavar="DIR", help="The target speaker's recordings of the same names.")
-    ] = None,
-    source: Annotated[
-        Path | None, data_option("--source", metavar="DIR", help="Unconverted recordings, scored for comparison.")
-    ] = None,
-    text: Annotated[
-        Path | None,
-        data_option(
-            "--text", metavar="FILE", help="What is said, in lines `ID SENTENCE`; the corpus of a run knows it."
-        ),
-    ] = None,
-    baseline: Annotated[
-        bool, data_option("--baseline", help="Score the unconverted source recordings of the run, too.")
-    ] = False,
-    measures: Annotated[
-        str | None,
-        measure_option(
-            "--measures",
-            metavar="LIST",
-            help="Groups or measures with commas between them: signal, text (CER, WER), mos (DNSMOS, SQUIM), speaker "
-            "(similarity), all. By default what is installed, without mos, which takes seconds per recording.",
-        ),
-    ] = None,
-    mode: Annotated[
-        ModeOption,
-        measure_option(
-            "--mode",
-            help="published: signal measures as in the literature. corrected: right analysis for every sample rate, "
-            "exact alignment, and further measures. both: side by side, each with its name.",
-        ),
-    ] = ModeOption.BOTH,
-    f0_min: Annotated[
-        float | None, measure_option("--f0-min", min=10.0, help="Lowest F0 in Hz.", show_default="by speaker")
-    ] = None,
-    f0_max: Annotated[
-        float | None, measure_option("--f0-max", min=20.0, help="Highest F0 in Hz.", show_default="by speaker")
-    ] = None,
-    asr_model: Annotated[
-        str | None,
-        measure_option(
-            "--asr-model",
-            metavar="NAME_OR_FOLDER",
-            help="Recognise the speech for CER and WER: a Whisper model's name (base, large-v3, ...; fetched once) or "
-            "its folder.",
-        ),
-    ] = None,
-    language: Annotated[
-        str | None,
-        measure_option("--language", metavar="CODE", help="Of the sentences, such as ja; by default by their script."),
-    ] = None,
-    seed: Annotated[int, measure_option("--seed", min=0, help="Of the bootstrap intervals.")] = 0,
-    fail_if: Annotated[
-        list[str] | None,
-        measure_option(
-            "--fail-if",
-            metavar="CONDITION",
-            help='End with exit code 1 if a mean is beyond a bound: "cer>0.2", "mcd>=7", "sim<0.8". Any number of '
-            "these; of two systems the second is held to it.",
-        ),
-    ] = None,
-    csv_file: Annotated[
-        Path | None, output_option("--csv", metavar="FILE", help="Write the table of utterances as CSV.")
-    ] = None,
-    report: Annotated[
-        Path | None,
-        output_option(
-            "--report",
-            metavar="FILE",
-            help="Write one HTML file to hear and see the result: players, spectrograms, F0, alignments, transcripts.",
-        ),
-    ] = None,
-    report_utterances: Annotated[
-        int,
-        output_option(
-            "--report-utterances",
-            metavar="N",
-            min=0,
-            help="Utterances to hear in the report: the worst, the best, and some between. Scores are of all.",
-        ),
-    ] = 30,
+    converted: ConvertedOption = None,
+    target: TargetFolderOption = None,
+    source: SourceFolderOption = None,
+    text: TextOption = None,
+    baseline: BaselineOption = False,
+    measures: MeasuresOption = None,
+    mode: DefinitionOption = ModeOption.BOTH,
+    f0_min: F0MinOption = None,
+    f0_max: F0MaxOption = None,
+    asr_model: AsrModelOption = None,
+    language: LanguageOption = None,
+    seed: BootstrapSeedOption = 0,
+    fail_if: FailIfOption = None,
+    csv_file: CsvOption = None,
+    report: ReportOption = None,
+    report_utterances: ReportUtterancesOption = 30,
     jobs: JobsOption = None,
     cluster: ClusterOption = None,
     json_target: JsonOption = None,
@@ -162,7 +215,19 @@ def evaluate(
     Signal measures, error rates of speech recognition, predicted opinions and similarity of voices, per utterance and
     on average with 95 % intervals.
     """
-    names = list(systems or [])
+    given = locals()
+    chosen = _systems(given)
+    thresholds = _thresholds(fail_if or [])
+    results = _results(given, chosen)
+    shown = _show(results, json_target, csv_file, seed)
+    if report is not None:
+        _report(shown, report, report_utterances)
+    _end(results, thresholds)
+
+
+def _systems(given: Mapping[str, Any]) -> list[str] | list[Path]:
+    """One or two runs by name, or folders of converted recordings; options that do not go together are refused."""
+    names, model, converted, target = list(given["systems"] or []), given["model"], given["converted"], given["target"]
     if not names and model is not None and converted is None:
         names = [model]
     elif names and model not in (None, os.environ.get("AASVC_MODEL")):
@@ -173,58 +238,59 @@ def evaluate(
         usage("evaluate", f"{len(names)} systems: at most two can be compared")
     if target is None and converted is not None:
         usage("evaluate", "--converted and --target go together")
-    if target is None and source is not None:
+    if target is None and given["source"] is not None:
         usage("evaluate", "--source goes with --converted and --target; for a run there is --baseline")
     if target is not None and model is not None and names == [model]:
         usage("evaluate", "--target goes with folders of recordings; a run knows its target recordings")
-    folders = [converted] if converted is not None else [Path(name) for name in names] if target is not None else []
-    if not names and not folders:
-        wanted = "--converted and --target go together" if target is not None else "name a run with --model, or two "
-        usage("evaluate", wanted if target is not None else wanted + "folders with --converted and --target")
+    if target is not None and converted is None and not names:
+        usage("evaluate", "--converted and --target go together")
+    if converted is None and not names:
+        usage("evaluate", "name a run with --model, or two folders with --converted and --target")
+    report = given["report"]
     if report is not None and report.is_dir():
         usage("evaluate", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")
+    if target is None:
+        return names
+    return [converted] if converted is not None else [Path(name) for name in names]
+
+
+def _results(given: Mapping[str, Any], systems: Sequence[str | Path]) -> list[EvaluateResult]:
+    """The scores of each system. The second is analysed in the F0 range of the first."""
+    options = _options(given)
+    results = []
+    for system in systems:
+        with workers_of(given["cluster"]) as workers, progress("evaluate") as on_progress:
+            options = replace(options, workers=workers, on_progress=on_progress)
+            results.append(_score(system, given, options))
+        options = replace(options, f0_range=results[0].f0_range)
+    return results
+
+
+def _options(given: Mapping[str, Any]) -> Options:
     from aasvc_cli.pipeline.evaluate import Options, chosen_groups
 
-    thresholds = _thresholds(fail_if or [])
+    measures, asr_model, jobs = given["measures"], given["asr_model"], given["jobs"]
     chosen = None if measures is None else [name for name in measures.split(",") if name.strip()]
-    groups = chosen_groups(chosen)
-    options = Options(
-        mode=mode.value, measures=chosen, f0_min=f0_min, f0_max=f0_max, language=language, seed=seed, jobs=jobs
-    )
-    if asr_model is not None and "text" in groups:
+    recogniser = None
+    if "text" in chosen_groups(chosen) and asr_model is not None:
         from aasvc_cli.measures.judges import Whisper
 
-        options = replace(options, recogniser=Whisper(asr_model, threads=jobs or os.cpu_count() or 1))
-    results = []
-    for position in range(len(folders) or len(names)):
-        folder = folders[position] if folders else None
-        with workers_of(cluster) as workers, progress("evaluate") as on_progress:
-            options = replace(options, workers=workers, on_progress=on_progress)
-            if folder is not None and target is not None:
-                results.append(_folder(folder, target, source, text, options))
-            else:
-                results.append(_run(names[position], set_name.value, data, text, baseline, options))
-        options = replace(options, f0_range=results[0].f0_range)  # two systems are heard in the same way
-    shown = _show(results, json_target, csv_file, seed)
-    if report is not None:
-        _report(shown, report, report_utterances)
-    _end(results, thresholds)
+        recogniser = Whisper(asr_model, threads=jobs or os.cpu_count() or 1)
+    same = {name: given[name] for name in ("f0_min", "f0_max", "language", "seed", "jobs")}
+    return Options(mode=given["mode"].value, measures=chosen, recogniser=recogniser, **same)
 
 
-def _folder(converted: Path, target: Path, source: Path | None, text: Path | None, options: Options) -> EvaluateResult:
-    from aasvc_cli.pipeline.evaluate import evaluate_folders
+def _score(system: str | Path, given: Mapping[str, Any], options: Options) -> EvaluateResult:
+    """Score a folder, or what was converted for a run."""
+    from aasvc_cli.pipeline.evaluate import evaluate_folders, evaluate_run
 
-    return evaluate_folders(converted, target, source=source, text=text, home=home_folder(), options=options)
-
-
-def _run(
-    name: str, set_name: str, data: str | None, text: Path | None, baseline: bool, options: Options
-) -> EvaluateResult:
-    from aasvc_cli.pipeline.evaluate import evaluate_run
-
+    home, text = home_folder(), given["text"]
+    if isinstance(system, Path):
+        return evaluate_folders(system, given["target"], source=given["source"], text=text, home=home, options=options)
     return evaluate_run(
-        home_folder(), model=name, set_name=set_name, data=data, text=text, baseline=baseline, options=options
-    )
+        home, model=system, set_name=given["set_name"].value, data=given["data"], text=text,
+        baseline=given["baseline"], options=options,
+    )  # fmt: skip
 
 
 def _show(
@@ -260,8 +326,8 @@ def _report(shown: EvaluateResult | Comparison, path: Path, n_utterances: int) -
 
     with progress("report") as on_progress:
         written = write_report(shown, path, n_utterances=n_utterances, on_progress=on_progress)
-    heard = f"{written.n_heard} of {written.n_utterances} utterances to hear, {written.n_bytes / 1e6:.1f} MB"
-    say(f"report: {written.path}  ({heard})")
+    extent = f"{written.n_heard} of {written.n_utterances} utterances to hear, {written.n_bytes / 1e6:.1f} MB"
+    say(f"report: {written.path}  ({extent})")
 
 
 def _remark(result: EvaluateResult, prefix: str) -> None:
@@ -300,13 +366,13 @@ def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold]) -> 
 def _thresholds(conditions: Sequence[str]) -> list[Threshold]:
     from aasvc_cli.measures.catalogue import parse_threshold
 
-    found = []
+    thresholds = []
     for condition in conditions:
         try:
-            found.append(parse_threshold(condition))
+            thresholds.append(parse_threshold(condition))
         except ValueError as error:
             usage("evaluate", f"--fail-if {error}")
-    return found
+    return thresholds
 
 
 def _csv(shown: EvaluateResult | Comparison) -> str:
