@@ -32,10 +32,10 @@ NEEDS: dict[str, tuple[tuple[str, str], ...]] = {"convert": (("data", "set_name"
 """Parameters that mean nothing without another: from a file or a variable, they are then left out."""
 
 ITS_OWN = {"train": ("model",)}
-"""Long names that mean something else in one command than in the others: what is said for all commands, in a file or a
-variable, does not reach them."""
+"""Names that mean something else in one command, here an old spelling: ``AASVC_MODEL``, or ``model`` for all commands
+in a file, does not reach it."""
 
-OLD_SPELLINGS = {"convert": ("--workers",), "evaluate": ("--tag",), "train": ("--workers",)}
+OLD_SPELLINGS = {"convert": ("--workers",), "evaluate": ("--tag",), "train": ("--workers", "--model")}
 """Names of options that go on working for one release, by command, without being shown."""
 
 THE_CONFIGURATIONS = "the configuration's"

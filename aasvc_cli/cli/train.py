@@ -71,9 +71,10 @@ def _auto_batch(batch_size: str | None, accum: int | None) -> str | None:
     return "keep" if accum is None else "fill"
 
 
-TrainedModelOption = Annotated[
+KindOption = Annotated[
     TrainedOption,
     model_option(
+        "--kind",
         "--model",
         help="A voice (aas-vc), a vocoder for the target speaker, to give to `convert --vocoder`, or an encoder of "
         "content.",
@@ -245,7 +246,7 @@ InitOption = Annotated[
         metavar="MODEL",
         help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
         "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
-        "keeps the model's, for more recordings of the same speakers. With --model vocoder: the name of a vocoder.",
+        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: the name of a vocoder.",
         show_default="random weights",
         autocompletion=completion.beginnings,
     ),
@@ -270,7 +271,7 @@ PrintSchemaOption = Annotated[
 
 def train(
     data: DataOption = None,
-    model: TrainedModelOption = TrainedOption.VOICE,
+    kind: KindOption = TrainedOption.VOICE,
     tag: TagOption = None,
     conf: ConfOption = None,
     batch_size: BatchSizeOption = None,
@@ -312,7 +313,7 @@ def train(
 
     Fine-tune a model on your own pairs: [bold]aasvc train --init MODEL --tag mine[/bold]
 
-    Train a vocoder for the target speaker: [bold]aasvc train --model vocoder --tag mine[/bold]
+    Train a vocoder for the target speaker: [bold]aasvc train --kind vocoder --tag mine[/bold]
 
     See what would be used, and where it comes from: [bold]aasvc train --conf small --print-config[/bold]
 
@@ -327,16 +328,16 @@ def train(
     else:
         _refuse_options_of_others(given)
         trainings = {TrainedOption.VOCODER: train_vocoder, TrainedOption.CONTENT: train_content}
-        trainings.get(model, _train_voice)(home_folder(), given, _overrides(given))
+        trainings.get(kind, _train_voice)(home_folder(), given, _overrides(given))
 
 
 def _refuse_options_of_others(given: Mapping[str, Any]) -> None:
     """Options that mean nothing to what is trained."""
-    model = given["model"]
-    if given["mels_from"] is not None and model is not TrainedOption.VOCODER:
-        usage("train", "--mels-from: only for vocoders; add --model vocoder")
-    if (given["recordings"] is not None or given["teacher"] is not None) and model is not TrainedOption.CONTENT:
-        usage("train", "--recordings and --teacher: only for encoders of content; add --model content")
+    kind = given["kind"]
+    if given["mels_from"] is not None and kind is not TrainedOption.VOCODER:
+        usage("train", "--mels-from: only for vocoders; add --kind vocoder")
+    if (given["recordings"] is not None or given["teacher"] is not None) and kind is not TrainedOption.CONTENT:
+        usage("train", "--recordings and --teacher: only for encoders of content; add --kind content")
 
 
 def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,9 +357,9 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
 
     overrides, conf, data = _overrides(given), given["conf"], given["data"]
     manifest = read_manifest(home, data) if data is not None or (home.prepared / "latest.json").is_file() else None
-    if given["model"] is TrainedOption.CONTENT:
+    if given["kind"] is TrainedOption.CONTENT:
         traced = content_config(given, overrides)
-    elif given["model"] is TrainedOption.VOCODER:
+    elif given["kind"] is TrainedOption.VOCODER:
         traced = vocoder_config(given, overrides, manifest)
     else:
         traced = traced_config(conf, overrides, base_layers(home, manifest, conf, given["init"]))

@@ -1,4 +1,4 @@
-"""``aasvc train --model content``."""
+"""``aasvc train --kind content``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RecordingsOption = Annotated[
         metavar="DIR",
         exists=True,
         file_okay=False,
-        help="With --model content: DIR/<group>/<speaker>, in a group the same names for the same sentences.",
+        help="With --kind content: DIR/<group>/<speaker>, in a group the same names for the same sentences.",
         show_default="none",
     ),
 ]
@@ -33,7 +33,7 @@ TeacherOption = Annotated[
     model_option(
         "--teacher",
         metavar="MODEL",
-        help="With --model content: a Whisper model, by name or folder, whose encoder is imitated.",
+        help="With --kind content: a Whisper model, by name or folder, whose encoder is imitated.",
         show_default="none",
     ),
 ]
@@ -49,7 +49,7 @@ def train_content(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
     from aasvc_cli.pipeline.train_content import train_content as run
 
     if given["recordings"] is None or given["teacher"] is None:
-        usage("train", "--model content: needs --recordings and --teacher")
+        usage("train", "--kind content: needs --recordings and --teacher")
     config = content_config(given, overrides).config
     with stop_on_signals() as should_stop, training_progress() as on_report:
         result = run(

@@ -1,4 +1,4 @@
-"""``aasvc train --model vocoder``."""
+"""``aasvc train --kind vocoder``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MelsFromOption = Annotated[
     model_option(
         "--mels-from",
         metavar="MODEL",
-        help="With --model vocoder: learn from the mels of this voice, too, so that its conversions sound clearer; "
+        help="With --kind vocoder: learn from the mels of this voice, too, so that its conversions sound clearer; "
         "best with the --init of a trained vocoder.",
         show_default="recordings alone",
         autocompletion=completion.models,
@@ -89,4 +89,4 @@ def _refuse_options_of_voices(given: Mapping[str, Any], overrides: Mapping[str, 
     refused = [flag for key, flag in FOR_VOICES.items() if overrides.get(key, "off") not in ("off", False)]
     refused += [f"--{name}" for name in ("tensorboard", "devices") if given[name]]
     if refused:
-        usage("train", f"{', '.join(refused)}: only for voices; leave it out with --model vocoder")
+        usage("train", f"{', '.join(refused)}: only for voices; leave it out with --kind vocoder")

@@ -1,4 +1,4 @@
-"""``aasvc train --model content``: from recordings of many people to a content encoder, resumable at any moment."""
+"""``aasvc train --kind content``: from recordings of many people to a content encoder, resumable at any moment."""
 
 from __future__ import annotations
 

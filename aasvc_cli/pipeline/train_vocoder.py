@@ -1,4 +1,4 @@
-"""``aasvc train --model vocoder``: from the target's recordings to a vocoder folder, resumable at any moment."""
+"""``aasvc train --kind vocoder``: from the target's recordings to a vocoder folder, resumable at any moment."""
 
 from __future__ import annotations
 

@@ -406,7 +406,7 @@ class TestShownConfiguration:
         assert shown(aasvc, "--init", "other")["origins"]["model.width"] == {"kind": "file", "place": "aasvc.yaml"}
 
     def test_of_a_vocoder_it_shows_what_follows_from_where_it_begins(self, aasvc: Aasvc, trained: Home):
-        plain, begun = (shown(aasvc, "--model", "vocoder", *more) for more in ([], ["--init", "x", "--mels-from", "y"]))
+        plain, begun = (shown(aasvc, "--kind", "vocoder", *more) for more in ([], ["--init", "x", "--mels-from", "y"]))
         assert plain["origins"]["train.max_steps"] == {"kind": "preset", "place": "vocoder"}
         assert plain["origins"]["features.mel.sample_rate"]["kind"] == "prepared"
         assert plain["config"]["vocoder"]["pitch_steps"] > 0

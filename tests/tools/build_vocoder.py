@@ -47,7 +47,7 @@ def command(run: Path) -> str:
     data = read_json(run / "data.json", "the data of the run")
     train = parse_config(read_config_file(run / "train.yaml"), "train.yaml").train
     step = read_vocoder(run).origin["step"]
-    told = "aasvc train --model vocoder"
+    told = "aasvc train --kind vocoder"
     told += " --init VOCODER" if "init" in data else ""
     told += " --mels-from VOICE" if "mels_from" in data else ""
     told += f" --lr {train.lr:g} --max-steps {train.max_steps}"

@@ -388,7 +388,7 @@ class TestCommand:
         return path
 
     def test_it_trains_a_vocoder_that_convert_takes(self, aasvc: Callable[..., Any], trained: Home, tmp_path: Path):
-        done = aasvc("train", "--model", "vocoder", "--conf", self.write(tmp_path), "--tag", "mine", "--json", "-")
+        done = aasvc("train", "--kind", "vocoder", "--conf", self.write(tmp_path), "--tag", "mine", "--json", "-")
         assert done.code == 0, done.err
         told = json.loads(done.out)
         assert told["step"] == 9 and Path(told["folder"]).name == "female_mine"
@@ -397,7 +397,7 @@ class TestCommand:
         assert converted.code == 0, converted.err
 
     def test_options_for_voices_are_wrong_usage(self, aasvc: Callable[..., Any], trained: Home):
-        done = aasvc("train", "--model", "vocoder", "--tensorboard")
+        done = aasvc("train", "--kind", "vocoder", "--tensorboard")
         assert done.code == 2 and "leave it out with --model vocoder" in done.err
         done = aasvc("train", "--mels-from", "tiny")
         assert done.code == 2 and "add --model vocoder" in done.err
