@@ -562,9 +562,9 @@ class _Run:
 
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""
+        from aasvc_cli.report import drawing
         from aasvc_cli.report.collect import write_previews
         from aasvc_cli.report.content import Alignment
-        from aasvc_cli.report.figures import alignment_figure, mel_figure
         from aasvc_cli.vocoder.build import build_vocoder, speak
 
         mel_config = self.config.features.mel
@@ -582,18 +582,16 @@ class _Run:
                 log_mel = self.stats.target.restore(converted.mel.cpu().numpy())
                 wave = speak(vocoder, log_mel, "cpu")
                 target = self.stats.target.denormalise(item.target)
-                mels = [("conversion", log_mel), ("target", target)]
+                mels = [log_mel, target]
                 if self.stats.kinds["source"] == "mel":
-                    mels.insert(0, ("source", self.stats.source.denormalise(item.source)))
+                    mels.insert(0, self.stats.source.denormalise(item.source))
+                weights = forced.log_alignment[0].exp().cpu().numpy()
+                alignment = Alignment(f"step {trainer.step:,}", weights, forced.path[0].tolist())
+                alignments[item.utterance_id] = alignment
                 pictures = self.folder / "previews"
-                write_bytes(pictures / f"{name}-mel.png", mel_figure(mels, mel_config.frames_per_second))
-                alignment = forced.log_alignment[0].exp().cpu().numpy()
-                title = f"{item.utterance_id}, step {trainer.step}"
-                picture = alignment_figure(alignment, forced.path[0].tolist(), title)
-                write_bytes(pictures / f"{name}-alignment.png", picture)
+                write_bytes(pictures / f"{name}-mel.png", drawing.spectrograms(mels))
+                write_bytes(pictures / f"{name}-alignment.png", drawing.alignment(alignment))
                 write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
-                path = [int(token) for token in forced.path[0]]
-                alignments[item.utterance_id] = Alignment(f"step {trainer.step:,}", alignment, path)
         pairs = self.dev_set.pairs[: self.config.train.n_previews]
         recordings: dict[str, tuple[Path | None, Path]] = {p.utterance_id: (p.source, p.target) for p in pairs}
         write_previews(self.folder, recordings, trainer.step, alignments, best_step=self.best_step or None)

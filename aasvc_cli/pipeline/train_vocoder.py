@@ -388,21 +388,18 @@ class _Run:
 
     def _preview(self, trainer: VocoderTrainer) -> None:
         """Pictures and sounds of the first dev recordings."""
+        from aasvc_cli.report import drawing
         from aasvc_cli.report.collect import write_previews
-        from aasvc_cli.report.figures import mel_figure
 
         with trainer.average.swapped():
             vocoder = IstftVocoder(trainer.generator)
             for recording in self.dev_recordings[: self.config.train.n_previews]:
                 wave = speak(vocoder, recording.mel, self.device)
                 base = self.folder.path / "previews" / f"step-{trainer.step:06d}-{recording.utterance_id}"
-                mels = [
-                    ("synthesis", log_mel(wave, self.mel)[: len(recording.mel)]),
-                    ("recording", self._true_mel(recording)),
-                ]
+                mels = [log_mel(wave, self.mel)[: len(recording.mel)], self._true_mel(recording)]
                 if self.mels_from is not None:
-                    mels.insert(0, ("mel that was given", recording.mel))
-                write_bytes(base.with_name(base.name + "-mel.png"), mel_figure(mels, self.mel.frames_per_second))
+                    mels.insert(0, recording.mel)
+                write_bytes(base.with_name(base.name + "-mel.png"), drawing.spectrograms(mels))
                 write_audio(base.with_name(base.name + ".wav"), np.clip(wave, -1.0, 1.0), self.mel.sample_rate)
             trainer.generator.train()
         pairs = self.manifest.sets["dev"][: self.config.train.n_previews]

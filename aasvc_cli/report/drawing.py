@@ -73,10 +73,34 @@ def spectrogram(mel: Array, low: float, high: float) -> bytes:
     return png(_levels(_narrow(mel).T[::-1], low, high))
 
 
+def spectrograms(mels: Sequence[Array]) -> bytes:
+    """PNG of log-mel spectrograms below each other, on one time axis and with the same shades; (T, M) each."""
+    low, high = mel_range(mels)
+    length = max(len(mel) for mel in mels)
+    padded = [np.pad(mel, ((0, length - len(mel)), (0, 0)), constant_values=low) for mel in mels]
+    return _stacked([_levels(_narrow(mel).T[::-1], low, high) for mel in padded])
+
+
 def matrix(weights: Array) -> bytes:
     """PNG of a soft alignment, first token at the bottom; (T, K) probabilities."""
+    return png(_doubts(weights))
+
+
+def alignment(alignment: Alignment) -> bytes:
+    """PNG of a soft alignment, and of its monotonic path below."""
+    path = np.eye(alignment.weights.shape[1])[np.asarray(alignment.path)]
+    return _stacked([_doubts(alignment.weights), _doubts(path)])
+
+
+def _doubts(weights: Array) -> Levels:
     # the square root shows doubts that a linear scale hides
-    return png(_levels(np.sqrt(np.clip(_narrow(weights), 0.0, 1.0)).T[::-1], 0.0, 1.0))
+    return _levels(np.sqrt(np.clip(_narrow(weights), 0.0, 1.0)).T[::-1], 0.0, 1.0)
+
+
+def _stacked(pictures: Sequence[Levels]) -> bytes:
+    """PNG of pictures of one width below each other, with a line between them."""
+    line = np.full((1, pictures[0].shape[1]), N_COLOURS - 1, np.uint8)
+    return png(np.concatenate([part for picture in pictures for part in (line, picture)][1:]))
 
 
 def _levels(values: Array, low: float, high: float) -> Levels:

@@ -20,7 +20,7 @@ from matplotlib import image
 
 from aasvc_cli.measures.statistics import Summary
 from aasvc_cli.report import drawing
-from aasvc_cli.report.content import Curve, Measure, Page, System, Utterance
+from aasvc_cli.report.content import Alignment, Curve, Measure, Page, System, Utterance
 from aasvc_cli.report.page import rank, render
 from tests.pages import MEASURES, Element, page, parse
 
@@ -369,6 +369,25 @@ def test_low_bands_are_at_the_bottom_and_loud_ones_are_dark():
     assert decoded.shape == (8, 10)
     assert decoded[8 - 1 - 1].max() < 0.2
     assert np.delete(decoded, 8 - 1 - 1, axis=0).min() > 0.9
+
+
+def test_spectrograms_below_each_other_share_their_time_axis_and_their_shades():
+    quiet, loud = np.zeros((6, 3)), np.concatenate([np.zeros((6, 3)), np.ones((4, 3))])
+    decoded = image.imread(io.BytesIO(drawing.spectrograms([quiet, loud])), format="png")[..., :3].mean(axis=2)
+    assert decoded.shape == (3 + 1 + 3, 10)
+    assert decoded[:3].min() > 0.9  # what the shorter one lacks is paper
+    assert decoded[3].max() < 0.2
+    np.testing.assert_array_less(decoded[4:, 6:], 0.2)
+    np.testing.assert_array_less(0.9, decoded[4:, :6])
+
+
+def test_a_path_is_drawn_below_its_soft_alignment():
+    path = [0, 0, 1, 2, 2]
+    drawn = drawing.alignment(Alignment("now", np.full((5, 3), 1 / 3), path))
+    decoded = image.imread(io.BytesIO(drawn), format="png")[..., :3].mean(axis=2)
+    below = decoded[3 + 1 :]
+    assert (2 - below.argmin(axis=0)).tolist() == path
+    assert len(np.unique(decoded[:3])) == 1
 
 
 def test_long_recordings_are_averaged_down_to_a_bounded_width():
