@@ -33,7 +33,7 @@ SQUIM_FILE = "torchaudio/models/squim_objective_dns2020.pth"
 SQUIM_FETCH = "import torchaudio; torchaudio.pipelines.SQUIM_OBJECTIVE.get_model()"
 
 PACKAGES: dict[str, tuple[str, ...]] = {
-    "text": ("faster_whisper",),
+    "text": ("faster_whisper", "whisper_normalizer"),
     "mos": ("speechmos", "onnxruntime", "tqdm", "requests"),
     "speaker": ("resemblyzer",),
 }

@@ -6,8 +6,8 @@ Japanese and other languages without blanks between words
     NFKC, lower case, nothing but letters, marks and digits; errors count characters. For Japanese the readings can be
     compared as well, which forgives 綺麗 for きれい.
 English
-    in the manner of Whisper's normaliser: no brackets, fillers and punctuation, contractions written out, numbers as
-    digits; errors count words, and characters with one blank between words.
+    Whisper's normaliser, as in most published error rates: no asides, fillers and punctuation, contractions written
+    out, numbers as digits, American spelling; errors count words, and characters with one blank between words.
 Others
     NFKC, lower case, no punctuation; words and characters.
 """
@@ -18,8 +18,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
+from aasvc_cli.errors import MissingExtraError
 from aasvc_cli.measures.statistics import ErrorCounts
 
 EditKind = Literal["equal", "substitute", "delete", "insert"]
@@ -30,27 +32,6 @@ Reader = Callable[[str], str]
 WITHOUT_BLANKS = frozenset({"ja", "zh", "yue", "th", "lo", "km", "my", "bo"})
 """Languages whose writing has no blanks between words."""
 
-CONTRACTIONS = {
-    "won't": "will not", "can't": "can not", "shan't": "shall not", "let's": "let us", "ain't": "aint",
-    "y'all": "you all", "o'clock": "oclock", "cannot": "can not", "gonna": "going to", "wanna": "want to",
-    "gotta": "got to", "n't": " not", "'re": " are", "'ll": " will", "'ve": " have", "'m": " am", "'d": " would",
-    "it's": "it is", "that's": "that is", "there's": "there is", "what's": "what is", "he's": "he is",
-    "she's": "she is", "who's": "who is", "where's": "where is", "here's": "here is", "how's": "how is",
-}  # fmt: skip
-TITLES = {"mr": "mister", "mrs": "missus", "ms": "miss", "dr": "doctor", "st": "saint", "prof": "professor"}
-FILLERS = frozenset({"hmm", "mm", "mhm", "mmm", "uh", "um", "uhm", "er", "ah"})
-UNITS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-}
-TENS = {
-    word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
-SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 KANJI_DIGITS = "零一二三四五六七八九"
 
 
@@ -181,13 +162,17 @@ def guess_language(texts: Sequence[str]) -> str:
 
 
 def normalise(text: str, language: str) -> str:
-    """A text without what cannot be heard, for its language."""
+    """A text without what cannot be heard, for its language.
+
+    Raises:
+        MissingExtraError: for English without the package whisper-normalizer.
+    """
     text = unicodedata.normalize("NFKC", text).lower()
     if language in WITHOUT_BLANKS:
         return unicodedata.normalize("NFKC", "".join(c for c in text if unicodedata.category(c)[0] in "LMN"))
-    if language == "en":
-        return _normalised_english(text)
     text = text.replace("\u2019", "'")
+    if language == "en":
+        return _english_normaliser()(text).strip()
     kept = (c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
     return " ".join(unicodedata.normalize("NFKC", "".join(kept)).split())
 
@@ -201,57 +186,15 @@ def reading(text: str, reader: Reader) -> str:
     return normalise(kana, "ja")
 
 
-def _normalised_english(text: str) -> str:
-    text = text.replace("\u2019", "'").replace("`", "'")
-    text = re.sub(r"[<\[(][^>\])]*[>\])]", " ", text)  # asides such as [applause]
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-    for short, long in CONTRACTIONS.items():
-        before = "" if short[0] == "'" or short == "n't" else r"\b"
-        text = re.sub(rf"{before}{short}\b", long, text)
-    text = text.replace("%", " percent ").replace("&", " and ")
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c)[0] != "M")
-    text = re.sub(r"(?<=\d)\.(?=\d)", " point ", text)
-    text = re.sub(r"'(?=s\b)", "", text)  # possessives
-    words = re.sub(r"[^a-z0-9]+", " ", text).split()
-    words = [TITLES.get(word, word) for word in words if word not in FILLERS]
-    return " ".join(_numbers_as_digits(words))
-
-
-def _numbers_as_digits(words: Sequence[str]) -> list[str]:
-    """Runs of number words as one number: "two hundred and five" -> 205."""
-    found: list[str] = []
-    i = 0
-    while i < len(words):
-        end, value = _number_at(words, i)
-        if end == i:
-            found.append(words[i])
-            i += 1
-        else:
-            found.append(str(value))
-            i = end
-    return found
-
-
-def _number_at(words: Sequence[str], start: int) -> tuple[int, int]:
-    """The longest number that starts at a word: (one past its last word, value)."""
-    total, part, i = 0, 0, start
-    step = 0  # value of the word before, so that "five six" stays two numbers
-    while i < len(words):
-        word = words[i]
-        if word in UNITS and (i == start or step >= 100 or (step >= 20 and 0 < UNITS[word] < 10)):
-            part, step = part + UNITS[word], UNITS[word]
-        elif word in TENS and (i == start or step >= 100):
-            part, step = part + TENS[word], TENS[word]
-        elif word == "hundred" and i > start and 0 < part < 100:
-            part, step = part * 100, 100
-        elif word in SCALES and i > start and part:
-            total, part, step = total + part * SCALES[word], 0, 1000
-        elif word == "and" and step >= 100 and i + 1 < len(words) and (words[i + 1] in UNITS or words[i + 1] in TENS):
-            pass
-        else:
-            break
-        i += 1
-    return i, total + part
+@lru_cache(maxsize=1)
+def _english_normaliser() -> Callable[[str], str]:
+    """Whisper's own; raises MissingExtraError."""
+    try:
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError:
+        raise MissingExtraError("whisper-normalizer is not installed; run: pip install 'aasvc[asr]'") from None
+    normaliser: Callable[[str], str] = EnglishTextNormalizer()
+    return normaliser
 
 
 def _kanji_number(digits: str) -> str:
