@@ -94,7 +94,7 @@ def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
 
 def beginnings(ctx: typer.Context) -> list[tuple[str, str]]:
     """What training can begin with: vocoders for a vocoder, else voices."""
-    if str(ctx.params.get("model")) == "vocoder":
+    if str(ctx.params.get("kind")) == "vocoder":
         return [entry for entry in vocoders(ctx) if entry[0] != "griffin-lim"]
     return models(ctx)
 
