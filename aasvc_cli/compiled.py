@@ -25,7 +25,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 def has_machine_code(module: str) -> bool:
     """Whether numba has kept machine code of a module since it was last changed, in the folder beside it.
 
-    Loading numba only to be told that nothing has to be compiled takes most of a second. A wrong answer costs time and
+    Loading numba only to find that nothing has to be compiled takes most of a second. A wrong answer costs time and
     nothing else: what is missing is compiled where it is first used. If the code is kept elsewhere (the folder of the
     program is not writable, or ``NUMBA_CACHE_DIR`` says so) the answer is no.
     """

@@ -88,7 +88,7 @@ class MissingExtraError(AasvcError):
 
 
 class ToldElsewhere(AasvcError):
-    """Another process of the same job tells what went wrong; this one ends without a word."""
+    """Another process of the same job reports the error; this one exits silently."""
 
 
 class Interrupted(AasvcError):

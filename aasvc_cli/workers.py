@@ -234,7 +234,7 @@ def _begin(threads: int) -> None:
 
 
 def _leave_with_parent() -> None:
-    """The process that gives the work may be killed, and a worker would wait for more of it for ever."""
+    """The process that gives the work may be killed, and a worker would wait for more forever."""
     from multiprocessing import parent_process
 
     if (parent := parent_process()) is not None:
@@ -250,7 +250,7 @@ def _stop(*_: object) -> NoReturn:
     """Leave at once, or, from a job, as soon as it has removed what is half written."""
     if not _working:
         os._exit(0)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would come out where nobody expects it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one could arrive anywhere
     raise KeyboardInterrupt
 
 

@@ -160,7 +160,7 @@ MATRIX = [
     Mistake("train --tag new --conf hificaptai", "did you mean hificaptain?"),
     Mistake("train --tag new --conf hificaptain", "aasvc prepare with the same --conf"),
     Mistake("train --tag new --norm-name nobody", "nobody"),
-    Mistake("train --tag tiny --lr 0.5", "a run with other settings lives here"),
+    Mistake("train --tag tiny --lr 0.5", "this folder has a run with other settings"),
     Mistake("train --tag new", "aasvc prepare", spoil=without("features")),
     Mistake("train --tag new", "self.json", spoil=in_home("stats/male_female/self.json", "{")),
     Mistake("train --tag tiny --max-steps 4", "last.safetensors",

@@ -18,7 +18,7 @@ FRAME_PERIOD = 5.0
 PIECE_SECONDS = 60.0
 """Longer signals are analysed in pieces: Harvest's memory grows with the square of the length."""
 MARGIN_SECONDS = 2.0
-"""Heard on either side of a piece, and dropped."""
+"""Context on either side of a piece, computed and dropped."""
 
 
 def harvest(

@@ -27,7 +27,7 @@ _WINDOW = np.hanning(_FRAME) / np.hanning(_FRAME).sum()
 """Takes the voice out of these means, which would be in them without a window as parts of periods."""
 _ENOUGH_FRAMES = 4
 _FEWEST_SAMPLES = 256
-"""Of fewer, nothing of this can be told."""
+"""Shorter recordings are not judged."""
 OFFSET_NOTE = 0.01
 UNSCALED_PEAK = 100.0
 """Floats beyond (40 dB above full scale) are integers that were not divided."""

@@ -43,7 +43,7 @@ FRAME_SECONDS = 0.01
 LOWEST_LEVEL = -120.0
 """In dB of full scale; digital silence counts as this."""
 SILENCE_LEVEL = -90.0
-"""The last bit of 16; whatever the rest of the recording is like, there is nothing to be heard below."""
+"""The last bit of 16; whatever the rest of the recording is like, nothing below it is audible."""
 FAINT_LEVEL = -50.0
 """What stays below this and hardly changes is the noise of an empty room; speech rises and falls."""
 _ABOVE_NOISE, _FARTHEST_BELOW_SPEECH, _NEAREST_BELOW_SPEECH = 6.0, 40.0, 12.0
@@ -55,7 +55,7 @@ class LevelMeter:
     """Levels of a recording that arrives in blocks, without keeping it."""
 
     def __init__(self, sample_rate: int) -> None:
-        """Nothing heard yet."""
+        """No levels yet."""
         self.n_samples = 0
         self._frame = frame_length(sample_rate)
         self._rest = np.zeros(0, dtype=np.float32)

@@ -70,7 +70,7 @@ def measure(wave: Wave, sample_rate: int) -> Quality:
 def clipped_share(wave: Wave, sample_rate: int) -> float:
     """Share of samples that lie in runs of equal ones at the largest or the smallest value.
 
-    That is what clipping leaves, wherever full scale was when it happened; a single peak at full scale is none.
+    That is what clipping leaves, wherever full scale was when it happened; a single peak at full scale is not clipping.
     """
     shortest = max(3, round(_CLIP_SECONDS * sample_rate))
     clipped = 0

@@ -195,7 +195,7 @@ def _writer(path: Path, sample_rate: int, format_name: str) -> Iterator[Write]:
 
             yield write
     except soundfile.LibsndfileError as error:
-        # libsndfile says that it could not write, but not why; the system says that to whoever asks next
+        # libsndfile reports that a write failed, but not why; the system call tells
         with contextlib.suppress(FileNotFoundError), path.open("ab") as again:
             again.write(bytes(BLOCK_SAMPLES))
         raise OSError(None, error.error_string.strip().rstrip(".")) from None
@@ -279,7 +279,7 @@ def spooled(stream: IO[bytes], name: str = "standard input") -> Iterator[Path]:
 
 
 def _mend_length(path: Path) -> None:
-    """Give a WAV the length it has, if it says 0, as programs write that mean to come back and never do.
+    """Give a WAV the length it has, if it says 0, as programs do that meant to fill it in later.
 
     Any other wrong length is one that libsndfile reads to the end of the file.
     """

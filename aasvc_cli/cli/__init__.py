@@ -16,7 +16,7 @@ __all__ = ["app", "main", "run"]
 def main() -> NoReturn:
     """Run the program and exit.
 
-    After Ctrl-C the process ends at once: to take everything down in good order takes seconds with some libraries, and
+    After Ctrl-C the process ends at once: an orderly shutdown takes seconds with some libraries, and
     some of them make Python report the interrupt, which is dealt with already, in the place of the exit code.
     """
     try:

@@ -32,7 +32,7 @@ def traced_config(
     Args:
         conf: value of ``--conf``
         overrides: values of options by configuration key, those that were given
-        base: what holds where nothing is said, the weakest first; the default preset if empty
+        base: the defaults, the weakest first; the default preset if empty
         above: what holds whatever is said
 
     Raises:

@@ -104,7 +104,7 @@ SourceStatsOption = Annotated[
         "--source-stats", metavar="FILE", help="Statistics of the source speaker, for a published model folder."
     ),
 ]
-SeedOption = Annotated[int, model_option("--seed", min=0, help="Another number gives another rhythm.")]
+SeedOption = Annotated[int, model_option("--seed", min=0, help="Random seed; another one gives another rhythm.")]
 NoiseScaleOption = Annotated[
     float | None,
     model_option(
@@ -131,7 +131,7 @@ SaveMelOption = Annotated[
 ]
 ListModelsOption = Annotated[
     bool,
-    model_option("--list-models", help="Show the voices that are here, with -v also their model cards, and end."),
+    model_option("--list-models", help="Show the voices that are here, with -v also their model cards, and exit."),
 ]
 RawFormatOption = Annotated[
     str | None,
@@ -278,7 +278,7 @@ class _Work:
         if self.output == STREAM:
             run["stdout"] = _standard_output()
         # Threads that wait by spinning take a busy machine's cores from those they wait for: beside a training, a
-        # conversion took 60 s instead of 14 s. It has to be said before torch loads its thread library.
+        # conversion took 60 s instead of 14 s. The variable must be set before torch loads its thread library.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Pieces of a long recording have a length each, and oneDNN would keep a program for each of a thousand.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
@@ -309,7 +309,7 @@ def _show(summary: ConvertSummary, json_target: str | None, *, aside: bool, sile
 
     Args:
         aside: standard output has something else to take
-        silent: and whoever takes it needs no summary
+        silent: a program reads it, and needs no summary
     """
     if not summary.files and summary.failures:
         raise typer.Exit(EXIT_ERROR)
@@ -339,7 +339,7 @@ def _raw(encoding: str | None, sample_rate: int | None, channels: int) -> RawAud
 
 
 def _standard_input() -> IO[bytes]:
-    """Where a recording or names are piped in; nobody types those."""
+    """The pipe with a recording or names; a terminal is refused."""
     if is_closed("stdin"):
         raise StorageError("cannot read standard input: it is closed")
     if sys.stdin.isatty():

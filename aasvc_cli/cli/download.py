@@ -36,7 +36,7 @@ ListOption = Annotated[
 
 DryRunOption = Annotated[
     bool,
-    output_option("--dry-run", "-n", help="Say what would be fetched, from where and how much; fetch nothing."),
+    output_option("--dry-run", "-n", help="Show what would be fetched, from where and how much; fetch nothing."),
 ]
 
 
@@ -113,7 +113,7 @@ def download(
 
 
 def _accept(item: CatalogueItem, yes: bool) -> bool:
-    """Show the licence; ask, unless it was accepted beforehand or there is nobody to ask."""
+    """Show the licence; ask, unless it was accepted beforehand or no terminal is attached."""
     lines = (f"{item.name}: {item.description}", f"  licence: {item.licence.terms}", f"  {item.licence.url}")
     if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         for line in lines:

@@ -135,11 +135,15 @@ AsrModelOption = Annotated[
 
 LanguageOption = Annotated[
     str | None,
-    measure_option("--language", metavar="CODE", help="Of the sentences, such as ja; by default by their script."),
+    measure_option(
+        "--language",
+        metavar="CODE",
+        help="Language of the sentences, such as ja; by default guessed from their script.",
+    ),
 ]
 
 
-BootstrapSeedOption = Annotated[int, measure_option("--seed", min=0, help="Of the bootstrap intervals.")]
+BootstrapSeedOption = Annotated[int, measure_option("--seed", min=0, help="Random seed of the bootstrap intervals.")]
 
 
 FailIfOption = Annotated[

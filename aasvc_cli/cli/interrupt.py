@@ -24,7 +24,7 @@ SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
 
 
 class Watch:
-    """What is known of signals that ask the program to stop.
+    """Signals that asked the program to stop.
 
     Attributes:
         asked: there was one

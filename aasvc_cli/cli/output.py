@@ -81,7 +81,7 @@ def live(stream: TextIO) -> bool:
 
 
 def colour(stream: TextIO | None = None) -> bool | None:
-    """What the user says about colour; without a word, whether a stream is a terminal that shows it."""
+    """Whether to use colour: as the user asks, else whether the stream is a terminal that shows it."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -105,7 +105,7 @@ _closed: set[str] = set()
 
 
 def open_closed_streams() -> None:
-    """Open to the null device what whoever started the program has closed (``>&-``, service managers, pythonw).
+    """Open standard streams that the parent process has closed to the null device (``>&-``, service managers, pythonw).
 
     Otherwise the next file that is opened gets its number, and what is meant for people goes into that file.
     """
@@ -127,7 +127,7 @@ def is_closed(name: str) -> bool:
 
 
 def say(message: str) -> None:
-    """Talk, on standard error; work goes on if nobody listens any more."""
+    """Write a message to standard error; a closed stream does not stop the work."""
     if not settings.quiet:
         with contextlib.suppress(OSError):
             typer.echo(message, err=True)

@@ -153,7 +153,7 @@ MaxSecondsOption = Annotated[
 ]
 
 
-SeedOption = Annotated[int, data_option("--seed", min=0, help="Decides which pairs are kept.")]
+SeedOption = Annotated[int, data_option("--seed", min=0, help="Random seed of the split.")]
 
 
 SampleRateOption = Annotated[

@@ -87,7 +87,8 @@ def program_options(
         bool, typer.Option("--quiet", "-q", help="Only results and errors, no progress.", rich_help_panel=EVERYWHERE)
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell what is done and with what.", rich_help_panel=EVERYWHERE)
+        bool,
+        typer.Option("--verbose", "-v", help="Log what is done, and with which settings.", rich_help_panel=EVERYWHERE),
     ] = False,
     no_progress: Annotated[
         bool,

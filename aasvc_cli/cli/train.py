@@ -156,7 +156,7 @@ SaveEveryOption = Annotated[
 
 TrainingSeedOption = Annotated[
     int | None,
-    training_option("--seed", min=0, help="Start of all random numbers.", show_default=THE_CONFIGURATIONS),
+    training_option("--seed", min=0, help="Random seed.", show_default=THE_CONFIGURATIONS),
 ]
 
 
@@ -173,7 +173,7 @@ TimeLimitOption = Annotated[
     machine_option(
         "--time-limit",
         metavar="TIME",
-        help="Save and end in good order within this time, e.g. 2h or 1h30m.",
+        help="Save and end within this time, e.g. 2h or 1h30m.",
         show_default="none",
     ),
 ]

@@ -1,12 +1,12 @@
-"""Layers of settings: which place says what, and which one wins.
+"""Layers of settings: which place sets what, and which one wins.
 
-A layer holds what one place says, as dotted keys; a stack of them gives the configuration and the place that each of
-its values comes from. From the strongest to the weakest: an option on the command line, an ``AASVC_...`` variable,
+A layer holds the values that one place sets, by dotted key; a stack of layers gives the configuration and the origin of
+each value. From the strongest to the weakest: an option on the command line, an ``AASVC_...`` variable,
 ``--conf``, the project's ``aasvc.yaml``, the user's file, and the base - the sizes of the model that a training begins
 with, the configuration of a prepared set, or a preset - on the defaults of :mod:`aasvc_cli.config.settings`. A ``conf``
 that a file names under ``options`` is a base, too, which the keys of that file change.
 
-The configuration itself is imported where it is needed only: help and completion do without.
+The configuration itself is imported only where needed: help and completion do without it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one place says: values by dotted key, e.g. ``train.batch_size``."""
+    """The values that one place sets, by dotted key, e.g. ``train.batch_size``."""
 
     origin: Origin
     values: Mapping[str, Any]
@@ -82,13 +82,13 @@ class SettingsFile:
 
 
 def combine(layers: Sequence[Layer], *, check: Callable[[Config], list[str]] | None = None) -> Traced:
-    """The configuration that layers give, the weakest first.
+    """Merge layers, the weakest first, into a configuration.
 
     Args:
         check: finds further faults, as for :func:`aasvc_cli.config.reading.parse_config`
 
     Raises:
-        ConfigError: values that are impossible together.
+        ConfigError: inconsistent values.
     """
     from aasvc_cli.config.reading import parse_config, to_tree
     from aasvc_cli.config.settings import Config
@@ -125,7 +125,7 @@ def config_layer(origin: Origin, config: Config, section: str = "") -> Layer:
 
 
 def preset_layer(name: str | None = None) -> Layer:
-    """What a preset says, by default the default one."""
+    """A preset as a layer."""
     from aasvc_cli.config.reading import parse_partial, preset_tree
     from aasvc_cli.config.settings import DEFAULT_PRESET
 
@@ -137,7 +137,7 @@ def read_settings_file(path: Path, shown: str = "") -> SettingsFile:
     """Read the project's or the user's file.
 
     Args:
-        shown: what messages call it
+        shown: its name in messages
 
     Raises:
         ConfigError: lists unknown keys and wrong types. Names under ``options`` are checked by the command line, which
@@ -188,10 +188,10 @@ def user_file_place() -> Path:
 
 
 def settings_files() -> list[SettingsFile]:
-    """The project's file and the user's, those that are there, the strongest first.
+    """The settings files that exist: the project's, then the user's.
 
     Raises:
-        ConfigError: lists everything that is wrong with the first one that has faults.
+        ConfigError: lists all faults of the first file that has any.
     """
     found = []
     if Path(PROJECT_FILE).is_file():

@@ -22,7 +22,7 @@ MOST = 10**9
 
 
 def _no_boolean(value: Any) -> Any:
-    """Text such as ``8e-5`` is a number, as some YAML libraries read it; ``on`` and ``yes`` are none."""
+    """Text such as ``8e-5`` is a number, as some YAML libraries read it; ``on`` and ``yes`` are not."""
     if isinstance(value, bool):
         raise PydanticCustomError("float_type", "Input should be a valid number")
     return value
@@ -141,7 +141,7 @@ class WhisperConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig(Section):
-    """Which feature each side of the model sees (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe).
+    """The features that each side of the model takes (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe).
 
     ``aasvc_cli.features.kinds`` knows the kinds and their widths.
     """
@@ -308,7 +308,7 @@ class LossConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Section):
-    """Other recordings made of the sources during training, anew in every epoch (published: none).
+    """Random variations of the source recordings, drawn anew in every epoch (published: none).
 
     Everything happens on log-mels; other features are left as they are.
     """
@@ -316,7 +316,7 @@ class AugmentConfig(Section):
     share: Share = 0.0
     """Share of the source recordings that are changed in pitch, envelope, tempo, level and noise."""
     start_step: Natural = 0
-    """Recordings stay as they are until the first epoch that begins at this step or later."""
+    """No variations before the first epoch that starts at this step or later."""
     pitch: Annotated[float, Field(ge=0.0, le=24.0), NUMBER] = 4.0
     """Largest shift of the pitch, in semitones up or down."""
     formant: Share = 0.12
@@ -380,7 +380,7 @@ class TrainConfig(Section):
     n_workers: Natural = 0
     """Processes that load batches ahead; 0 loads between the steps."""
     time_limit: str | None = None
-    """Time after which training saves and ends in good order, e.g. ``2h`` or ``1h30m``."""
+    """Time after which training saves and ends, e.g. ``2h`` or ``1h30m``."""
     log_every: Count = 10
     eval_every: Count = 100
     """Optimiser steps between two measurements on the whole dev set."""
@@ -421,14 +421,14 @@ class VocoderConfig(Section):
     n_fft: Annotated[StrictInt, Field(ge=16, le=MOST)] | None = None
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
     refinements: Annotated[StrictInt, Field(ge=0, le=1000)] = 1
-    """How often the mel of the waveform itself is brought nearer to the one asked for."""
+    """Iterations that bring the mel of the waveform nearer to the given one."""
     correct_mel: StrictBool = False
-    """Let the vocoder ask for another mel than it is given; ``--mels-from`` and ``--init`` switch it on."""
+    """Let the vocoder correct the mel it is given; ``--mels-from`` and ``--init`` switch it on."""
     pitch_steps: Natural = 1500
     """The first steps train the pitch network alone; afterwards it stays as it is."""
     pitch_lr: NonNegative = 1e-3
     pitch_recordings: Count = 200
-    """As many recordings are analysed for their pitch, which takes a while; more hardly make the network better."""
+    """Recordings analysed for their pitch, which is slow; more hardly improve the network."""
     adversarial_start_step: Natural = 2700
     """From this step on, discriminators take part."""
     discriminator_channels: Annotated[StrictInt, Field(ge=2, le=MOST)] = 16
@@ -471,7 +471,7 @@ class ContentConfig(Section):
     crop_frames: Annotated[StrictInt, Field(ge=16, le=MOST)] = 200
     """Frames of each training example."""
     sentences: Count = 100
-    """How many sentences with several readers decide what is left of the teacher's channels."""
+    """Sentences with several readers from which the projection of the teacher's channels is fitted."""
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
@@ -480,7 +480,7 @@ class ContentConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section):
-    """Everything that decides what a run computes."""
+    """All settings that affect the result of a run."""
 
     name: str = UNNAMED
     features: FeatureConfig = field(default_factory=FeatureConfig)

@@ -286,7 +286,7 @@ class Converter:
         rate = self.sample_rate / recording.sample_rate / options.speed
         place, skipped = 0, 0  # in the recording, and in the pauses so far
         done = 0
-        # pieces are heard only as they are needed, and no more of them than a window
+        # pieces are read only as they are needed, at most a window at a time
         heard_pieces = self._hear_pieces(recording, pieces, own)
         while window := list(itertools.islice(heard_pieces, BATCH_PIECES)):
             heard_window = [heard for _, heard in window]
@@ -411,7 +411,7 @@ class Converter:
         return [results[index] for index in range(len(heard))]
 
     def _speak(self, conversion: Conversion, name: str, seed: int) -> Converted:
-        """The sound of what the model said."""
+        """The waveform of the converted mel."""
         # an unusual input can drive single bands far beyond any speech; one such burst would set the level of it all
         log_mel = self.voice.stats.target.restore(conversion.mel.float().cpu().numpy())
         if not np.isfinite(log_mel).all():
@@ -452,7 +452,7 @@ class _Samples:
 
 
 def _ignore(_: Any) -> None:
-    """Nobody listens."""
+    """Default callback."""
 
 
 def _stats_of(feature: Mel) -> FeatureStats:

@@ -227,7 +227,7 @@ def _result_name(name: Path, format_name: str) -> Path:
 
 
 def _expanded(given: Path) -> list[Path]:
-    """What a pattern stands for; anything else is itself."""
+    """The paths that match a pattern; a plain path as it is."""
     text = str(given)
     if given == STREAM or not glob.has_magic(text) or given.exists():
         return [given]

@@ -1,4 +1,4 @@
-"""Other voices for training: what the source recordings would look like had someone else, or someone faster, spoken.
+"""Augmentation of source features: as if someone else, or someone faster, had spoken.
 
 A parallel corpus holds one source speaker in one room, and little of that. Every epoch sees each source recording as
 if its speaker had another pitch, another vocal tract, another pace, another level or noise around it, while the target

@@ -1,4 +1,4 @@
-"""Pairs checked before anything is trained on them, and what there is to say about a speaker's recordings."""
+"""Pairs checked before anything is trained on them, and notes on a speaker's recordings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aasvc_cli.data.manifest import Finding, ParallelPair
 from aasvc_cli.errors import DataError
 
 CLIPPED_NOTE = 1e-3
-"""Share of clipped samples from which on clipping is worth a note: it can be heard."""
+"""Share of clipped samples from which clipping is audible and reported."""
 RATIO_MIN_PAIRS = 5
 RATIO_SPREAD_FLOOR = 0.05
 """Smallest spread of log duration ratios: speech varies that much even if the data at hand does not."""

@@ -1,4 +1,4 @@
-"""Other versions of a recording: the same words from another throat, in another room, over another line.
+"""Variations of a recording: the same words with another vocal tract, room or line.
 
 What :mod:`aasvc_cli.data.augmentation` does to log-mels, this does to the samples, where it is more faithful and fifty
 times slower. It is for training that can afford to vary recordings once and keep them: a network that has to give the

@@ -1,7 +1,7 @@
-"""What a recording says, whoever says it: the features of the content encoder.
+"""Features of the content encoder: what is said, independent of the speaker.
 
-The encoder hears 16 kHz, to which any recording is brought; what comes over a telephone has nothing above 4 kHz, and it
-was trained to do without. Levels are relative to the loudest place of the recording, so its gain does not matter.
+Recordings are resampled to 16 kHz. The encoder was trained on telephone speech, too, which has nothing above 4 kHz.
+Levels are relative to the loudest place of the recording, so its gain does not matter.
 """
 
 from __future__ import annotations

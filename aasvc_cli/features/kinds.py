@@ -104,7 +104,7 @@ def _f0_range(config: FeatureConfig) -> dict[str, float]:
 
 
 def content(wave: Array, config: FeatureConfig) -> Array:
-    """What is said, whoever says it (:func:`aasvc_cli.features.content.content`): (n,) -> (T, D)."""
+    """What is said, independent of the speaker (:func:`aasvc_cli.features.content.content`): (n,) -> (T, D)."""
     from aasvc_cli.features.content import content
 
     return content(wave, config.mel.sample_rate)

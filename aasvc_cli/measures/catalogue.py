@@ -113,7 +113,7 @@ class Threshold:
     text: str
 
     def crossed(self, mean: float) -> bool:
-        """Whether a mean fails; what is not defined fails, because nobody could rely on it."""
+        """Whether a mean fails; an undefined one fails, too."""
         return not math.isfinite(mean) or OPERATORS[self.operator](mean, self.bound)
 
 

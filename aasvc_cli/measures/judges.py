@@ -49,7 +49,7 @@ class Recogniser(Protocol):
         ...
 
     def recognise(self, wave: Wave, sample_rate: int, language: str) -> str:
-        """The text that is heard; empty if nothing is."""
+        """The recognised text; empty if there is none."""
         ...
 
 
@@ -80,7 +80,7 @@ class Whisper:
         }  # fmt: skip
 
     def recognise(self, wave: Wave, sample_rate: int, language: str) -> str:
-        """The text that is heard; empty for silence, in which Whisper would imagine something."""
+        """The recognised text; empty for silence, for which Whisper invents text."""
         if not np.any(wave):
             return ""
         try:

@@ -1,4 +1,4 @@
-"""Word and character errors of a recognised text against what was to be said.
+"""Word and character errors of a recognised text against the reference.
 
 Texts are normalised for their language first, so that only differences that one can hear count:
 
@@ -55,7 +55,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What speech recognition heard in one recording, against the reference.
+    """The recognised text of one recording, against the reference.
 
     Attributes:
         text: as recognised.
@@ -131,11 +131,11 @@ def group_edits(alignment: Sequence[tuple[EditKind, str, str]], joint: str = "")
 
 
 def transcript(reference: str, heard: str, language: str, reader: Reader | None = None) -> Transcript:
-    """Everything there is to say about one recognised text.
+    """The error counts and edits of one recognised text.
 
     Args:
-        reference: what was to be said.
-        heard: what was recognised.
+        reference: the sentence.
+        heard: the recognised text.
         language: two-letter code.
         reader: gives readings, for the kana error rate of Japanese.
     """
@@ -162,7 +162,7 @@ def guess_language(texts: Sequence[str]) -> str:
 
 
 def normalise(text: str, language: str) -> str:
-    """A text without what cannot be heard, for its language.
+    """A text reduced to what is audible, by the rules of its language.
 
     Raises:
         MissingExtraError: for English without the package whisper-normalizer.

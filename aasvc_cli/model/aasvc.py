@@ -351,7 +351,7 @@ class AASVC(nn.Module):
     ) -> Tensor:
         config = self.config
         # As published, the stochastic predictor cuts the gradient at its input: a feature's branch keeps its random
-        # weights for ever, and the encoder learns nothing from durations.
+        # weights for good, and the encoder learns nothing from durations.
         trained = config.duration_predictor != "stochastic"
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             if self.duration_branch is None:

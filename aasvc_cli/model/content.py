@@ -1,4 +1,4 @@
-"""A small network that hears what is said and not who says it, trained to write what a recogniser's encoder writes.
+"""A small encoder of what is said, independent of the speaker, distilled from the encoder of a recogniser.
 
 Two convolutions over log-mels, of which the second halves the frame rate, and ConvNeXt blocks (Liu et al., A ConvNet
 for the 2020s, 2022) along time. Its reach is fixed, about a second to either side, so a recording of any length can be

@@ -26,7 +26,7 @@ def trace_config(
     """The configuration that a command works with, and where each value comes from.
 
     Args:
-        base: what holds where nothing is said, the weakest first; the default preset if empty. ``conf`` takes its
+        base: the defaults, the weakest first; the default preset if empty. ``conf`` takes its
             place.
         files: settings files, the strongest first
         overrides: what flags and variables say, the strongest first

@@ -189,7 +189,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run goes, and who is told.
+    """How to run, and callbacks.
 
     Attributes:
         skip_existing: leave out recordings whose results are there
@@ -296,7 +296,7 @@ class _Loaded:
 
 
 class _Run:
-    """A run: what has come of its recordings so far, and who is told."""
+    """The state of a run: outcomes so far, and callbacks."""
 
     def __init__(self, load: LoadOptions, options: ConvertOptions, run: RunOptions) -> None:
         self.load, self.options, self.run = load, options, run

@@ -41,7 +41,7 @@ CACHES = ("features", "cache")
 LITTLE_SPACE = 1 << 30
 """Bytes of free space below which a hint is due."""
 OLD_SECONDS = 3600.0
-"""A temporary or partial file that nobody has written to for so long is left over from something that was killed."""
+"""A temporary or partial file that was not written to for so long was left by a killed process."""
 
 
 @dataclass(frozen=True)
@@ -414,7 +414,7 @@ def _self_test(load_converter: Callable[[], SelfTest]) -> Check:
 
 
 def _fault_of(wave: Any, sample_rate: int, source_seconds: float) -> str:
-    """What is wrong with the result of the self-test; nothing if it is speech as far as that is easily told."""
+    """What is wrong with the result of the self-test; empty if it passes simple checks for speech."""
     import numpy as np
 
     if not len(wave) or not np.isfinite(wave).all():

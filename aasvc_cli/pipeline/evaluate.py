@@ -43,7 +43,7 @@ MAX_RECORDINGS_FOR_F0 = 50
 BOTH = "both"
 GROUPS = ("signal", "text", "mos", "speaker")
 DEFAULT_GROUPS = frozenset({"signal", "text", "speaker"})
-"""What is computed if nobody asks: all but the opinions, which take seconds per recording."""
+"""Computed by default: all but the opinions, which take seconds per recording."""
 COMPILED = "aasvc_cli.audio.dtw"
 """The module of the signal measures whose loops are compiled on first use."""
 
@@ -227,7 +227,7 @@ class _Material:
 
 
 def _texts(path: Path | None, matches: _Matches) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The sentences of the recordings from a file, and what is to be said about it."""
+    """The sentences of the recordings from a file, and a note on lines that could not be read."""
     if path is None:
         return {}, ()
     sentences = read_sentences(path)
@@ -444,7 +444,7 @@ def _reader(language: str, skipped: list[Skipped]) -> tuple[str, Reader] | None:
 
 
 class _Transcripts:
-    """What speech recognition heard in the recordings."""
+    """The recognised texts of the recordings."""
 
     def __init__(self, language: str) -> None:
         self.language = language
@@ -559,7 +559,7 @@ def _f0_range(material: _Material, options: Options, workers: Workers) -> F0Rang
 
 
 def _workers(jobs: int | None) -> Workers:
-    """As many as were asked for; one for each core if nobody did."""
+    """As many as asked for; by default one for each core."""
     if jobs is not None and jobs < 1:
         raise DataError(f"{jobs} worker processes: expected at least 1")
     return Workers(jobs or core_count())

@@ -145,7 +145,7 @@ def _readme_line(folder: Path) -> str:
 
 
 def _facts(folder: Path) -> str:
-    """What can be told from the files themselves."""
+    """What the files themselves show."""
     if is_published_folder(folder) and not (folder / CONFIG_FILE).is_file():
         return "published model"
     if not (folder / CONFIG_FILE).is_file():

@@ -168,7 +168,7 @@ def prepare(
     name = _check_name(home, name, ours, theirs, overwrite)
     matching = match(ours, theirs, Path(pairs).expanduser() if pairs is not None else None)
     requested = {"train": training, "dev": dev, "eval": evaluation}
-    _assign_sets(matching.pairs, matching.pairs, requested, seed)  # an impossible split is told before the analysis
+    _assign_sets(matching.pairs, matching.pairs, requested, seed)  # an impossible split is reported before the analysis
     folder = home.prepared / name / "recordings"
     bench = Bench(
         store=FeatureStore(home.features, config.features, feature_key),
@@ -327,7 +327,7 @@ def _gains(candidates: Sequence[Candidate], side: str) -> dict[Path, float]:
 
 
 def _piece_of(pair: ParallelPair, name: str) -> ParallelPair:
-    """Nobody knows which words of the text are in it."""
+    """Which words of the text are in it is unknown."""
     return dataclasses.replace(pair, utterance_id=name, text=None)
 
 
@@ -384,7 +384,7 @@ def _with_advised_batch(config: Config, n_pairs: int) -> Config:
 
 
 def _check_name(home: Home, name: str | None, ours: Recordings, theirs: Recordings, overwrite: bool) -> str:
-    """The name of the prepared set, if it is free or stands for the same folders."""
+    """The name of the prepared set, if it is free or of the same folders."""
     if name is None:
         name = f"{ours.speaker}_{theirs.speaker}"
     elif clean_name(name) != name:
@@ -394,7 +394,7 @@ def _check_name(home: Home, name: str | None, ours: Recordings, theirs: Recordin
     try:
         old = read_manifest(home, name)
     except AasvcError:
-        return name  # there is none, or it is of no use any more
+        return name  # missing, or no longer usable
     roots = (ours.root.absolute(), theirs.root.absolute())
     if not overwrite and (old.source_root, old.target_root) != roots:
         raise DataError(

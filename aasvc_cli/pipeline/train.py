@@ -84,7 +84,7 @@ class TrainResult:
 
 
 def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: str | None) -> list[Layer]:
-    """What a voice is trained with where nothing is said, the weakest first.
+    """The default configuration of a voice, the weakest layer first.
 
     That is the configuration of the prepared set, but for the sizes of the model that training begins with; ``conf``
     decides both.
@@ -156,7 +156,7 @@ def _spoken_by(world: World, say: Callable[[str], None]) -> Callable[[str], None
 
 
 def _ignore(_: Any) -> None:
-    """Nobody listens."""
+    """Default callback."""
 
 
 def _with_data_features(config: Config, manifest: Manifest) -> Config:
@@ -314,9 +314,7 @@ class _Run:
             begun_with = read_json(path, "what the run began with")["model"] if path.exists() else None
         if self.init is not None and begun_with != str(self.init):
             what = "random weights" if begun_with is None else begun_with
-            fault = (
-                f"the run that lives here began with {what}, not with {self.init}; use another --tag, or --overwrite"
-            )
+            fault = f"the run in this folder began with {what}, not with {self.init}; use another --tag, or --overwrite"
             raise ConfigError(str(self.folder), [fault])
         if self.init is None and begun_with is not None and not begun:
             fault = (

@@ -115,7 +115,7 @@ def train_content(
 
 
 def _ignore(_: Any) -> None:
-    """Nobody listens."""
+    """Default callback."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _Run:
     # --- examples ---------------------------------------------------------------------------------------------------
 
     def _examples(self, teacher: str, should_stop: Callable[[], bool]) -> list[tuple[Reading, Example]] | None:
-        """What there is to learn from, kept in the folder of the run; None if stopped on the way."""
+        """The training material, kept in the folder of the run; None if stopped on the way."""
         paths = [self._example_path(reading) for reading in self.readings]
         if not all(path.exists() for path in paths):
             encoder = WhisperEncoder(teacher)
@@ -288,7 +288,7 @@ class _Run:
         save_checkpoint(self.folder.last, tensors, header)
 
     def _write(self, trainer: ContentTrainer, examples: Sequence[tuple[Reading, Example]]) -> None:
-        """Project what the network writes onto what is said, and write the encoder in half precision."""
+        """Fit the projection of the channels, and write the encoder in half precision."""
         readers: dict[tuple[str, str], list[Example]] = defaultdict(list)
         for reading, example in examples:
             readers[reading.group, reading.sentence].append(example)

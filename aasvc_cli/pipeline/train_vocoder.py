@@ -108,11 +108,11 @@ def train_vocoder(
 
 
 def _ignore(_: Any) -> None:
-    """Nobody listens."""
+    """Default callback."""
 
 
 def base_layers(manifest: Manifest | None) -> list[Layer]:
-    """What a vocoder is trained with where nothing is said: features are those of the prepared set."""
+    """The default configuration of a vocoder: features are those of the prepared set."""
     base = [preset_layer("vocoder")]
     if manifest is not None:
         base.append(config_layer(Origin(PREPARED, manifest.name), manifest.config, "features"))
@@ -120,7 +120,7 @@ def base_layers(manifest: Manifest | None) -> list[Layer]:
 
 
 def layers_above(init: str | None, mels_from: str | None) -> list[Layer]:
-    """What beginning with a vocoder, or hearing a voice, decides whatever else is said."""
+    """Settings fixed by --init and --mels-from, above every other layer."""
     layers = [
         Layer(Origin(FLAG, "--mels-from"), settings_of(None, mels_from)),
         Layer(Origin(INIT, str(init)), settings_of(init, None)),
@@ -133,7 +133,7 @@ def settings_of(init: str | Path | None, mels_from: str | Path | None) -> dict[s
     settings: dict[str, Any] = {}
     if init is not None:
         settings |= {"vocoder.pitch_steps": 0, "vocoder.adversarial_start_step": 0}
-    if init is not None or mels_from is not None:  # the vocoder to begin with may have heard a voice itself
+    if init is not None or mels_from is not None:  # the initial vocoder may have been trained on a voice's mels itself
         settings |= {"vocoder.correct_mel": True}
     return settings
 

@@ -57,7 +57,7 @@ DEFAULT_UTTERANCES = 30
 MAX_SOUND_BYTES = 24_000_000
 """All recordings of a page together, as they stand in it; about 40 minutes."""
 PICTURE_RATE = 24_000
-"""Sample rate of the spectrograms, in Hz: nobody sees more of a voice than 12 kHz."""
+"""Sample rate of the spectrograms, in Hz: a voice shows little above 12 kHz."""
 SOUND_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """Sample rates that MP3 knows."""
 WIDE_F0_RANGE = (50.0, 600.0)
@@ -72,7 +72,7 @@ DIGITS = {
 BASELINE, CEILING = "source", "target"
 """Keys of the references: the unconverted source recordings and the target's own."""
 PREVIEW_STEPS = 4
-"""Previews of a training that are heard side by side."""
+"""Steps whose previews the page compares."""
 PREVIEW_NAME = re.compile(r"step-(\d+)-")
 NO_CURVES = frozenset({"kind", "step", "seconds", "epoch"})
 _LARGEST = 1e300
@@ -473,7 +473,7 @@ def _with_recordings(
     systems: Sequence[System],
     aligners: Aligners,
 ) -> tuple[Utterance, list[str]]:
-    """An utterance with everything that can be heard and seen of it."""
+    """An utterance with its players and pictures."""
     known = [row for row in rows if row is not None]
     source = next((row.source for row in known if row.source is not None), None)
     target_row = known[0]

@@ -1,4 +1,4 @@
-"""Pictures of the page, small enough to live inside it: PNG for spectrograms, SVG for everything with lines.
+"""Pictures of the page, small enough to be embedded: PNG for spectrograms, SVG for everything with lines.
 
 Lines take their colours from the style sheet, so that they follow the light and the dark theme. Numbers that are drawn
 are also said in words, in the label of each drawing.
@@ -109,7 +109,7 @@ def _levels(values: Array, low: float, high: float) -> Levels:
 
 
 def _narrow(values: Array) -> Array:
-    """At most MAX_COLUMNS rows (they become columns), each the mean of those that it stands for."""
+    """At most MAX_COLUMNS rows (they become columns), each the mean of those it replaces."""
     if len(values) <= MAX_COLUMNS:
         return values
     edges = np.linspace(0, len(values), MAX_COLUMNS + 1).astype(int)[:-1]

@@ -139,7 +139,7 @@ def unpack(
 
     Args:
         also: another folder in which files that are there count
-        on_bytes: told (done, all) bytes
+        on_bytes: called with (done, all) bytes
 
     Raises:
         BadArchive: a file does not have the checksum that the archive states.

@@ -28,7 +28,7 @@ def storage_error(action: str, path: Path, error: OSError) -> StorageError:
         errno.EISDIR: "a folder stands there; choose another name",
         errno.ENOTDIR: "a part of the path is a file; choose another folder",
         errno.EPIPE: "its reader has gone away",
-        errno.ENXIO: "nobody listens to this socket or device",
+        errno.ENXIO: "no process has this socket or device open",
         errno.ELOOP: "its symbolic links lead in a circle; choose another name",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
@@ -170,7 +170,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def line_writer(path: Path) -> Iterator[Callable[[str], None]]:
-    """What writes lines of text, each at once, for whoever follows the file; an older one is replaced.
+    """A writer of lines, each flushed at once so that the file can be followed; an older file is replaced.
 
     Raises:
         StorageError: no permission, no space.
@@ -267,7 +267,7 @@ def file_sha256(path: Path, on_done: Callable[[int], None] | None = None) -> str
     """SHA-256 of a file's content, in hexadecimal digits; raises StorageError.
 
     Args:
-        on_done: told the bytes done
+        on_done: called with the bytes done
     """
     import hashlib  # takes longer to load than help and completion should wait
 

@@ -11,7 +11,7 @@ HOME_VARIABLE = "AASVC_HOME"
 
 @dataclass(frozen=True)
 class Home:
-    """Where all state lives.
+    """The data folder.
 
     ::
 

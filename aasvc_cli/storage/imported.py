@@ -110,7 +110,7 @@ def _origin_note(home: Home, name: str) -> Path:
 
 
 def _note_origin(home: Home, name: str, files: Sequence[Path]) -> None:
-    """Remember where the files are; without it, nobody could tell whether the folder can be made again."""
+    """Remember where the files are; without it, it is unknown whether the folder can be made again."""
     note, tree = _origin_note(home, name), {"files": [str(path.resolve()) for path in files]}
     with contextlib.suppress(DataError, StorageError):
         if not note.is_file() or read_json(note, "where it came from") != tree:

@@ -93,7 +93,7 @@ class CropSource:
         part = levels[2 * start : 2 * stop].astype(np.float32)
         cut[: len(part)] = _masked(part, chooser)
         wanted = np.zeros((self.n_frames, goal.shape[1]), dtype=np.float32)
-        # a changed recording may be slower or faster than what the teacher heard
+        # a changed recording may be slower or faster than the one the teacher encoded
         place = np.linspace(0.0, len(goal) - 1.0, whole)[start:stop]
         low = np.minimum(place.astype(np.int64), max(0, len(goal) - 2))
         share = (place - low).astype(np.float32)[:, None]

@@ -105,7 +105,7 @@ class World:
         return received
 
     def together(self, work: Callable[[], T]) -> T:
-        """Let every process do something; an error that the first meets, too, is told by the first alone."""
+        """Let every process do something; an error that the first process meets, too, is reported by that one alone."""
         result, error = None, None
         try:
             result = work()
@@ -205,7 +205,7 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is said below
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # reported below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     # After a signal, the processes finish their step and save before they end.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(int(PATIENCE.total_seconds())))

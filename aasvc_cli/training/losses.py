@@ -16,7 +16,7 @@ from aasvc_cli.model.layers import padding_mask
 BLANK_LOG_SCORE = -1.0
 """Score of the extra "no token" state of the forward-sum loss, as published."""
 PADDING_LOG_SCORE = -1.0e4
-"""Stands for log 0: its exponential is 0 in float32."""
+"""In place of log 0: its exponential is 0 in float32."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _free_on_host() -> int:
     with contextlib.suppress(AttributeError, ValueError, OSError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     raise ConfigError(
-        "--batch-size auto", ["how much memory is free is not known on this system; say it with --memory"]
+        "--batch-size auto", ["how much memory is free is not known on this system; set it with --memory"]
     )
 
 

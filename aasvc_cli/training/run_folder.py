@@ -146,9 +146,11 @@ class RunFolder:
         if not changed and data_file.exists():
             with reading(data_file, "the data of the run", advice="use another --tag, or --overwrite"):
                 if read_json(data_file, "the data of the run")["digest"] != data["digest"]:
-                    changed = ["its training data or statistics were others"]
+                    changed = ["its training data or statistics differ"]
         if changed:
-            fault = f"a run with other settings lives here ({', '.join(changed)}); use another --tag, or --overwrite"
+            fault = (
+                f"this folder has a run with other settings ({', '.join(changed)}); use another --tag, or --overwrite"
+            )
             raise ConfigError(str(self.path), [fault])
 
 

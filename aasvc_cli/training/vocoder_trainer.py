@@ -161,7 +161,7 @@ class VocoderTrainer:
         missing = [name for name in expected if name not in tensors and not name.startswith("correction.")]
         reshaped = [name for name in tensors if name not in expected or tensors[name].shape != expected[name].shape]
         if missing or reshaped:
-            raise ModelError(f"the sizes of its network are others (first difference: {(missing + reshaped)[0]})")
+            raise ModelError(f"the sizes of its network differ (first difference: {(missing + reshaped)[0]})")
         self.generator.load_state_dict({name: tensors.get(name, own).to(own) for name, own in expected.items()})
         self.average = Averaged(self.generator, self.config.train.ema_decay)
 

@@ -64,7 +64,7 @@ class Trainer:
 
     Args:
         world: the processes that train together, each with a trainer
-        on_message: told when the trainer changes how it computes, not what
+        on_message: called when the trainer changes how it computes, not what
     """
 
     def __init__(

@@ -220,7 +220,7 @@ def _named(home: Home | None) -> dict[str, Path]:
 
 
 def _meaning(mel: MelConfig) -> dict[str, Any]:
-    """Mel settings with the defaults that ``null`` stands for."""
+    """Mel settings with ``null`` replaced by its defaults."""
     tree = to_tree(mel)
     return tree | {
         "win_length": mel.win_length or mel.n_fft,

@@ -48,7 +48,7 @@ _NOISE_STRIDE = 7919
 _PITCH_REACH = 3
 """Bins on either side of the likeliest whose mean is the pitch."""
 _FLOOR = 1e-5
-"""Smallest mel magnitude told apart from silence."""
+"""Smallest mel magnitude above silence."""
 _MOST_REFINED = 10.0
 """Largest factor by which a refinement changes a band."""
 _LIMIT = 5.0
@@ -254,7 +254,7 @@ class IstftGenerator(nn.Module):
         return (log_mel - self.mean) / self.scale
 
     def magnitude(self, log_mel: Tensor) -> Tensor:
-        """The mel that a log-mel stands for, seen by the head: (..., M) -> (..., M)."""
+        """The linear mel of a log-mel, as the head takes it: (..., M) -> (..., M)."""
         base = math.e if self.mel.log_base is None else self.mel.log_base
         # the head's window may be longer, and then magnitudes are larger
         longer = self.n_fft / (self.mel.win_length or self.mel.n_fft)
@@ -288,7 +288,7 @@ class IstftGenerator(nn.Module):
         power = spectrum.real.square() + spectrum.imag.square()
         there = (power + _FLOOR**2).sqrt() @ self.basis.T
         wanted = self.magnitude(log_mel)
-        # the floor of the logarithm stands for silence, not for that much sound in every bin
+        # the floor of the logarithm means silence, not that much sound in every bin
         wanted = torch.where(wanted > _FLOOR, wanted, wanted * 1e-2)
         return (wanted / there.clamp_min(1e-4)) @ self.spread
 

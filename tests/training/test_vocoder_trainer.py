@@ -325,7 +325,7 @@ class TestRun:
         assert isinstance(build_vocoder("female_fine", config.features.mel, home=trained), IstftVocoder)
         # a run that goes on needs the same beginning
         assert train_vocoder(trained, tiny(train__max_steps=3), **options).step == 3
-        with pytest.raises(ConfigError, match="a run with other settings lives here"):
+        with pytest.raises(ConfigError, match="this folder has a run with other settings"):
             train_vocoder(trained, tiny(train__max_steps=4), **{**options, "mels_from": None})
 
     @pytest.mark.parametrize("corrects", [False, True])
@@ -336,7 +336,7 @@ class TestRun:
 
     def test_a_vocoder_of_other_sizes_cannot_be_the_beginning(self, trained: Home):
         train_vocoder(trained, tiny(train__max_steps=1), tag="base")
-        with pytest.raises(ModelError, match="--init female_base: the sizes of its network are others"):
+        with pytest.raises(ModelError, match="--init female_base: the sizes of its network differ"):
             train_vocoder(trained, tiny(train__max_steps=1, vocoder__width=8), tag="fine", init="female_base")
 
     def test_other_settings_are_refused_by_name(self, trained: Home):
