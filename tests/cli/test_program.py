@@ -169,9 +169,8 @@ class TestHelp:
 
 
 class TestWrongUsage:
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
+    def test_it_is_one_line_that_says_where_help_is_and_exits_with_two(self, aasvc: Aasvc):
+        mistakes = [
             (["trai"], "Did you mean 'train'"),
             (["train", "--batchsize", "2"], "--batch-size"),
             (["train", "--batch-size", "many"], "--batch-size"),
@@ -206,17 +205,12 @@ class TestWrongUsage:
             (["doctor", "--yes"], "--yes goes with --clean"),
             (["train", "--print-confg"], "--print-config"),
             (["train", "--precision", "bf61"], "bf16"),
-        ],
-        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-    )
-    def test_it_is_one_line_that_says_where_help_is_and_exits_with_two(
-        self, aasvc: Aasvc, arguments: list[str], message: str
-    ):
-        outcome = aasvc(*arguments)
-        assert outcome.code == 2
-        assert outcome.out == ""
-        assert re.fullmatch(r"aasvc: error: .* \(help: aasvc.* -h\)\n", outcome.err)
-        assert message in outcome.err
+        ]
+        for arguments, message in mistakes:
+            outcome = aasvc(*arguments)
+            assert (outcome.code, outcome.out) == (2, ""), arguments
+            assert re.fullmatch(r"aasvc: error: .* \(help: aasvc.* -h\)\n", outcome.err)
+            assert message in outcome.err
 
 
 class TestErrorBoundary:

@@ -66,40 +66,31 @@ def shown(aasvc: Aasvc, *arguments: object) -> dict[str, Any]:
 
 
 class TestPrecedence:
-    @pytest.mark.parametrize(
-        "places", [places for n in range(6) for places in itertools.combinations(PLACES, n)], ids="-".join
-    )
     def test_of_all_places_that_say_something_the_strongest_wins(
-        self, aasvc: Aasvc, project: Path, user: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[str, ...]
+        self, aasvc: Aasvc, project: Path, user: Path, monkeypatch: pytest.MonkeyPatch
     ):
         values = {place: 11 + index for index, place in enumerate(PLACES)}
-        arguments: list[object] = []
-        if "user" in places:
-            user.write_text(f"train: {{batch_size: {values['user']}}}")
-        if "project" in places:
-            (project / "aasvc.yaml").write_text(f"train: {{batch_size: {values['project']}}}")
-        if "conf" in places:
-            (project / "mine.yaml").write_text(f"train: {{batch_size: {values['conf']}}}")
-            arguments += ["--conf", "mine.yaml"]
-        if "environment" in places:
-            monkeypatch.setenv("AASVC_BATCH_SIZE", str(values["environment"]))
-        if "flag" in places:
-            arguments += ["--batch-size", values["flag"]]
-        found = shown(aasvc, *arguments)
         expected = {
-            "user": ("file", str(user)),
-            "project": ("file", "aasvc.yaml"),
-            "conf": ("conf", "mine.yaml"),
-            "environment": ("environment", "AASVC_BATCH_SIZE"),
-            "flag": ("flag", "--batch-size"),
+            "user": ("file", str(user), values["user"]),
+            "project": ("file", "aasvc.yaml", values["project"]),
+            "conf": ("conf", "mine.yaml", values["conf"]),
+            "environment": ("environment", "AASVC_BATCH_SIZE", values["environment"]),
+            "flag": ("flag", "--batch-size", values["flag"]),
         }
-        origin = found["origins"]["train.batch_size"]
-        if places:
-            assert found["config"]["train"]["batch_size"] == values[places[-1]]
-            assert (origin["kind"], origin["place"]) == expected[places[-1]]
-        else:
-            assert found["config"]["train"]["batch_size"] == read_preset("small").train.batch_size
-            assert (origin["kind"], origin["place"]) == ("preset", "small")
+        (project / "mine.yaml").write_text(f"train: {{batch_size: {values['conf']}}}")
+        for places in [places for n in range(6) for places in itertools.combinations(PLACES, n)]:
+            user.write_text(f"train: {{batch_size: {values['user']}}}" if "user" in places else "")
+            of_project = f"train: {{batch_size: {values['project']}}}" if "project" in places else ""
+            (project / "aasvc.yaml").write_text(of_project)
+            arguments: list[object] = ["--conf", "mine.yaml"] if "conf" in places else []
+            arguments += ["--batch-size", values["flag"]] if "flag" in places else []
+            with monkeypatch.context() as variables:
+                if "environment" in places:
+                    variables.setenv("AASVC_BATCH_SIZE", str(values["environment"]))
+                found = shown(aasvc, *arguments)
+            origin, value = found["origins"]["train.batch_size"], found["config"]["train"]["batch_size"]
+            default = ("preset", "small", read_preset("small").train.batch_size)
+            assert (origin["kind"], origin["place"], value) == (expected[places[-1]] if places else default), places
 
     def test_keys_that_one_place_leaves_out_come_from_the_next(self, aasvc: Aasvc, project: Path, user: Path):
         user.write_text("train: {lr: 0.5, accum: 3}\nmodel: {width: 64}")
@@ -241,27 +232,26 @@ class TestTilde:
         return tmp_path / "me"
 
     @pytest.mark.parametrize("place", ["flag", "file", "environment"])
-    @pytest.mark.parametrize(
-        ("option", "command"),
-        [("out-dir", "convert"), ("output", "convert"), ("json", "convert"), ("csv", "evaluate"),
-         ("report", "evaluate"), ("source", "evaluate"), ("dev", "prepare"), ("conf", "train"), ("home", None),
-         ("model", "convert")],
-    )  # fmt: skip
     def test_it_means_the_home_folder_in_every_option_that_takes_a_path(
-        self, project: Path, monkeypatch: pytest.MonkeyPatch, me: Path, option: str, command: str | None, place: str
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, me: Path, place: str
     ):
-        arguments = [f"--{option}=~/x"] if place == "flag" else []
         monkeypatch.delenv(HOME_VARIABLE)
-        if place == "file":
-            (project / "aasvc.yaml").write_text(f"options: {{{option}: ~/x}}")
-        if place == "environment":
-            monkeypatch.setenv(f"AASVC_{option.upper().replace('-', '_')}", "~/x")
-        cli.output.settings.begin(debug=False)
-        group: Any = typer.main.get_command(cli.app)
-        running = group.commands[command] if command else group
-        parsed = running.make_context("x", arguments, resilient_parsing=command is None).params
-        name = next(each.name for each in running.params if f"--{option}" in each.opts)
-        assert str(parsed[name]) == str(me / "x")
+        for command, options in {
+            "convert": ("out-dir", "output", "json", "model"), "evaluate": ("csv", "report", "source"),
+            "prepare": ("dev",), "train": ("conf",), None: ("home",),
+        }.items():  # fmt: skip
+            for option in options:
+                (project / "aasvc.yaml").write_text(f"options: {{{option}: ~/x}}" if place == "file" else "")
+                cli.output.settings.begin(debug=False)
+                group: Any = typer.main.get_command(cli.app)
+                running = group.commands[command] if command else group
+                arguments = [f"--{option}=~/x"] if place == "flag" else []
+                with monkeypatch.context() as variables:
+                    if place == "environment":
+                        variables.setenv(f"AASVC_{option.upper().replace('-', '_')}", "~/x")
+                    parsed = running.make_context("x", arguments, resilient_parsing=command is None).params
+                name = next(each.name for each in running.params if f"--{option}" in each.opts)
+                assert str(parsed[name]) == str(me / "x"), option
 
     def test_it_means_nothing_elsewhere(self, me: Path):
         group: Any = typer.main.get_command(cli.app)
@@ -270,33 +260,30 @@ class TestTilde:
 
 
 class TestFiles:
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("train: {bach_size: 2}", "train.bach_size: unknown key; did you mean batch_size?"),
-            ("optons: {device: cpu}", "optons: unknown key; did you mean options?"),
-            ("train: {lr: fast, accum: 0}", "train.accum: should be greater"),
-            ("options: [1]", "options: expected a mapping"),
-            ("options: {batchsize: 2}", "options.batchsize: no such option; did you mean batch-size?"),
-            ("options: {train: {tga: x}}", "options.train.tga: no such option; did you mean tag?"),
-            ("options: {convert: {tag: x}}", "options.convert.tag: no such option"),
-            ("options: {tag: [a, b]}", "options.tag: expected one value, found several"),
-            ("[1, 2]", "expected a mapping"),
-            ("train: {lr: [", "not valid YAML"),
-        ],
-    )
     @pytest.mark.parametrize("place", ["project", "user"])
-    @pytest.mark.parametrize("command", ["stats", "train", "convert"])
     def test_faults_are_errors_that_name_the_file_and_the_key(
-        self, aasvc: Aasvc, project: Path, user: Path, text: str, message: str, place: str, command: str
+        self, aasvc: Aasvc, project: Path, user: Path, place: str
     ):
         path = user if place == "user" else project / "aasvc.yaml"
-        path.write_text(text)
-        outcome = aasvc(command, *(["a.wav", "-o", "b.wav"] if command == "convert" else []))
-        assert (outcome.code, outcome.out) == (1, "")
-        assert outcome.err.startswith(f"aasvc: error: {path if place == 'user' else 'aasvc.yaml'}: ")
-        assert message in outcome.err
-        assert outcome.err.count("\n") == 1
+        for text, message in {
+            "train: {bach_size: 2}": "train.bach_size: unknown key; did you mean batch_size?",
+            "optons: {device: cpu}": "optons: unknown key; did you mean options?",
+            "train: {lr: fast, accum: 0}": "train.accum: should be greater",
+            "options: [1]": "options: expected a mapping",
+            "options: {batchsize: 2}": "options.batchsize: no such option; did you mean batch-size?",
+            "options: {train: {tga: x}}": "options.train.tga: no such option; did you mean tag?",
+            "options: {convert: {tag: x}}": "options.convert.tag: no such option",
+            "options: {tag: [a, b]}": "options.tag: expected one value, found several",
+            "[1, 2]": "expected a mapping",
+            "train: {lr: [": "not valid YAML",
+        }.items():
+            path.write_text(text)
+            for command in (["stats"], ["train"], ["convert", "a.wav", "-o", "b.wav"]):
+                outcome = aasvc(*command)
+                assert (outcome.code, outcome.out) == (1, "")
+                assert outcome.err.startswith(f"aasvc: error: {path if place == 'user' else 'aasvc.yaml'}: ")
+                assert message in outcome.err
+                assert outcome.err.count("\n") == 1
 
     def test_a_wrong_value_of_an_option_names_the_file(self, aasvc: Aasvc, project: Path):
         (project / "aasvc.yaml").write_text("options: {speed: fast}")
@@ -453,21 +440,18 @@ class TestSchema:
         assert valid({**preset_tree("small"), "options": {"device": "cpu"}})
         assert valid({"train": {"lr": 8e-5}})  # which is what YAML 1.2 reads, as editors do
 
-    @pytest.mark.parametrize(
-        "tree",
-        [
+    def test_what_the_program_refuses_is_not_valid(self, valid: Callable[[Any], bool]):
+        trees: list[dict[str, Any]] = [
             {"nonsense": 1}, {"train": {"bach_size": 2}}, {"train": {"batch_size": 0}}, {"train": {"batch_size": 1.5}},
             {"train": {"lr": "fast"}}, {"loss": {"prior": "circular"}}, {"features": {"mel": {"n_fft": None}}},
-            {"train": []}, {"options": []}, {"name": 3}, {"train": {"bucket": "yes"}}, {"model": {"flow_count": 1}},
+            {"train": []}, {"name": 3}, {"train": {"bucket": "yes"}}, {"model": {"flow_count": 1}},
             {"features": {"source": 1}},
-        ],
-        ids=json.dumps,
-    )  # fmt: skip
-    def test_what_the_program_refuses_is_not_valid(self, valid: Callable[[Any], bool], tree: Any):
-        assert not valid(tree)
-        if "options" not in tree:
+        ]  # fmt: skip
+        for tree in trees:
+            assert not valid(tree), tree
             with pytest.raises(ConfigError):
                 parse_config(tree, "test")
+        assert not valid({"options": []})
 
     def test_every_field_is_in_it_with_its_default_and_note(self):
         properties = dict(flatten(to_tree(Config())))

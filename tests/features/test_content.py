@@ -35,12 +35,12 @@ def encoder() -> ContentEncoder:
     return ContentEncoder(SMALL).eval()
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 22050, 24000, 48000])
-@pytest.mark.parametrize("n_samples", [1, 700, 24000, 30011])
-def test_frames_lie_where_those_of_the_mel_lie(rate: int, n_samples: int) -> None:
-    wave = np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
-    config = FeatureConfig(mel=MelConfig(sample_rate=rate, n_fft=512, hop_length=128))
-    assert extract("content", wave, config).shape == (len(extract("mel", wave, config)), CONTENT_CHANNELS)
+def test_frames_lie_where_those_of_the_mel_lie() -> None:
+    for rate in (8000, 16000, 22050, 24000, 48000):
+        config = FeatureConfig(mel=MelConfig(sample_rate=rate, n_fft=512, hop_length=128))
+        for n_samples in (1, 700, 24000, 30011):
+            wave = np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
+            assert extract("content", wave, config).shape == (len(extract("mel", wave, config)), CONTENT_CHANNELS)
 
 
 def test_gain_changes_nothing() -> None:

@@ -145,42 +145,34 @@ class TestDamage:
         with pytest.raises(DamagedArchive, match="not a whole zip"):
             read_members(archive, everything, LIMITS)
 
-    @pytest.mark.parametrize("seed", range(40))
-    def test_random_damage_never_gives_wrong_files(self, tmp_path: Path, seed: int):
-        chance = random.Random(seed)
+    def test_random_damage_never_gives_wrong_files(self, tmp_path: Path):
         archive = make_zip(tmp_path / "x.zip", FILES)
-        data = bytearray(archive.read_bytes())
-        for _ in range(chance.choice([1, 3, 200])):
-            data[chance.randrange(len(data))] = chance.randrange(256)
-        archive.write_bytes(data)
-        with contextlib.suppress(BadArchive):
-            extract(archive, tmp_path / "out")
-        # names are not covered by a checksum, contents are
-        assert set(contents(tmp_path / "out").values()) <= set(FILES.values())
+        whole = archive.read_bytes()
+        for seed in range(40):
+            chance = random.Random(seed)
+            data = bytearray(whole)
+            for _ in range(chance.choice([1, 3, 200])):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            archive.write_bytes(data)
+            out = tmp_path / str(seed)
+            with contextlib.suppress(BadArchive):
+                extract(archive, out)
+            # names are not covered by a checksum, contents are
+            assert set(contents(out).values()) <= set(FILES.values()), seed
 
 
 class TestMalice:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "../evil",
-            "a/../../evil",
-            "/etc/evil",
-            "..",
-            "a/..",
-            "C:/evil",
-            "C:evil",
-            "a\\..\\..\\evil",
+    def test_a_path_that_leaves_the_folder_is_refused(self, tmp_path: Path):
+        for name in (
+            "../evil", "a/../../evil", "/etc/evil", "..", "a/..", "C:/evil", "C:evil", "a\\..\\..\\evil",
             "\\\\host\\evil",
-        ],
-    )
-    def test_a_path_that_leaves_the_folder_is_refused(self, tmp_path: Path, name: str):
-        archive = make_entry(tmp_path / "x.zip", name)
-        with pytest.raises(BadArchive, match="leaves the folder"):
-            extract(archive, tmp_path / "deep" / "out")
-        with pytest.raises(BadArchive, match="leaves the folder"):
-            read_members(archive, lambda path: None, LIMITS)  # even if nobody wants it
-        assert not (tmp_path / "deep").exists()
+        ):  # fmt: skip
+            archive = make_entry(tmp_path / "x.zip", name)
+            with pytest.raises(BadArchive, match="leaves the folder"):
+                extract(archive, tmp_path / "deep" / "out")
+            with pytest.raises(BadArchive, match="leaves the folder"):
+                read_members(archive, lambda path: None, LIMITS)  # even if nobody wants it
+            assert not (tmp_path / "deep").exists(), name
 
     @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFSOCK])
     def test_links_and_devices_are_refused(self, tmp_path: Path, kind: int):
@@ -188,13 +180,13 @@ class TestMalice:
         with pytest.raises(BadArchive, match="holds a (link|device)"):
             extract(archive, tmp_path / "out")
 
-    @pytest.mark.parametrize("name", ["nul", "a/CON.txt", "ab:c", "a?", "a\nb", "a. ", "a//b", "a/./b", "x\0.wav"])
-    def test_names_that_some_system_cannot_write_are_refused(self, tmp_path: Path, name: str):
-        # same length, as the table of contents is changed in place
-        archive = make_entry(tmp_path / "x.zip", "_" * len(name))
-        archive.write_bytes(archive.read_bytes().replace(b"_" * len(name), name.encode()))
-        with pytest.raises(BadArchive, match="not every system can write"):
-            read_members(archive, everything, LIMITS)
+    def test_names_that_some_system_cannot_write_are_refused(self, tmp_path: Path):
+        for name in ("nul", "a/CON.txt", "ab:c", "a?", "a\nb", "a. ", "a//b", "a/./b", "x\0.wav"):
+            # same length, as the table of contents is changed in place
+            archive = make_entry(tmp_path / "x.zip", "_" * len(name))
+            archive.write_bytes(archive.read_bytes().replace(b"_" * len(name), name.encode()))
+            with pytest.raises(BadArchive, match="not every system can write"):
+                read_members(archive, everything, LIMITS)
 
     def test_a_link_that_waits_in_the_folder_is_not_followed(self, tmp_path: Path):
         (tmp_path / "outside").mkdir()

@@ -270,18 +270,18 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("n_frames", [1, 2, 9, 40])
-def test_every_variant_follows_its_formula_at_once_and_in_pieces(variant: str, n_frames: int, tmp_path: Path):
+def test_every_variant_follows_its_formula_at_once_and_in_pieces(variant: str, tmp_path: Path):
     network = VARIANTS[variant]()
     vocoder = load_vocoder(write_published(tmp_path / "v", network))
     assert isinstance(vocoder, GanVocoder)
-    mel, noise = torch.randn(n_frames, 6), torch.randn(n_frames * 12)
-    expected = network(mel, noise)
-    assert expected.shape == noise.shape
-    for chunk_frames in (None, 1, 3, 16):
-        vocoder.chunk_frames = chunk_frames
-        found = vocoder.synthesise(mel[None], noise=noise[None])[0]
-        assert float((found - expected).abs().max()) <= 1e-5, chunk_frames
+    for n_frames in (1, 2, 9, 40):
+        mel, noise = torch.randn(n_frames, 6), torch.randn(n_frames * 12)
+        expected = network(mel, noise)
+        assert expected.shape == noise.shape
+        for chunk_frames in (None, 1, 3, 16):
+            vocoder.chunk_frames = chunk_frames
+            found = vocoder.synthesise(mel[None], noise=noise[None])[0]
+            assert float((found - expected).abs().max()) <= 1e-5, (n_frames, chunk_frames)
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if "causal" in name])

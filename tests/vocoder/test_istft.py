@@ -65,11 +65,12 @@ def batch(mel: MelConfig, n_frames: int, n_batch: int = 1) -> torch.Tensor:
 
 class TestShapes:
     @pytest.mark.parametrize("mel", MELS.values(), ids=MELS.keys())
-    @pytest.mark.parametrize("n_frames", [1, 2, 37])
-    def test_any_rate_and_hop_gives_a_hop_of_samples_per_frame(self, mel: MelConfig, n_frames: int):
-        wave = IstftVocoder(generator(mel)).synthesise(batch(mel, n_frames, 2))
-        assert wave.shape == (2, n_frames * mel.hop_length)
-        assert wave.dtype == torch.float32 and bool(wave.isfinite().all())
+    def test_any_rate_and_hop_gives_a_hop_of_samples_per_frame(self, mel: MelConfig):
+        vocoder = IstftVocoder(generator(mel))
+        for n_frames in (1, 2, 37):
+            wave = vocoder.synthesise(batch(mel, n_frames, 2))
+            assert wave.shape == (2, n_frames * mel.hop_length)
+            assert wave.dtype == torch.float32 and bool(wave.isfinite().all())
 
     def test_nothing_gives_nothing(self):
         vocoder = IstftVocoder(generator(MelConfig()))
@@ -107,18 +108,18 @@ class TestShapes:
 
 class TestInverse:
     @pytest.mark.parametrize("mel", MELS.values(), ids=MELS.keys())
-    @pytest.mark.parametrize("n_frames", [7, 8, 9, 10, 30])
-    def test_it_equals_torch_istft(self, mel: MelConfig, n_frames: int):
+    def test_it_equals_torch_istft(self, mel: MelConfig):
         net = generator(mel)
-        spectrum = torch.randn(2, n_frames, net.n_fft // 2 + 1, dtype=torch.complex64)
-        # torch leaves no choice about the imaginary parts at the ends, which a real signal doesn't have
-        spectrum.imag[..., 0] = spectrum.imag[..., -1] = 0
-        # without the last frames, behind which torch would want more of them
-        length = (n_frames - 1) * mel.hop_length
-        expected = torch.istft(
-            spectrum.transpose(1, 2), net.n_fft, mel.hop_length, window=net.window, center=True, length=length
-        )
-        torch.testing.assert_close(net.inverse(spectrum)[:, :length], expected, atol=1e-4, rtol=1e-4)
+        for n_frames in (7, 8, 9, 10, 30):
+            spectrum = torch.randn(2, n_frames, net.n_fft // 2 + 1, dtype=torch.complex64)
+            # torch leaves no choice about the imaginary parts at the ends, which a real signal doesn't have
+            spectrum.imag[..., 0] = spectrum.imag[..., -1] = 0
+            # without the last frames, behind which torch would want more of them
+            length = (n_frames - 1) * mel.hop_length
+            expected = torch.istft(
+                spectrum.transpose(1, 2), net.n_fft, mel.hop_length, window=net.window, center=True, length=length
+            )
+            torch.testing.assert_close(net.inverse(spectrum)[:, :length], expected, atol=1e-4, rtol=1e-4)
 
     @pytest.mark.parametrize("mel", MELS.values(), ids=MELS.keys())
     def test_it_undoes_the_analysis(self, mel: MelConfig):
