@@ -15,7 +15,8 @@ from aasvc_cli.errors import DataError
 from aasvc_cli.storage.files import byte_size
 
 if TYPE_CHECKING:
-    from aasvc_cli.pipeline.download import CatalogueItem, DownloadReport, DownloadResult, Survey
+    from aasvc_cli.pipeline.download import DownloadReport, DownloadResult, Survey
+    from aasvc_cli.published.catalogue import CatalogueItem
 
 
 NamesArgument = Annotated[
@@ -83,14 +84,15 @@ def download(
     with the program and needs no network. Stop it whenever you like: the same command goes on from there.
     """
     from aasvc_cli.pipeline import download as pipeline
+    from aasvc_cli.published.catalogue import CATALOGUE, choose
 
     try:
-        items = pipeline.choose(names or ())
+        items = choose(names or ())
     except DataError as error:
         usage("download", str(error))
     source = pipeline.Source.from_environment(mirror=mirror, offline=offline)
     if show_list or dry_run:
-        shown = items if names or not show_list else list(pipeline.CATALOGUE.values())
+        shown = items if names or not show_list else list(CATALOGUE.values())
         surveyed = pipeline.survey(
             home_folder(), shown, source, keep_archives=keep_archives, overwrite=overwrite and dry_run
         )

@@ -6,226 +6,47 @@ complete. So a name never stands for half an item, and the same command goes on 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import datetime
-import difflib
-import filecmp
 import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from aasvc_cli import __version__
-from aasvc_cli.audio.files import AUDIO_SUFFIXES
+from aasvc_cli.data import demo
 from aasvc_cli.errors import AasvcError, DataError, DownloadError, Interrupted, StorageError
+from aasvc_cli.published.catalogue import CATALOGUE, HUB, CatalogueItem, RemoteFile, corpus_place
+from aasvc_cli.published.records import (
+    COMPLETED,
+    LICENCE_FILE,
+    PROGRESS,
+    bytes_below,
+    entry_of,
+    has_size,
+    is_present,
+    licence_text,
+    partial_folder,
+    read_record,
+    record_tree,
+    remember,
+    was_accepted,
+)
 from aasvc_cli.storage.archive import BadArchive, DamagedArchive, ZipLimits, read_members, unpack
-from aasvc_cli.storage.files import (
-    atomic_write,
-    byte_size,
-    lock,
-    make_folder,
-    read_json,
-    remove_file,
-    storage_error,
-    write_json,
-    write_text,
-)
+from aasvc_cli.storage.files import byte_size, lock, make_folder, remove_file, storage_error, write_json, write_text
 from aasvc_cli.storage.home import Home, bundled
-from aasvc_cli.storage.http import (
-    STATE_SUFFIX,
-    Fetched,
-    Http,
-    HttpPolicy,
-    OnBytes,
-    OnMessage,
-    distrust,
-    origin,
-)
+from aasvc_cli.storage.http import Fetched, Http, HttpPolicy, OnBytes, OnMessage, distrust, origin
 
-COMPLETED = ".completed"
-"""Written last, so a folder without it is unfinished."""
-LICENCE_FILE = "LICENCE.txt"
-LOCK_FILE = "downloads.lock.json"
-"""In the data folder: what each file's checksum was when it was first seen."""
 UNPACKED_FACTOR = 1.3
 """Estimated size of unpacked recordings relative to their archive; the archive itself has the exact size."""
 OFFLINE_WORDS = frozenset({"1", "on", "yes", "true"})
 """Values of HF_HUB_OFFLINE that mean yes."""
 
-_PROGRESS = ".progress.json"
 _ARCHIVES = ".archives"
-_HUB = "https://huggingface.co"
-_MODELS = f"{_HUB}/unilight/hificaptain-vc/resolve/main"
-_CAPTAIN = "https://ast-astrec.nict.go.jp/release/hi-fi-captain"
-_CAPTAIN_PAGE = "https://ast-astrec.nict.go.jp/en/release/hi-fi-captain/"
 _ARCHIVE_LIMITS = ZipLimits(members=200_000, total_bytes=60_000_000_000)
-
-
-# --- what there is --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Licence:
-    """Conditions of use.
-
-    Attributes:
-        name: short, as SPDX has it
-        terms: the conditions in a sentence
-        url: of the whole text; empty if there is none
-        must_accept: the user has to agree before the download
-    """
-
-    name: str
-    terms: str
-    url: str = ""
-    must_accept: bool = False
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file on a server.
-
-    Attributes:
-        name: under which it is kept
-        url: where it was published
-        speaker: whose recordings are in it, if it is an archive of a corpus
-        about_bytes: approximate size
-        sha256: if published; otherwise that of the first download is remembered
-    """
-
-    name: str
-    url: str
-    speaker: str = ""
-    about_bytes: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class CatalogueItem:
-    """Something that can be downloaded by name.
-
-    Attributes:
-        kind: ``corpus``, ``model`` or ``vocoder``
-        page: where its authors describe it
-        files: to fetch; none if it ships with the package
-        asset: where it lies in the package
-        seconds: of speech, both speakers together; 0 if unknown
-    """
-
-    name: str
-    kind: str
-    description: str
-    licence: Licence
-    page: str = ""
-    files: tuple[RemoteFile, ...] = ()
-    asset: str = ""
-    seconds: float = 0.0
-
-    def folder(self, home: Home) -> Path:
-        """Its place in the data folder."""
-        return {"corpus": home.corpora, "model": home.models, "vocoder": home.vocoders}[self.kind] / self.name
-
-
-_BY_NC_SA = Licence(
-    name="CC-BY-NC-SA-4.0",
-    terms=(
-        "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International: name the authors, no commercial use, "
-        "share what you make of it under the same licence"
-    ),
-    url="https://creativecommons.org/licenses/by-nc-sa/4.0/",
-    must_accept=True,
-)
-_TRAINED_ON_CAPTAIN = Licence(
-    name="CC-BY-NC-SA-4.0 (of its training data)",
-    terms=(
-        "no licence of its own is known; it was trained on Hi-Fi-CAPTAIN, which is CC BY-NC-SA 4.0: not for commercial "
-        "use"
-    ),
-    url=_BY_NC_SA.url,
-)
-
-
-def _captain(language: str, name: str, what: str) -> CatalogueItem:
-    return CatalogueItem(
-        name=name,
-        kind="corpus",
-        description=f"Hi-Fi-CAPTAIN, {what}: parallel recordings of a male and a female speaker, 48 kHz",
-        licence=_BY_NC_SA,
-        page=_CAPTAIN_PAGE,
-        files=tuple(
-            RemoteFile(
-                name=f"hfc_{language}_{letter}.zip",
-                url=f"{_CAPTAIN}/hfc_{language}_{letter}.zip",
-                speaker=speaker,
-                about_bytes=10_000_000_000,
-            )
-            for letter, speaker in (("M", "male"), ("F", "female"))
-        ),
-    )
-
-
-def _published(kind: str, name: str, checkpoint: str, description: str) -> CatalogueItem:
-    return CatalogueItem(
-        name=name,
-        kind=kind,
-        description=description,
-        licence=_TRAINED_ON_CAPTAIN,
-        page=f"{_HUB}/unilight/hificaptain-vc",
-        files=tuple(RemoteFile(each, f"{_MODELS}/{name}/{each}") for each in (checkpoint, "config.yml", "stats.h5")),
-    )
-
-
-CATALOGUE = {
-    item.name: item
-    for item in (
-        _published(
-            "model",
-            "male_female_aas_vc_mel_pretrained",
-            "checkpoint-50000steps.pkl",
-            "the published AAS-VC model: Japanese, male to female, 48 kHz",
-        ),
-        _published(
-            "vocoder",
-            "pwg_jp_female",
-            "checkpoint-400000steps.pkl",
-            "its vocoder: Parallel WaveGAN for the female speaker, 48 kHz",
-        ),
-        _captain("ja-JP", "hificaptain-ja", "Japanese"),
-        _captain("en-US", "hificaptain-en", "English"),
-        CatalogueItem(
-            name="demo",
-            kind="corpus",
-            description="100 Japanese sentences by a male and a female synthetic voice, ships with the package",
-            licence=Licence("Apache-2.0", "free for any use", "https://www.apache.org/licenses/LICENSE-2.0"),
-            asset="demo",
-            seconds=708.0,
-        ),
-    )
-}
-"""Everything that ``aasvc download`` knows, by name."""
-
-PUBLISHED = ("male_female_aas_vc_mel_pretrained", "pwg_jp_female")
-"""What is fetched if nothing is named."""
-
-
-def choose(names: Sequence[str]) -> list[CatalogueItem]:
-    """The items of these names, or the published model and its vocoder if there are none.
-
-    Raises:
-        DataError: there is no such item; says which one may be meant.
-    """
-    for name in names:
-        if name not in CATALOGUE:
-            near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1, cutoff=0.5)
-            near += [each for each in CATALOGUE if name and name.lower() in each]
-            advice = f"did you mean {near[0]}?" if near else f"there is: {', '.join(CATALOGUE)}"
-            raise DataError(f"nothing named {name} can be downloaded; {advice}")
-    return [CATALOGUE[name] for name in dict.fromkeys(names or PUBLISHED)]
 
 
 # --- where it comes from --------------------------------------------------------------------------------------------
@@ -243,7 +64,7 @@ class Source:
     """
 
     mirror: str | None = None
-    hub: str = _HUB
+    hub: str = HUB
     token: str | None = field(default=None, repr=False)
     offline: bool = False
 
@@ -254,9 +75,9 @@ class Source:
         Raises:
             DataError: something that is no web address.
         """
-        hub = os.environ.get("HF_ENDPOINT") or _HUB
+        hub = os.environ.get("HF_ENDPOINT") or HUB
         for name, address in (("--mirror", mirror), ("HF_ENDPOINT", hub)):
-            parts = urlsplit(address or _HUB)
+            parts = urlsplit(address or HUB)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise DataError(f"{name} {address}: not a web address; expected http://... or https://...")
         return cls(
@@ -270,7 +91,7 @@ class Source:
         """Where a file is fetched."""
         if self.mirror is not None:
             return self.mirror.rstrip("/") + urlsplit(file.url).path
-        return self.hub + file.url.removeprefix(_HUB) if file.url.startswith(_HUB + "/") else file.url
+        return self.hub + file.url.removeprefix(HUB) if file.url.startswith(HUB + "/") else file.url
 
     def connect(self, policy: HttpPolicy | None = None) -> Http:
         """Connections; the token goes to the hub alone."""
@@ -305,21 +126,13 @@ class ItemState:
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
-        item = self.item
+        item = dataclasses.asdict(self.item)
         return {
-            "name": item.name,
-            "kind": item.kind,
-            "description": item.description,
-            "licence": dataclasses.asdict(item.licence),
-            "page": item.page,
-            "folder": str(self.folder),
-            "state": self.state,
-            "bytes_here": self.bytes_here,
-            "bytes": self.bytes_to_fetch,
-            "estimated": self.estimated,
-            "addresses": list(self.addresses),
+            **{name: item[name] for name in ("name", "kind", "description", "licence", "page")},
+            "folder": str(self.folder), "state": self.state, "bytes_here": self.bytes_here,
+            "bytes": self.bytes_to_fetch, "estimated": self.estimated, "addresses": list(self.addresses),
             "disk_bytes": self.disk_bytes,
-        }
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -370,15 +183,14 @@ def _look(
     folder = item.folder(home)
     addresses = tuple(source.address(file) for file in item.files)
     if item.asset:
-        size = sum((bundled(item.asset) / name).stat().st_size for name in _files(bundled(item.asset)))
-        here = _bytes_below(folder)
+        size = sum((bundled(item.asset) / name).stat().st_size for name in demo.bundled_files(bundled(item.asset)))
+        here = bytes_below(folder)
         state = "present" if (folder / COMPLETED).is_file() else "partial" if here else "absent"
         return ItemState(item, folder, state, here, size, False, (), 0 if state == "present" else size)
-    if _is_present(folder, item) and not overwrite:
-        known = sum(entry["size"] for entry in _read_record(folder / COMPLETED).values())
-        return ItemState(item, folder, "present", _bytes_below(folder), known, False, addresses, 0)
-    building = _building(folder)
-    here = _bytes_below(building) + (0 if overwrite else _bytes_below(folder))
+    if is_present(folder, item) and not overwrite:
+        known = sum(entry["size"] for entry in read_record(folder / COMPLETED).values())
+        return ItemState(item, folder, "present", bytes_below(folder), known, False, addresses, 0)
+    here = bytes_below(partial_folder(folder)) + (0 if overwrite else bytes_below(folder))
     sizes: list[int | None] = []
     estimated = False
     for file, address in zip(item.files, addresses, strict=True):
@@ -479,10 +291,10 @@ def download(
         Interrupted: on Ctrl-C; what arrived is kept.
     """
     say = on_message or _ignore
-    missing = [item for item in items if item.files and (overwrite or not _is_present(item.folder(home), item))]
+    missing = [item for item in items if item.files and (overwrite or not is_present(item.folder(home), item))]
     for item in missing:
         _check_online(home, item, source)
-        if item.licence.must_accept and not _was_accepted(home, item) and not accept_licence(item):
+        if item.licence.must_accept and not was_accepted(home, item) and not accept_licence(item):
             raise AasvcError(f"{item.name}: nothing was fetched, as its licence was not accepted; accept it with --yes")
     if missing:
         found = survey(home, missing, source, keep_archives=keep_archives, overwrite=overwrite, policy=policy)
@@ -500,7 +312,7 @@ def download(
                     job = _Job(home, item, source, http, overwrite, keep_archives, on_bytes or _ignore, say)
                     results.append(job.run())
             except KeyboardInterrupt:
-                kept = _bytes_below(_building(item.folder(home)))
+                kept = bytes_below(partial_folder(item.folder(home)))
                 raise Interrupted(
                     f"stopped; {kept} bytes of {item.name} are kept, the same command goes on from there"
                 ) from None
@@ -532,18 +344,18 @@ class _Job:
 
     @property
     def building(self) -> Path:
-        return _building(self.folder)
+        return partial_folder(self.folder)
 
     def run(self) -> DownloadResult:
-        if not self.overwrite and _is_present(self.folder, self.item):
-            return self._result(_read_record(self.folder / COMPLETED), already_there=True)
+        if not self.overwrite and is_present(self.folder, self.item):
+            return self._result(read_record(self.folder / COMPLETED), already_there=True)
         _check_online(self.home, self.item, self.source)
         if not self.item.licence.must_accept:
             self.say(f"{self.item.name}: {self.item.licence.terms}")
         make_folder(self.building)
-        write_text(self.building / LICENCE_FILE, _licence_text(self.item))
-        self.record = _read_record(self.building / _PROGRESS)
-        old = {} if self.overwrite else _read_record(self.folder / COMPLETED)
+        write_text(self.building / LICENCE_FILE, licence_text(self.item))
+        self.record = read_record(self.building / PROGRESS)
+        old = {} if self.overwrite else read_record(self.folder / COMPLETED)
         for file in self.item.files:
             entry = self.record.get(file.name) or old.get(file.name)
             if entry is not None and entry["files"] and self._has_all(entry["files"]):
@@ -553,7 +365,7 @@ class _Job:
             else:
                 fetched = self._fetch(file, self.building / file.name)
                 self._first_seen(file, fetched)
-                self._note(file.name, _entry(file, fetched, {file.name: [fetched.size, None]}))
+                self._note(file.name, entry_of(file, fetched, {file.name: [fetched.size, None]}))
         self._publish()
         return self._result(self.record, already_there=False)
 
@@ -573,11 +385,11 @@ class _Job:
 
     def _has_all(self, files: Mapping[str, Sequence[int]]) -> bool:
         bases = [self.building] if self.overwrite else [self.building, self.folder]
-        return all(any(_has_size(base / path, size) for base in bases) for path, (size, *_) in files.items())
+        return all(any(has_size(base / path, size) for base in bases) for path, (size, *_) in files.items())
 
     def _note(self, name: str, entry: dict[str, Any]) -> None:
         self.record[name] = entry
-        write_json(self.building / _PROGRESS, _record_tree(self.item, self.record))
+        write_json(self.building / PROGRESS, record_tree(self.item, self.record))
 
     def _fetch(self, file: RemoteFile, path: Path) -> Fetched:
         if path.exists():
@@ -593,14 +405,14 @@ class _Job:
         """Fetch an archive if need be, and unpack the recordings and texts in it."""
         archive = self.building / _ARCHIVES / file.name
         entry = self.record.get(file.name)
-        if entry is None or not _has_size(archive, entry["size"]):
-            entry = _entry(file, self._fetch(file, archive), {})
+        if entry is None or not has_size(archive, entry["size"]):
+            entry = entry_of(file, self._fetch(file, archive), {})
             self._note(file.name, entry)
         try:
             members = read_members(archive, lambda path: corpus_place(path, file.speaker), _ARCHIVE_LIMITS)
             if not members:
                 raise BadArchive(f"{archive}: holds no recordings; expected <speaker>/wav/<set>/*.wav in it")
-            needed = sum(each.size for each in members if not _has_size(self.building / each.path, each.size))
+            needed = sum(each.size for each in members if not has_size(self.building / each.path, each.size))
             if needed > _free_bytes(self.building):
                 raise StorageError(
                     f"{archive}: unpacks to {byte_size(needed)}, and {byte_size(_free_bytes(self.building))} are free; "
@@ -628,12 +440,12 @@ class _Job:
     def _discard(self, name: str, archive: Path) -> None:
         """Forget a bad archive; the next fetch compares it with the one on the server."""
         self.record.pop(name, None)
-        write_json(self.building / _PROGRESS, _record_tree(self.item, self.record))
+        write_json(self.building / PROGRESS, record_tree(self.item, self.record))
         distrust(archive)
 
     def _first_seen(self, file: RemoteFile, found: Fetched | Mapping[str, Any]) -> None:
         sha256, size = (found.sha256, found.size) if isinstance(found, Fetched) else (found["sha256"], found["size"])
-        before = _remember(self.home, file.url, sha256, size)
+        before = remember(self.home, file.url, sha256, size)
         if before is not None:
             self.differs.append(file.name)
             self.say(
@@ -643,8 +455,8 @@ class _Job:
 
     def _publish(self) -> None:
         """Give the finished folder its name, or move new files into an existing one."""
-        mark = _record_tree(self.item, self.record)
-        remove_file(self.building / _PROGRESS)
+        mark = record_tree(self.item, self.record)
+        remove_file(self.building / PROGRESS)
         if not self.keep_archives:
             shutil.rmtree(self.building / _ARCHIVES, ignore_errors=True)
         try:
@@ -663,170 +475,25 @@ class _Job:
         write_json(self.folder / COMPLETED, mark)
 
 
-def corpus_place(path: PurePosixPath, speaker: str) -> PurePosixPath | None:
-    """Where a file of a Hi-Fi-CAPTAIN archive goes: ``<speaker>/wav/<set>/...`` or ``<speaker>/text/...``.
-
-    Args:
-        path: in the archive, such as ``hi-fi-captain/ja-JP/female/wav/dev/x.wav``
-        speaker: whose archive it is, in case its folders do not say
-
-    Returns:
-        None for whatever is neither a recording nor a text
-    """
-    parts = path.parts
-    if any(part.startswith((".", "__")) for part in parts):
-        return None
-    wanted = {"wav": AUDIO_SUFFIXES, "text": frozenset({".txt"})}
-    for number, part in enumerate(parts[:-1]):
-        if part in wanted and path.suffix.lower() in wanted[part]:
-            owner = parts[number - 1] if number and parts[number - 1] in ("male", "female") else speaker
-            return PurePosixPath(owner, *parts[number:])
-    return None
-
-
-# --- the demo corpus ------------------------------------------------------------------------------------------------
-
-
 def download_demo(
     home: Home, *, overwrite: bool = False, on_progress: Callable[[int, int], None] | None = None
 ) -> DownloadResult:
     """Lay the demo corpus out as ``corpora/demo``, in the layout of Hi-Fi-CAPTAIN; needs no network.
 
-    A copy that is complete is left alone; files that are missing or differ are written again. Files that do not belong
-    to the corpus are never touched.
-
-    Args:
-        overwrite: write every file again
-        on_progress: called with (done, all) files
-
-    Raises:
-        StorageError: no permission or no space; what was finished stays.
-        DataError: the package was installed without the corpus.
+    Arguments and errors are those of :func:`aasvc_cli.data.demo.lay_out`.
     """
-    item = CATALOGUE["demo"]
-    origin_folder = bundled(item.asset)
-    names = _files(origin_folder)
-    if not names:
-        raise DataError(
-            f"{origin_folder}: the demo corpus is missing from this installation; install the package again"
-        )
+    item, bundle = CATALOGUE["demo"], bundled("demo")
     folder = item.folder(home)
-    marker = folder / COMPLETED
-
-    def result(*, already_there: bool) -> DownloadResult:
-        n_bytes = sum((origin_folder / name).stat().st_size for name in names)
-        return DownloadResult(
-            item.name, item.kind, folder, len(names), n_bytes, already_there, item.licence.name, seconds=item.seconds
-        )
-
-    stale = names if overwrite else [name for name in names if not _is_copy(folder / name, origin_folder / name)]
-    if not stale and marker.is_file():
-        if on_progress:
-            on_progress(len(names), len(names))
-        return result(already_there=True)
-    make_folder(folder)
-    remove_file(marker)
-    done = len(names) - len(stale)
-    for name in stale:
-        _copy(origin_folder / name, folder / name)
-        done += 1
-        if on_progress:
-            on_progress(done, len(names))
-    write_json(marker, {"name": item.name, "n_files": len(names), "licence": item.licence.name})
-    return result(already_there=False)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Paths of all files below a folder, relative to it, sorted."""
-    found = []
-    for base, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found += [(Path(base) / name).relative_to(folder) for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def _is_copy(path: Path, original: Path) -> bool:
-    try:
-        return filecmp.cmp(path, original, shallow=False)
-    except OSError:
-        return False
-
-
-def _copy(original: Path, path: Path) -> None:
-    with original.open("rb") as source, atomic_write(path) as stream:
-        shutil.copyfileobj(source, stream)
-
-
-# --- marks, locks, disk ---------------------------------------------------------------------------------------------
-
-
-def _building(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.partial"
-
-
-def _entry(file: RemoteFile, fetched: Fetched, files: dict[str, list[int | None]]) -> dict[str, Any]:
-    return {
-        "url": file.url,
-        "size": fetched.size,
-        "sha256": fetched.sha256,
-        "etag": fetched.facts.etag,
-        "last_modified": fetched.facts.last_modified,
-        "files": files,
-    }
-
-
-def _record_tree(item: CatalogueItem, record: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": item.name, "kind": item.kind, "licence": item.licence.name, "sources": dict(record)}
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """Content of a mark or a progress file; empty if it cannot be read."""
-    if not path.is_file():
-        return {}
-    try:
-        sources = read_json(path, "a record of downloads")["sources"]
-        for entry in sources.values():
-            if not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
-                return {}
-            for size, _ in entry["files"].values():
-                if not isinstance(size, int):
-                    return {}
-    except (AasvcError, KeyError, TypeError, ValueError, AttributeError):
-        return {}
-    return dict(sources)
-
-
-def _is_present(folder: Path, item: CatalogueItem) -> bool:
-    """Whether all files of an item are in place."""
-    record = _read_record(folder / COMPLETED)
-    if set(record) != {file.name for file in item.files}:
-        return False
-    files = {path: size for entry in record.values() for path, (size, _) in entry["files"].items()}
-    return bool(files) and all(_has_size(folder / path, size) for path, size in files.items())
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size == size
-    except OSError:
-        return False
-
-
-def _bytes_below(folder: Path) -> int:
-    """Size of the fetched files in a folder, without our notes."""
-    total = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            if name in (LICENCE_FILE, COMPLETED, _PROGRESS) or name.endswith(STATE_SUFFIX):
-                continue
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(base, name)).st_size
-    return total
+    written = demo.lay_out(item, bundle, folder, overwrite=overwrite, on_progress=on_progress)
+    sizes = [(bundle / name).stat().st_size for name in demo.bundled_files(bundle)]
+    return DownloadResult(
+        item.name, item.kind, folder, len(sizes), sum(sizes), not written, item.licence.name, seconds=item.seconds
+    )
 
 
 def _check_online(home: Home, item: CatalogueItem, source: Source) -> None:
     if source.offline:
-        here = _bytes_below(_building(item.folder(home)))
+        here = bytes_below(partial_folder(item.folder(home)))
         some = f" ({here} bytes of it are here)" if here else ""
         raise DownloadError(
             f"{item.name}: is not on this machine{some} and the network is switched off; run the same command without "
@@ -850,43 +517,6 @@ def _free_bytes(folder: Path) -> int:
         if place.is_dir():
             return shutil.disk_usage(place).free
     raise StorageError(f"{folder}: no such disk; set AASVC_HOME to a folder that can be created")
-
-
-def _was_accepted(home: Home, item: CatalogueItem) -> bool:
-    """Whether the licence was accepted when this download began."""
-    folder = item.folder(home)
-    return any((place / LICENCE_FILE).is_file() for place in (folder, _building(folder)))
-
-
-def _licence_text(item: CatalogueItem) -> str:
-    return (
-        f"{item.name}: {item.description}\n"
-        f"Source: {item.page}\n"
-        f"Licence: {item.licence.name}\n"
-        f"{item.licence.terms[0].upper()}{item.licence.terms[1:]}.\n"
-        f"{item.licence.url}\n"
-    )
-
-
-def _remember(home: Home, url: str, sha256: str, size: int) -> dict[str, Any] | None:
-    """Note a file's checksum; returns the first entry if that has another checksum."""
-    path = home.root / LOCK_FILE
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with lock(home.root / f".{LOCK_FILE}.lock"):
-        tree = read_json(path, "checksums of downloads") if path.is_file() else {}
-        if not isinstance(tree, dict) or not all(isinstance(entry, dict) for entry in tree.values()):
-            raise DataError(f"{path}: expected checksums of downloads; remove it")
-        first = tree.get(url)
-        if first is None:
-            tree[url] = {"sha256": sha256, "size": size, "first_seen": now}
-        elif first.get("sha256") == sha256:
-            return None
-        else:
-            later = first.setdefault("later", [])
-            if all(entry["sha256"] != sha256 for entry in later):
-                later.append({"sha256": sha256, "size": size, "seen": now})
-        write_json(path, tree)
-    return None if first is None else {"sha256": "?", "first_seen": "?", **first}
 
 
 def _ignore(*_: Any) -> None:

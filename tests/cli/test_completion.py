@@ -128,7 +128,7 @@ def test_configuration_files_in_the_working_directory_are_offered(complete: Call
 
 def test_everything_that_can_be_downloaded_is_offered():
     from aasvc_cli.cli import completion
-    from aasvc_cli.pipeline.download import CATALOGUE
+    from aasvc_cli.published.catalogue import CATALOGUE
 
     assert [name for name, _ in completion.catalogue()] == list(CATALOGUE)
 

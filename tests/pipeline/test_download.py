@@ -27,16 +27,8 @@ from aasvc_cli.data.corpus import find_speakers, locate, scan_speaker
 from aasvc_cli.data.texts import read_texts
 from aasvc_cli.errors import AasvcError, DataError, DownloadError, Interrupted, StorageError
 from aasvc_cli.pipeline import download
-from aasvc_cli.pipeline.download import (
-    CATALOGUE,
-    PUBLISHED,
-    DownloadReport,
-    Source,
-    choose,
-    corpus_place,
-    download_demo,
-    survey,
-)
+from aasvc_cli.pipeline.download import DownloadReport, Source, download_demo, survey
+from aasvc_cli.published.catalogue import CATALOGUE, PUBLISHED, choose, corpus_place
 from aasvc_cli.storage.archive import BadArchive, DamagedArchive
 from aasvc_cli.storage.home import Home, bundled
 from aasvc_cli.storage.http import HttpPolicy
