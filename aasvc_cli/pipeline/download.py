@@ -38,7 +38,8 @@ from aasvc_cli.published.records import (
 from aasvc_cli.storage.archive import BadArchive, DamagedArchive, ZipLimits, read_members, unpack
 from aasvc_cli.storage.files import byte_size, lock, make_folder, remove_file, storage_error, write_json, write_text
 from aasvc_cli.storage.home import Home, bundled
-from aasvc_cli.storage.http import Fetched, Http, HttpPolicy, OnBytes, OnMessage, distrust, origin
+from aasvc_cli.storage.http import Http, HttpPolicy, origin
+from aasvc_cli.storage.transfer import Fetched, OnBytes, OnMessage, distrust, fetch
 
 UNPACKED_FACTOR = 1.3
 """Estimated size of unpacked recordings relative to their archive; the archive itself has the exact size."""
@@ -395,8 +396,8 @@ class _Job:
         if path.exists():
             # complete, but its checksum was not noted
             distrust(path)
-        fetched = self.http.fetch(
-            self.source.address(file), path, sha256=file.sha256, on_bytes=self.on_bytes, on_message=self.say
+        fetched = fetch(
+            self.http, self.source.address(file), path, sha256=file.sha256, on_bytes=self.on_bytes, on_message=self.say
         )
         self.n_received += fetched.n_received
         return fetched

@@ -16,7 +16,7 @@ from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.published.catalogue import CatalogueItem, RemoteFile
 from aasvc_cli.storage.files import lock, read_json, write_json
 from aasvc_cli.storage.home import Home
-from aasvc_cli.storage.http import STATE_SUFFIX, Fetched
+from aasvc_cli.storage.transfer import STATE_SUFFIX, Fetched
 
 COMPLETED = ".completed"
 """Written last, so a folder without it is unfinished."""

@@ -18,7 +18,8 @@ import requests
 
 from aasvc_cli.errors import AasvcError, DownloadError, StorageError
 from aasvc_cli.storage.files import file_sha256
-from aasvc_cli.storage.http import Fetched, Http, HttpPolicy, RemoteFacts, distrust, origin
+from aasvc_cli.storage.http import Http, HttpPolicy, RemoteFacts, origin
+from aasvc_cli.storage.transfer import Fetched, distrust, fetch
 from tests import servers
 from tests.servers import Server, as_it_is, change, drop, redirect, serving, stall, status
 
@@ -44,10 +45,11 @@ class Client:
 
     def fetch(self, url: str, path: Path, **options: Any) -> Fetched:
         with Http("tests", self.policy, options.pop("tokens", {})) as http:
-            return http.fetch(
+            return fetch(
+                http,
                 url,
                 path,
-                on_bytes=lambda *told: self.progress.append(told),
+                on_bytes=lambda *progress: self.progress.append(progress),
                 on_message=self.messages.append,
                 **options,
             )
@@ -665,7 +667,7 @@ def test_bytes_that_arrived_are_on_the_disk_before_the_next_ones_are_asked_for(s
             seen.append((part(tmp_path / "file").stat().st_size, done))
 
     with Http("tests", Client().policy) as http:
-        http.fetch(url, tmp_path / "file", on_bytes=look)
+        fetch(http, url, tmp_path / "file", on_bytes=look)
     assert len(seen) > 5
     assert all(size == done for size, done in seen)
 
@@ -679,7 +681,7 @@ def test_an_interrupt_leaves_a_part_that_is_taken_up(server: Server, client: Cli
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), Http("tests", client.policy) as http:
-        http.fetch(url, tmp_path / "file", on_bytes=interrupt)
+        fetch(http, url, tmp_path / "file", on_bytes=interrupt)
     kept = part(tmp_path / "file").stat().st_size
     assert kept > 100_000
     assert client.fetch(url, tmp_path / "file").n_received == len(CONTENT) - kept
