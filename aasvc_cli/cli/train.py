@@ -31,10 +31,11 @@ from aasvc_cli.cli.options import (
     overrides_of,
     training_option,
 )
-from aasvc_cli.cli.output import home_folder, is_first_process, say, say_next, settings, show_result, usage
+from aasvc_cli.cli.output import clock, home_folder, is_first_process, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import interrupted, progress, stop_on_signals, training_progress
 from aasvc_cli.cli.train_content import RecordingsOption, TeacherOption, content_config, train_content
 from aasvc_cli.cli.train_vocoder import MelsFromOption, train_vocoder, vocoder_config
+from aasvc_cli.storage.files import byte_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
     from aasvc_cli.data.manifest import Manifest
     from aasvc_cli.pipeline.train import TrainResult
     from aasvc_cli.storage.home import Home
+    from aasvc_cli.training.rehearsal import Plan
 
 TRAIN_SETTINGS = (
-    "max_frames", "accum", "max_steps", "lr", "warmup_steps", "eval_every", "save_every", "seed", "device", "threads",
+    "max_frames", "accum", "max_steps", "patience", "freeze", "lr", "warmup_steps", "eval_every", "save_every", "seed",
+    "device", "threads",
     "precision", "checkpointing", "memory", "n_workers", "time_limit", "keep",
 )  # fmt: skip
 """Options that are named like their setting below ``train``."""
@@ -99,8 +102,8 @@ BatchSizeOption = Annotated[
         "--batch-size",
         metavar="N|auto",
         callback=_checked_batch_size,
-        help="Utterances at once. auto takes as many as fit into --memory and accumulates to the same effective "
-        "batch; with --accum, it fills the memory.",
+        help="Utterances at once, at most. auto takes as many as fit into --memory and accumulates to the same "
+        "effective batch; with --accum, it fills the memory.",
         show_default=THE_CONFIGURATIONS,
     ),
 ]
@@ -111,8 +114,8 @@ MaxFramesOption = Annotated[
     training_option(
         "--max-frames",
         min=1,
-        help="Target frames at once, in place of --batch-size: many short utterances or few long ones.",
-        show_default="no limit",
+        help="Frames at once, at most, padding included: fewer long utterances than short ones.",
+        show_default=THE_CONFIGURATIONS,
     ),
 ]
 
@@ -124,6 +127,29 @@ AccumOption = Annotated[
 
 MaxStepsOption = Annotated[
     int | None, training_option("--max-steps", min=1, help="Steps in all.", show_default=THE_CONFIGURATIONS)
+]
+
+
+PatienceOption = Annotated[
+    int | None,
+    training_option(
+        "--patience",
+        metavar="N",
+        min=1,
+        help="End when N measurements on the dev set in a row bring nothing better; the best weights are kept.",
+        show_default="train to the last step",
+    ),
+]
+
+
+FreezeOption = Annotated[
+    str | None,
+    training_option(
+        "--freeze",
+        metavar="PARTS",
+        help="Parts that keep the weights of --init, e.g. encoder,aligner; a wrong name lists what there is.",
+        show_default="all learn",
+    ),
 ]
 
 
@@ -278,6 +304,8 @@ def train(
     max_frames: MaxFramesOption = None,
     accum: AccumOption = None,
     max_steps: MaxStepsOption = None,
+    patience: PatienceOption = None,
+    freeze: FreezeOption = None,
     lr: LearningRateOption = None,
     warmup_steps: WarmupStepsOption = None,
     eval_every: EvalEveryOption = None,
@@ -332,8 +360,10 @@ def train(
 
 
 def _refuse_options_of_others(given: Mapping[str, Any]) -> None:
-    """Options that mean nothing to what is trained."""
+    """Options that mean nothing to what is trained, or that contradict each other."""
     kind = given["kind"]
+    if given["batch_size"] == "auto" and given["max_frames"] is not None:
+        usage("train", "--batch-size auto looks for a number of utterances; use it or --max-frames")
     if given["mels_from"] is not None and kind is not TrainedOption.VOCODER:
         usage("train", "--mels-from: only for vocoders; add --kind vocoder")
     if (given["recordings"] is not None or given["teacher"] is not None) and kind is not TrainedOption.CONTENT:
@@ -411,8 +441,26 @@ def _run(home: Home, config: Config, manifest: Manifest, given: Mapping[str, Any
             tensorboard=given["tensorboard"],
             on_report=on_report,
             on_message=say,
+            on_plan=None if settings.quiet else lambda plan: say(_plan_line(plan, config)),
             should_stop=should_stop,
         )
+
+
+def _plan_line(plan: Plan, config: Config) -> str:
+    """What the training will take."""
+    train = config.train
+    batch = f"longest batch: {plan.n_utterances} utterances, {plan.n_frames} frames"
+    if plan.batch_seconds is None or plan.memory is None:
+        taken = "more than the memory there is, so it will be taken in pieces"
+    else:
+        taken = f"{plan.batch_seconds:.2g} s and {byte_size(plan.memory)} of memory in all"
+    line = f"{batch}; it takes {taken}. {plan.steps} steps will take about {clock(plan.seconds)}"
+    if plan.usual_utterances < 0.75 * plan.unbounded_utterances:
+        line += (
+            f" (batches hold {plan.usual_utterances:.1f} of {train.batch_size} utterances on average, as "
+            f"train.max_frames is {train.max_frames}; --max-frames allows more)"
+        )
+    return line
 
 
 def _show(result: TrainResult, config: Config, json_target: str | None) -> None:
@@ -420,6 +468,11 @@ def _show(result: TrainResult, config: Config, json_target: str | None) -> None:
         say(
             f"out of time after step {result.step} of {config.train.max_steps}; all is saved - the same command goes "
             "on from there"
+        )
+    if result.out_of_patience:
+        say(
+            f"ended after step {result.step} of {config.train.max_steps}: no measurement on the dev set since step "
+            f"{result.best_step} was better; those weights are kept"
         )
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.best_dev.items())
     summary = f"{result.folder}  (step {result.step}, best at {result.best_step}" + (f": {best})" if best else ")")

@@ -50,6 +50,8 @@ def train_content(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
 
     if given["recordings"] is None or given["teacher"] is None:
         usage("train", "--kind content: needs --recordings and --teacher")
+    if "train.patience" in overrides or "train.freeze" in overrides:
+        usage("train", "--patience and --freeze: only for voices; leave them out with --kind content")
     config = content_config(given, overrides).config
     with stop_on_signals() as should_stop, training_progress() as on_report:
         result = run(

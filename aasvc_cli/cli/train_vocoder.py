@@ -28,6 +28,8 @@ FOR_VOICES = {
     "train.n_workers": "--loader-workers",
     "train.time_limit": "--time-limit",
     "train.keep": "--keep",
+    "train.patience": "--patience",
+    "train.freeze": "--freeze",
 }
 """Settings that the training of a vocoder does not read, and their options."""
 

@@ -342,13 +342,20 @@ class TrainConfig(Section):
     accum: Count = 8
     """Micro-batches per optimiser step; the effective batch is ``batch_size * accum``, times the processes."""
     max_frames: Count | None = None
-    """Target frames at once, padding included, in place of ``batch_size``: many short utterances or few long ones."""
+    """Frames at once on either side, padding included: a batch of long utterances holds fewer than ``batch_size``, so
+    the longest pairs decide neither memory nor time. A pair that is longer is cut by ``prepare`` and refused by
+    ``train``."""
     auto_batch: Literal["off", "keep", "fill"] = "off"
-    """Find the largest ``batch_size`` that fits into ``memory`` by trying the longest pairs. ``keep`` chooses ``accum``
-    so that the effective batch stays what ``batch_size * accum`` say; ``fill`` leaves ``accum`` as it is."""
+    """Find the largest ``batch_size`` that fits into ``memory`` by trying the longest pairs, whatever ``max_frames``
+    says. ``keep`` chooses ``accum`` so that the effective batch stays what ``batch_size * accum`` say; ``fill`` leaves
+    ``accum`` as it is."""
     memory: str | None = None
     """Memory that ``auto_batch`` may fill, e.g. ``8GB``; ``null`` means what the device has free."""
     max_steps: Count = 50000
+    patience: Count | None = None
+    """Training ends when so many measurements on the dev set in a row brought nothing better; ``null`` for never."""
+    freeze: str | None = None
+    """Parts of the network that keep the weights they began with, e.g. ``encoder,aligner``."""
     lr: NonNegative = 8e-5
     schedule: Literal["inverse-sqrt", "cosine"] = "inverse-sqrt"
     """``inverse-sqrt``: the published warm-up schedule; ``cosine``: linear warm-up, then cosine decay to 0."""
@@ -401,8 +408,6 @@ class TrainConfig(Section):
                     parse(text)
             except ValueError as error:
                 found.append(f"{key}: {error}")
-        if self.max_frames is not None and self.auto_batch != "off":
-            found.append("max_frames: auto_batch looks for a number of utterances; use one of the two")
         return found
 
 

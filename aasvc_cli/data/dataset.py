@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -225,32 +226,35 @@ def epoch_batches(
 
     Args:
         lengths: target frames of each utterance
-        batch_size: utterances of each process
+        batch_size: utterances of each process, at most
         bucket: put utterances of similar length together
         source_lengths: source frames of each utterance, so that buckets can see to both sides
-        max_frames: frames of each process, padding included, in place of ``batch_size``; an utterance that is longer
-            is alone in its batch
+        max_frames: frames of each process on either side, padding included, at most; an utterance that is longer is
+            alone in its batch
         processes: among how many a batch is dealt out
 
     Returns:
-        indices of each batch of all processes; every utterance once, the last batch may be smaller
+        indices of each batch of all processes; every utterance once
     """
     chooser = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     chooser.shuffle(order)
-    size = batch_size * processes
-    if max_frames is not None:  # about
-        size = max(1, len(lengths) * max_frames * processes // max(1, sum(lengths)))
     if bucket:
+        size = batch_size * processes
+        if max_frames is not None:
+            usual = len(lengths) * max_frames * processes // max(1, sum(lengths))
+            size = max(1, min(size, usual))
         order = _by_length(order, lengths, size, chooser)
-    if max_frames is None:
-        if bucket and source_lengths is not None:
+        if source_lengths is not None:
             order = _by_source_in_pools(order, source_lengths, size, chooser)
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-    else:
-        batches = list(_filled(order, lengths, max_frames, processes))
+    batches = list(filled(order, longer_sides(lengths, source_lengths), batch_size, max_frames, processes))
     chooser.shuffle(batches)
     return batches
+
+
+def longer_sides(lengths: Sequence[int], source_lengths: Sequence[int] | None) -> list[int]:
+    """Frames of each utterance on its longer side."""
+    return list(lengths) if source_lengths is None else list(map(max, lengths, source_lengths))
 
 
 def _by_length(order: Sequence[int], lengths: Sequence[int], size: int, chooser: random.Random) -> list[int]:
@@ -268,19 +272,34 @@ def _by_source_in_pools(
     return [i for a, b in pairwise(bounds) for i in sorted(order[a:b], key=lambda i: source_lengths[i])]
 
 
-def _filled(order: Sequence[int], lengths: Sequence[int], max_frames: int, processes: int) -> Iterator[list[int]]:
-    """Consecutive utterances in batches of at most ``max_frames`` padded frames per process."""
+def filled(
+    order: Sequence[int], lengths: Sequence[int], batch_size: int, max_frames: int | None, processes: int = 1
+) -> Iterator[list[int]]:
+    """Consecutive utterances in batches of at most so many utterances and padded frames per process."""
+    most = math.inf if max_frames is None else max_frames
     batch: list[int] = []
     longest = 0
     for index in order:
         longest = max(longest, lengths[index])
         rows = -(-(len(batch) + 1) // processes)
-        if batch and rows * longest > max_frames:
+        if batch and (rows > batch_size or rows * longest > most):
             yield batch
             batch, longest = [], lengths[index]
         batch.append(index)
     if batch:
         yield batch
+
+
+def longest_batch(lengths: Sequence[int], batch_size: int, max_frames: int | None) -> list[int]:
+    """The utterances of the largest batch, in padded frames, that :func:`filled` can make in any order."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    most, best = 0, order[:1]
+    for start, longest in enumerate(lengths[i] for i in order):
+        rows = batch_size if max_frames is None else max(1, min(batch_size, max_frames // longest))
+        batch = order[start : start + rows]
+        if len(batch) * longest > most:
+            most, best = len(batch) * longest, batch
+    return best
 
 
 @dataclass

@@ -144,7 +144,7 @@ def prepare(
         trim: leave the silence at both ends out; None for what the configuration says
         loudness: bring every recording to its speaker's usual level
         sample_rate: of the features, in place of the configuration's, in Hz
-        max_seconds: longer pairs are cut at shared pauses, or left out; 0 for no limit
+        max_seconds: longer pairs are cut at shared pauses, or left out; 0 for no limit but that of a batch
         dev, evaluation: a count, a fraction or a file of utterance ids. A corpus that has these sets keeps them unless
             they are given; then their pairs return to the training data and new ones are drawn from all of it.
         seed: of the draw
@@ -175,7 +175,7 @@ def prepare(
         cache=ResultCache(home.cache),
         folder=folder,
         trim=config.features.trim if trim is None else trim,
-        max_seconds=max_seconds,
+        max_seconds=_longest(max_seconds, config),
     )
     analyses = _analyse_all(_first_jobs(matching.pairs, config, loudness), bench, workers or jobs, on_progress)
     measured = _by_recording(analyses)
@@ -311,6 +311,14 @@ def _excerpts(
     return result, findings
 
 
+def _longest(max_seconds: float, config: Config) -> float:
+    """Seconds of a pair, at most, so that it also fits into a batch; 0 for no limit."""
+    if config.train.max_frames is None:
+        return max_seconds
+    most = (config.train.max_frames - 1) / config.features.mel.frames_per_second
+    return min(max_seconds or most, most)
+
+
 def _gains(candidates: Sequence[Candidate], side: str) -> dict[Path, float]:
     """By how many dB each recording of a speaker has to become louder to be at the usual level, without clipping."""
     qualities = {
@@ -341,7 +349,7 @@ def _long_finding(candidate: Candidate, max_seconds: float, pieces: Sequence[Any
         message = f"{lasts}; cut into {len(pieces)} pairs at pauses that both share"
         return candidate.finding("", "cut", False, message)
     message = (
-        f"{lasts}, more than --max-seconds {max_seconds:g}, and the pauses of the two do not agree; cut both between "
+        f"{lasts}, more than --max-seconds {max_seconds:.3g}, and the pauses of the two do not agree; cut both between "
         "the same sentences, or allow longer pairs"
     )
     return candidate.finding("", "too_long", True, message)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,16 @@ from aasvc_cli.config.reading import dump_yaml, parse_config, to_tree
 from aasvc_cli.config.settings import Config, parse_memory, parse_time
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
-from aasvc_cli.data.dataset import Batch, PairDataset, Position, batch_stream, can_vary, collate, varied_pairs
+from aasvc_cli.data.dataset import (
+    Batch,
+    PairDataset,
+    Position,
+    batch_stream,
+    can_vary,
+    collate,
+    filled,
+    varied_pairs,
+)
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
 from aasvc_cli.features.kinds import feature_key, feature_keys, with_widths
@@ -46,11 +55,9 @@ from aasvc_cli.training.distributed import World, is_restart, joined
 from aasvc_cli.training.memory import usable_memory
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
+from aasvc_cli.training.rehearsal import Plan, rehearse
 from aasvc_cli.training.run_folder import RunFolder, run_name
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE, LOSS_NAMES, Trainer
-
-if TYPE_CHECKING:
-    pass
 
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
@@ -68,6 +75,7 @@ class TrainResult:
     Attributes:
         stopped: whether it was stopped before ``max_steps``
         out_of_time: whether that was because of ``time_limit``
+        out_of_patience: whether it ended because the dev set no longer got better
     """
 
     folder: Path
@@ -77,6 +85,7 @@ class TrainResult:
     stopped: bool
     seconds: float
     out_of_time: bool = False
+    out_of_patience: bool = False
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
@@ -111,6 +120,7 @@ def train(
     tensorboard: bool = False,
     on_report: Callable[[TrainingReport], None] | None = None,
     on_message: Callable[[str], None] | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train a model, or go on with one.
@@ -125,9 +135,10 @@ def train(
         norm_name: which statistics, as written by ``stats``
         init: a model, ours or published, whose weights a new run begins with; a run that goes on has its own
         overwrite: start anew, discarding what the folder holds
+        on_plan: told before the first step what the training will take, which takes three passes to measure
 
     Raises:
-        DataError: nothing prepared, no statistics, features that are missing or stale.
+        DataError: nothing prepared, no statistics, features that are missing or stale, or pairs that are too long.
         ConfigError: the folder belongs to a run with other settings or other data.
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
@@ -147,6 +158,7 @@ def train(
         if overwrite and not is_restart():
             world.by_first(run.files.clear)
         run.say = _spoken_by(world, on_message or _ignore)
+        run.on_plan = on_plan
         return run.go(began, on_report or _ignore, should_stop or (lambda: False))
 
 
@@ -208,6 +220,7 @@ class _Run:
         self.stats = stats
         self.world = world
         self.say: Callable[[str], None] = _ignore
+        self.on_plan: Callable[[Plan], None] | None = None
         self.device = world.device(pick_device(config.train.device))
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
@@ -224,6 +237,7 @@ class _Run:
                         "frames; raise model.frames_per_token, or run: aasvc prepare with this configuration, "
                         "which leaves such pairs out"
                     )
+                _check_length(pair, config)
                 _check_there(store, pair, config)
         self.train_set = varied_pairs(manifest.sets["train"], store.load, stats, config)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
@@ -278,6 +292,8 @@ class _Run:
         if begun:
             return load_checkpoint(self.files.last)
         if self.init is None:
+            if self.config.train.freeze:
+                raise ConfigError("--freeze", ["random weights would stay as they are; say with --init what to keep"])
             return {}, None
         fitting, note = self._fitting_weights(trainer, self.init)
         write_json(self.folder / INIT_FILE, note)
@@ -432,18 +448,21 @@ class _Run:
         trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
         self._trainer = trainer
         self._open(trainer)
+        self._tell_plan(trainer)
         stream = self._batches()
         limit = parse_time(config.time_limit) if config.time_limit else float("inf")
         meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)
         turn = time.monotonic()
-        saved, stopped, late = trainer.step, False, False
+        saved, stopped, late, stale = trainer.step, False, False, False
         slowest = 0.0
         while trainer.step < config.max_steps:
             now = time.monotonic()
             slowest, turn = max(slowest, now - turn), now
             # one more turn must fit, and it may be one that measures and saves
-            stopped, late = self.world.any(should_stop(), now - began + slowest >= limit)
-            if stopped or late:
+            stopped, late, stale = self.world.any(
+                should_stop(), now - began + slowest >= limit, self._is_stale(trainer)
+            )
+            if stopped or late or stale:
                 break
             losses, norm, rate = trainer.update([next(stream) for _ in range(config.accum)])
             meter.add(losses, norm)
@@ -477,6 +496,29 @@ class _Run:
             stopped or late,
             seconds,
             out_of_time=late and not stopped,
+            out_of_patience=stale and not stopped and not late,
+        )
+
+    def _is_stale(self, trainer: Trainer) -> bool:
+        """Whether so many measurements in a row as patience has brought nothing better; the first process knows."""
+        patience, every = self.config.train.patience, self.config.train.eval_every
+        if patience is None or not self.best_dev or not self.world.is_first:
+            return False
+        return trainer.step // every - self.best_step // every >= patience
+
+    def _tell_plan(self, trainer: Trainer) -> None:
+        """Tell what the training will take, if anybody wants to know and there is something to do."""
+        if self.on_plan is None or not self.world.is_first or trainer.step >= self.config.train.max_steps:
+            return
+        longest = self.train_set.at_longest()
+        self.on_plan(
+            rehearse(
+                trainer,
+                lambda indices: collate([longest[index] for index in indices]),
+                self.train_set.pairs,
+                self.dev_set.pairs,
+                processes=self.world.size,
+            )
         )
 
     def _batches(self) -> Iterator[Batch]:
@@ -511,7 +553,7 @@ class _Run:
             return self.config
         batch_size, accum, checkpointing = self.world.shared(self._fitting_batch)
         changed = dataclasses.replace(
-            train, batch_size=batch_size, accum=accum, checkpointing=checkpointing, auto_batch="off"
+            train, batch_size=batch_size, accum=accum, max_frames=None, checkpointing=checkpointing, auto_batch="off"
         )
         return dataclasses.replace(self.config, train=changed)
 
@@ -545,12 +587,11 @@ class _Run:
         return batch_size, accum, fit.checkpointing
 
     def _measure_dev(self, trainer: Trainer) -> dict[str, float]:
-        size = self.config.train.batch_size
-        order = sorted(range(len(self.dev_set)), key=lambda i: self.dev_set.pairs[i].target_frames)
-        batches = (
-            collate([self.dev_set[i] for i in order[start : start + size]]) for start in range(0, len(order), size)
-        )
-        dev = trainer.evaluate(batches)
+        train, pairs = self.config.train, self.dev_set.pairs
+        order = sorted(range(len(pairs)), key=lambda i: pairs[i].target_frames)
+        lengths = [max(pair.source_frames, pair.target_frames) for pair in pairs]
+        batches = filled(order, lengths, train.batch_size, train.max_frames)
+        dev = trainer.evaluate(collate([self.dev_set[i] for i in batch]) for batch in batches)
         if not all(np.isfinite(value) for value in dev.values()):
             raise TrainingError(
                 f"the loss on the dev set is not a finite number at step {trainer.step}; the checkpoints from before "
@@ -593,6 +634,16 @@ class _Run:
         pairs = self.dev_set.pairs[: self.config.train.n_previews]
         recordings: dict[str, tuple[Path | None, Path]] = {p.utterance_id: (p.source, p.target) for p in pairs}
         write_previews(self.folder, recordings, trainer.step, alignments, best_step=self.best_step or None)
+
+
+def _check_length(pair: ParallelPair, config: Config) -> None:
+    """Raise DataError if a pair is longer than a batch may be."""
+    longest, most = max(pair.source_frames, pair.target_frames), config.train.max_frames
+    if most is not None and config.train.auto_batch == "off" and longest > most:
+        raise DataError(
+            f"pair {pair.utterance_id} ({pair.source}) has {longest} frames, and train.max_frames allows {most} at "
+            f"once; run aasvc prepare again, which cuts such pairs, or give --max-frames {longest}"
+        )
 
 
 def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:

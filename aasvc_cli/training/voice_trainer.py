@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.dataset import Batch
-from aasvc_cli.errors import AasvcError, TrainingError
+from aasvc_cli.errors import AasvcError, ConfigError, TrainingError
 from aasvc_cli.model.aasvc import AASVC, TeacherForced
 from aasvc_cli.model.conformer import Conformer
 from aasvc_cli.model.layers import Dropout
@@ -32,6 +33,7 @@ FREE_TO_CHANGE = frozenset(
     {
         "name",
         "train.max_steps",
+        "train.patience",
         "train.device",
         "train.threads",
         "train.n_workers",
@@ -81,6 +83,7 @@ class Trainer:
         self.world = world
         self._say = on_message or (lambda _: None)
         self.model = AASVC(config.model).to(device)
+        self._frozen = freeze(self.model, config.train.freeze)
         if world.rank:  # the same weights everywhere, but other dropouts
             torch.manual_seed(config.train.seed + world.rank * _RANK_SEEDS)
         self.checkpointing = config.train.checkpointing
@@ -233,10 +236,35 @@ class Trainer:
         return only_norm and self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
 
     def _set_dropouts(self) -> None:
-        """Training mode, with the dropouts of this step."""
+        """Training mode, with the dropouts of this step; frozen parts keep their running statistics, too."""
         self.model.train()
+        for part in self._frozen:
+            part.eval()
         for part, p in self._dropouts:
             part.p = p if self.step >= self.config.train.dropout_start_step else 0.0
+
+    def rehearse(self, batch: Batch) -> float:
+        """Seconds that the gradient of a batch takes once all losses and dropouts take part; changes nothing.
+
+        Raises what torch raises if memory runs out.
+        """
+        before, step = self._moment(), self.step
+        self.step = max(step, self.config.loss.duration_start_step + 1, self.config.train.dropout_start_step)
+        began = time.perf_counter()
+        try:
+            self._set_dropouts()
+            self._backward([batch], [WHOLE]).tolist()  # waits for the device
+            return time.perf_counter() - began
+        finally:
+            self.step = step
+            self._return_to(before)
+
+    def bytes_to_come(self) -> int:
+        """What the optimiser will remember after its first step: two moments of each weight that learns."""
+        if self.optimizer.state:
+            return 0
+        learning = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        return sum(2 * parameter.numel() * parameter.element_size() for parameter in learning)
 
     def _add_up_processes(self, losses: Tensor) -> None:
         """Gradients and losses become those of all processes, and running statistics their means."""
@@ -423,6 +451,31 @@ class Trainer:
         if numbers.get("scaler"):
             self.scaler.load_state_dict(numbers["scaler"])
         self.guard.load_state(numbers["guard"])
+
+
+def freeze(model: nn.Module, names: str | None) -> list[nn.Module]:
+    """Keep the weights of some parts of a network from learning.
+
+    Args:
+        names: of the parts, with commas between them, and dots inside them for parts of parts
+
+    Returns:
+        the parts
+
+    Raises:
+        ConfigError: there is no such part, or nothing is left to train.
+    """
+    parts = dict(model.named_modules())
+    wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in parts]
+    if unknown:
+        top = ", ".join(name for name, _ in model.named_children())
+        raise ConfigError("train.freeze", [f"{', '.join(unknown):.100}: the network has no such part; it has: {top}"])
+    for name in wanted:
+        parts[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("train.freeze", [f"{names}: that leaves nothing to train"])
+    return [parts[name] for name in wanted]
 
 
 _Moment = tuple[list[Tensor], list[Tensor]]

@@ -382,7 +382,8 @@ class TestTrain:
             options["on_message"]("a message")
             return SimpleNamespace(
                 folder=home.exp / "male_female_x", step=2, best_step=2, best_dev={"loss": 1.25},
-                stopped=options["should_stop"](), out_of_time=False, seconds=1.0, to_tree=lambda: {"step": 2},
+                stopped=options["should_stop"](), out_of_time=False, out_of_patience=False, seconds=1.0,
+                to_tree=lambda: {"step": 2},
             )  # fmt: skip
 
         def compute_stats(home: Home, **options: Any) -> None:
@@ -751,9 +752,12 @@ class TestProcess:
         train = ["train", "--tag", "stopped", "--eval-every", "1000", "--max-steps"]
         with self.start(*train, "100000", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
-            first = process.stderr.readline()
+            plan, first = process.stderr.readline(), process.stderr.readline()
             process.send_signal(signal.SIGINT)
             rest = process.stderr.read().decode()
+        assert re.match(
+            rb"longest batch: 2 utterances, \d+ frames; it takes .* 100000 steps will take about \d+:", plan
+        )
         assert re.match(rb"step \d+/100000: loss", first)
         assert process.returncode == 130
         stopped = re.search(r"stopped after step (\d+) of 100000", rest)

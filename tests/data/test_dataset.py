@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import threading
-from itertools import islice, pairwise
+from itertools import combinations, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aasvc_cli.data.dataset import PairDataset, Position, _signals_held_back, batch_stream, collate, epoch_batches
+from aasvc_cli.data.dataset import (
+    PairDataset,
+    Position,
+    _signals_held_back,
+    batch_stream,
+    collate,
+    epoch_batches,
+    longest_batch,
+)
 from aasvc_cli.data.manifest import ParallelPair
 from aasvc_cli.features.stats import FeatureStats, NormStats
 
@@ -131,26 +139,60 @@ def test_making_batches_draws_no_random_numbers_of_torch():
 
 @given(
     lengths=st.lists(st.integers(1, 500), min_size=1, max_size=80),
+    batch_size=st.integers(1, 8),
     max_frames=st.integers(1, 2000),
     processes=st.integers(1, 4),
     bucket=st.booleans(),
 )
-def test_batches_by_frames_hold_every_utterance_once_and_never_too_many_frames(lengths, max_frames, processes, bucket):
-    batches = epoch_batches(lengths, 1, seed=1, epoch=0, bucket=bucket, max_frames=max_frames, processes=processes)
+def test_batches_hold_every_utterance_once_and_never_too_many_utterances_or_frames(
+    lengths, batch_size, max_frames, processes, bucket
+):
+    sources = lengths[::-1]
+    batches = epoch_batches(
+        lengths, batch_size, seed=1, epoch=0, bucket=bucket, source_lengths=sources, max_frames=max_frames,
+        processes=processes,
+    )  # fmt: skip
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         for rank in range(processes):
             share = batch[rank::processes]
-            padded = len(share) * max((lengths[i] for i in share), default=0)
+            padded = len(share) * max((max(lengths[i], sources[i]) for i in share), default=0)
+            assert len(share) <= batch_size
             assert padded <= max_frames or len(share) == 1
 
 
 def test_batches_by_frames_are_filled():
     lengths = list(np.random.default_rng(0).integers(100, 500, 400))
-    batches = epoch_batches(lengths, 1, seed=1, epoch=0, bucket=True, max_frames=4000)
+    batches = epoch_batches(lengths, 64, seed=1, epoch=0, bucket=True, max_frames=4000)
     filled = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
     assert np.mean(filled) > 0.85 * 4000
     assert len({len(batch) for batch in batches}) > 5
+
+
+@pytest.mark.parametrize("bucket", [True, False])
+def test_a_bound_that_no_batch_reaches_changes_no_batch(bucket):
+    lengths, sources = np.random.default_rng(1).integers(100, 400, (2, 90)).tolist()
+    epochs = [
+        epoch_batches(lengths, 4, seed=1, epoch=2, bucket=bucket, source_lengths=sources, max_frames=bound)
+        for bound in (None, 1600)
+    ]
+    assert epochs[0] == epochs[1]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=7),
+    batch_size=st.integers(1, 4),
+    max_frames=st.none() | st.integers(1, 60),
+)
+def test_the_longest_batch_is_the_longest_of_all_that_may_be(lengths, batch_size, max_frames):
+    def padded(batch):
+        return len(batch) * max(lengths[i] for i in batch)
+
+    subsets = [each for size in range(1, batch_size + 1) for each in combinations(range(len(lengths)), size)]
+    allowed = [each for each in subsets if max_frames is None or len(each) == 1 or padded(each) <= max_frames]
+    longest = longest_batch(lengths, batch_size, max_frames)
+    assert tuple(sorted(longest)) in allowed
+    assert padded(longest) == max(map(padded, allowed))
 
 
 @given(n_pairs=st.integers(1, 12), processes=st.integers(1, 4), batch_size=st.integers(1, 3), stop=st.integers(0, 5))

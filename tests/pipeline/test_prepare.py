@@ -354,6 +354,15 @@ class TestExcerpts:
         run(max_seconds=0)
         assert "long" in self.pairs(home)
 
+    def test_no_pair_is_longer_than_a_batch_may_be(self, home, corpus, run):
+        self.speakers(corpus)
+        corpus.put("long", spoken(3.0, 0.6, 4.0), spoken(3.0, 0.7, 4.0, pitch=200.0))
+        corpus.put("bad", spoken(2.0, 0.8, 8.0), spoken(8.0, 0.8, 2.0, pitch=200.0))
+        report = run(override(CONFIG, {"train.max_frames": 600}), max_seconds=0)
+        assert {f.utterance_id: f.code for f in report.findings} == {"long": "cut", "bad": "too_long"}
+        frames = [max(pair.source_frames, pair.target_frames) for pair in self.pairs(home).values()]
+        assert 500 < max(frames) <= 600
+
     def test_levels_that_differ_are_named_and_matched_on_request(self, home, corpus, run):
         self.speakers(corpus)
         corpus.put("quiet", spoken(1.0, level=0.1 * 10 ** (-15 / 20)), spoken(1.0, pitch=220))

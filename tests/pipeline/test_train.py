@@ -26,7 +26,8 @@ from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.batch_size import Fit
 from aasvc_cli.training.progress import TrainingReport
-from aasvc_cli.training.voice_trainer import Trainer
+from aasvc_cli.training.rehearsal import Plan
+from aasvc_cli.training.voice_trainer import LOSS_NAMES, Trainer
 from tests.pages import parse
 
 
@@ -346,6 +347,7 @@ def test_a_new_kind_of_feature_is_one_entry_and_a_model_trains_on_it(
 
 
 def test_training_by_frames_resumes_as_if_never_stopped(trained: Home):
+    assert max(pair.target_frames for pair in read_manifest(trained).sets["train"]) <= 600
     config = _config(trained, max_frames=600, bucket=True)
     whole = train(trained, config, tag="whole")
     train(trained, _config(trained, max_frames=600, bucket=True, max_steps=4), tag="parts")
@@ -353,6 +355,98 @@ def test_training_by_frames_resumes_as_if_never_stopped(trained: Home):
     assert [entry for entry in _log(resumed.folder) if entry["kind"] == "train"] == [
         entry for entry in _log(whole.folder) if entry["kind"] == "train"
     ]
+
+
+def test_a_pair_that_is_longer_than_a_batch_may_be_is_refused_by_name_before_a_folder_is_made(trained: Home):
+    pairs = [pair for name in ("train", "dev") for pair in read_manifest(trained).sets[name]]
+    longest = max(pairs, key=lambda pair: max(pair.source_frames, pair.target_frames))
+    frames = max(longest.source_frames, longest.target_frames)
+    with pytest.raises(DataError, match=rf"pair {longest.utterance_id} .* has {frames} frames.*allows {frames - 1} at"):
+        train(trained, _config(trained, max_frames=frames - 1), tag="bounded")
+    assert not (trained.exp / "male_female_bounded").exists()
+    assert train(trained, _config(trained, max_frames=frames, max_steps=1), tag="bounded").step == 1
+
+
+def test_what_a_training_will_take_is_told_before_the_first_step_and_changes_nothing(trained: Home):
+    plain = train(trained, _config(trained), tag="plain")
+    told: list[object] = []
+    train(trained, _config(trained, max_steps=3), tag="planned", on_plan=told.append)
+    planned = train(trained, _config(trained), tag="planned", on_plan=told.append, on_report=told.append)
+    plans = [each for each in told if isinstance(each, Plan)]
+    assert plans == told[:2]
+    assert [plan.steps for plan in plans] == [3, 3]
+    assert all(plan.seconds > 0 and plan.batch_seconds and plan.memory for plan in plans)
+    expected, found = _tensors(plain.folder), _tensors(planned.folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+class TestPatience:
+    """Training ends when the dev set no longer gets better."""
+
+    @pytest.fixture
+    def measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        losses = {1: 3.0, 2: 2.0, 3: 2.5, 4: 2.4, 5: 2.3, 6: 1.0}
+
+        def evaluate(trainer: Trainer, batches: object) -> dict[str, float]:
+            return dict.fromkeys(LOSS_NAMES, losses[trainer.step])
+
+        monkeypatch.setattr(Trainer, "evaluate", evaluate)
+
+    @pytest.mark.usefixtures("measured")
+    def test_it_ends_after_so_many_measurements_without_a_better_one_and_goes_on_with_more_patience(
+        self, trained: Home
+    ):
+        result = train(trained, _config(trained, eval_every=1, patience=2), tag="patient")
+        assert (result.step, result.best_step, result.out_of_patience, result.stopped) == (4, 2, True, False)
+        assert load_checkpoint(result.folder / "best.safetensors")[1]["step"] == 2
+        again = train(trained, _config(trained, eval_every=1, patience=2), tag="patient")
+        assert (again.step, again.out_of_patience) == (4, True)
+        more = train(trained, _config(trained, eval_every=1, patience=4), tag="patient")
+        assert (more.step, more.best_step, more.out_of_patience) == (6, 6, False)
+
+    @pytest.mark.usefixtures("measured")
+    def test_a_run_that_was_stopped_meanwhile_ends_at_the_same_step(self, trained: Home):
+        seen: list[int] = []
+        stop = {"on_report": lambda report: seen.append(report.step), "should_stop": lambda: len(seen) == 3}
+        train(trained, _config(trained, eval_every=1, patience=2), tag="parts", **stop)
+        assert train(trained, _config(trained, eval_every=1, patience=2), tag="parts").step == 4
+
+    @pytest.mark.usefixtures("measured")
+    def test_without_patience_it_goes_on_to_the_end(self, trained: Home):
+        assert train(trained, _config(trained, eval_every=1), tag="on").step == 6
+
+
+class TestFreeze:
+    """Parts that keep the weights of the model that training begins with."""
+
+    def test_frozen_parts_keep_weights_and_running_statistics_and_the_others_learn(self, trained: Home):
+        config = _config(trained, freeze="encoder, postnet", lr=1e-2)
+        result = train(trained, config, tag="half", init="tiny")
+        before, _ = load_checkpoint(trained.exp / "male_female_tiny" / "best.safetensors")
+        after = _tensors(result.folder)
+        changed = {name.split(".")[1] for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+        assert changed >= {"aligner", "decoder", "output", "duration_predictor"}
+        assert not changed & {"encoder", "postnet"}
+        stopped = train(trained, override(config, {"train.max_steps": 3}), tag="parts", init="tiny")
+        assert stopped.step == 3
+        resumed = _tensors(train(trained, config, tag="parts").folder)
+        assert all(torch.equal(after[name], resumed[name]) for name in after)
+
+    @pytest.mark.parametrize(
+        ("names", "fault"),
+        [
+            ("encoder,ear", "ear: the network has no such part; it has: encoder, "),
+            ("encoder,duration_branch,duration_predictor,aligner,decoder,output,postnet", "leaves nothing to train"),
+        ],
+    )
+    def test_names_that_make_no_sense_are_refused(self, trained: Home, names: str, fault: str):
+        with pytest.raises(ConfigError, match=fault):
+            train(trained, _config(trained, freeze=names), tag="frozen", init="tiny")
+        assert not (trained.exp / "male_female_frozen").exists()
+
+    def test_random_weights_are_not_frozen(self, trained: Home):
+        with pytest.raises(ConfigError, match="--init"):
+            train(trained, _config(trained, freeze="encoder"), tag="frozen")
 
 
 def test_smaller_pieces_are_told_logged_and_remembered(trained: Home, monkeypatch: pytest.MonkeyPatch):
