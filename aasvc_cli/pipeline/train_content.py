@@ -21,9 +21,8 @@ from aasvc_cli.audio.mel import resample
 from aasvc_cli.config.reading import dump_yaml, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import pick_device
-from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.waveforms import varied
-from aasvc_cli.errors import ConfigError, DataError, ModelError
+from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features.content import CONTENT_CHANNELS, CONTENT_MEL, WEIGHTS_FILE, content_input, encoded
 from aasvc_cli.features.stats import RunningStats
 from aasvc_cli.features.whisper import WhisperEncoder
@@ -40,7 +39,7 @@ from aasvc_cli.training.content_trainer import (
 )
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
-from aasvc_cli.training.run_folder import RunFolder
+from aasvc_cli.training.run_folder import RunFolder, RunResult, run_name
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
 
 Array = npt.NDArray[np.float32]
@@ -54,26 +53,6 @@ DEV_CROPS = 48
 """Crops of the speakers who are kept, always the same."""
 
 
-@dataclass(frozen=True)
-class ContentResult:
-    """How a run ended.
-
-    Attributes:
-        dev: distance from the teacher for speakers who were not trained on
-        stopped: whether it was stopped before ``max_steps``
-    """
-
-    folder: Path
-    step: int
-    dev: dict[str, float]
-    stopped: bool
-    seconds: float
-
-    def to_tree(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {**dataclasses.asdict(self), "folder": str(self.folder)}
-
-
 def train_content(
     home: Home,
     config: Config,
@@ -85,7 +64,7 @@ def train_content(
     on_report: Callable[[TrainingReport], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> ContentResult:
+) -> RunResult:
     """Train a content encoder, or go on with one.
 
     The run lives in ``encoders/<tag>``; at its end, that folder holds the encoder.
@@ -97,16 +76,16 @@ def train_content(
         tag: name of the folder; the configuration's name if None
         overwrite: start anew, discarding what the folder holds
 
+    Returns:
+        how the run ended; ``dev`` is the distance from the teacher for speakers who were not trained on
+
     Raises:
         DataError: no recordings, no sentence that several people read, no such teacher.
         ConfigError: the folder belongs to a run with other settings or other recordings.
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
-    name = tag or clean_name(config.name)
-    if clean_name(name) != name:
-        raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
-    folder = RunFolder(home.encoders / name, SETTINGS)
+    folder = RunFolder(home.encoders / run_name(tag, config), SETTINGS)
     run = _Run(folder, config, find_readings(recordings), on_message or _ignore)
     with folder.alone():
         if overwrite:
@@ -171,7 +150,7 @@ class _Run:
         teacher: str,
         report: Callable[[TrainingReport], None],
         should_stop: Callable[[], bool],
-    ) -> ContentResult:
+    ) -> RunResult:
         """Train to the last step, or until asked to stop."""
         train, path = self.config.train, make_folder(self.folder.path)
         names = [str(reading.path) for reading in self.readings]
@@ -183,7 +162,7 @@ class _Run:
         self.folder.describe(dump_yaml(self.config), described)
         examples = self._examples(teacher, should_stop)
         if examples is None:
-            return ContentResult(path, 0, {}, True, 0.0)
+            return RunResult(path, 0, {}, True, 0.0)
         kept = held_out(self.readings)
         known, strange = (
             [example for reading, example in examples if ((reading.group, reading.speaker) in kept) is apart]
@@ -218,7 +197,7 @@ class _Run:
             self._save(trainer, meter.seconds)
         if not stopped:
             self._write(trainer, [pair for pair in examples if (pair[0].group, pair[0].speaker) not in kept])
-        return ContentResult(path, trainer.step, self.dev, stopped, meter.seconds)
+        return RunResult(path, trainer.step, self.dev, stopped, meter.seconds)
 
     # --- examples ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from aasvc_cli.storage.files import make_folder, write_bytes, write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
-from aasvc_cli.training.run_folder import LAST, RunFolder, run_name
+from aasvc_cli.training.run_folder import LAST, RunFolder, RunResult, run_name
 from aasvc_cli.training.vocoder_trainer import VOCODER_LOSSES, CropSource, Recording, VocoderTrainer, generator_sizes
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
 from aasvc_cli.vocoder.build import find_vocoder, load_vocoder, read_vocoder, refuse_mismatch, speak, write_vocoder
@@ -42,26 +41,6 @@ from aasvc_cli.vocoder.istft import IstftVocoder
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
-
-
-@dataclass(frozen=True)
-class VocoderResult:
-    """How a run ended.
-
-    Attributes:
-        dev: copy synthesis of the dev set with the last weights
-        stopped: whether it was stopped before ``max_steps``
-    """
-
-    folder: Path
-    step: int
-    dev: dict[str, float]
-    stopped: bool
-    seconds: float
-
-    def to_tree(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {**dataclasses.asdict(self), "folder": str(self.folder)}
 
 
 def train_vocoder(
@@ -76,7 +55,7 @@ def train_vocoder(
     on_report: Callable[[TrainingReport], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> VocoderResult:
+) -> RunResult:
     """Train a vocoder on the target's recordings of a prepared set, or go on with one.
 
     The run lives in ``vocoders/<target>_<tag>``, which is a vocoder from the first checkpoint on. If that folder has a
@@ -90,6 +69,9 @@ def train_vocoder(
         mels_from: a voice for the pairs of the prepared set. Half of the examples are then the mels that it writes for
             them, held to the timing of the recordings.
         overwrite: start anew, discarding what the folder holds
+
+    Returns:
+        how the run ended; ``dev`` is the copy synthesis of the dev set with the last weights
 
     Raises:
         DataError: nothing prepared, no recordings long enough.
@@ -170,7 +152,7 @@ class _Run:
         say: Callable[[str], None],
         report: Callable[[TrainingReport], None],
         should_stop: Callable[[], bool],
-    ) -> VocoderResult:
+    ) -> RunResult:
         """Train to the last step, or until asked to stop."""
         train, settings = self.config.train, self.config.vocoder
         make_folder(self.folder.path)
@@ -223,7 +205,7 @@ class _Run:
         seconds = meter.seconds
         if saved != trainer.step or not self.folder.last.exists():
             self._save(trainer, seconds)
-        return VocoderResult(self.folder.path, trainer.step, self.dev, stopped, seconds)
+        return RunResult(self.folder.path, trainer.step, self.dev, stopped, seconds)
 
     # --- data -------------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +30,26 @@ def run_name(tag: str | None, config: Config) -> str:
     if clean_name(name) != name:
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     return name
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        dev: the last measurement on what was not trained on
+        stopped: whether it was stopped before ``max_steps``
+    """
+
+    folder: Path
+    step: int
+    dev: dict[str, float]
+    stopped: bool
+    seconds: float
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**dataclasses.asdict(self), "folder": str(self.folder)}
 
 
 class RunFolder:
