@@ -42,12 +42,11 @@ DOORS = {
     "pipeline.doctor": "what can be freed",
     "pipeline.download": "folders that are laid out",
     "pipeline.models": "model cards",
-    "pipeline.train": "checkpoints that are kept",
     "published": "published checkpoints and statistics",
     "report": "its templates, and logs of runs",
     "storage": "everything that is written",
     "training.memory": "what the system says of memory",
-    "training.run_folder": "the log of a run",
+    "training.run_folder": "the log and the checkpoints of a run",
     "workers": "what the system says of cores",
 }
 """Folders and modules that may open, create, rename or remove files, and which. All others are handed what they work

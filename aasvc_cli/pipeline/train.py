@@ -7,8 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,8 +42,6 @@ from aasvc_cli.storage.files import (
     make_folder,
     read_json,
     reading,
-    remove_file,
-    storage_error,
     write_bytes,
     write_json,
 )
@@ -65,7 +61,6 @@ INIT_FILE = "init.json"
 """What a run began with, if not with random weights."""
 SHOWN_TENSORS = 8
 """Names of tensors that a message lists; ``init.json`` has all."""
-_KEPT = re.compile(r"step-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -405,28 +400,11 @@ class _Run:
             "seconds": seconds,
         }
         save_checkpoint(self.files.last, tensors, header)
-        self._keep(trainer.step)
+        self.files.keep_last(trainer.step, self.config.train.keep)
         # for people and programs; training itself reads the header inside the checkpoint
         last = {"step": trainer.step, "max_steps": self.config.train.max_steps, "seconds": seconds}
         best = {"step": self.best_step, "dev": self.best_dev, "by": BEST_BY}
         write_json(self.folder / "checkpoints.json", {"last": last, "best": best})
-
-    def _keep(self, step: int) -> None:
-        """Keep the last checkpoint under its step, and as many before it as asked for."""
-        keep, folder = self.config.train.keep, self.folder / "checkpoints"
-        if keep:
-            kept = make_folder(folder) / f"step-{step}.safetensors"
-            try:
-                kept.unlink(missing_ok=True)
-                try:
-                    os.link(self.files.last, kept)  # takes no space, as the next checkpoint is a file of its own
-                except OSError:  # a file system without links
-                    shutil.copyfile(self.files.last, kept)
-            except OSError as error:
-                raise storage_error("write", kept, error) from None
-        by_step = {int(match[1]): path for path in folder.glob("*") if (match := _KEPT.fullmatch(path.name))}
-        for old in sorted(by_step)[: max(0, len(by_step) - keep)] if keep else []:
-            remove_file(by_step[old])
 
     def _save_best(self, trainer: Trainer, dev: dict[str, float]) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in trainer.weights().items()}

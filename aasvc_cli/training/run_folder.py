@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,20 @@ from aasvc_cli.config.layers import flatten
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.errors import ConfigError, ModelError, TrainingError
-from aasvc_cli.storage.files import lock, read_json, reading, remove_file, storage_error, write_json, write_text
+from aasvc_cli.storage.files import (
+    lock,
+    make_folder,
+    read_json,
+    reading,
+    remove_file,
+    storage_error,
+    write_json,
+    write_text,
+)
 
 LAST = "last.safetensors"
 """The state that training goes on from."""
+_KEPT = re.compile(r"step-(\d+)\.safetensors")
 
 
 def run_name(tag: str | None, config: Config) -> str:
@@ -85,8 +98,6 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier run left, results included; raises ConfigError if the folder is no run."""
-        import shutil
-
         if self.path.exists() and not (self.path / self.settings_name).exists() and self._holds_others(()):
             raise ConfigError(str(self.path), ["not a training run; --overwrite would delete unknown files"])
         try:
@@ -136,6 +147,23 @@ class RunFolder:
         """Write down what the run is."""
         write_text(self.path / self.settings_name, settings_text)
         write_json(self.path / "data.json", data)
+
+    def keep_last(self, step: int, count: int) -> None:
+        """Keep :attr:`last` under its step, and as many before it as asked for; raises StorageError."""
+        folder = self.path / "checkpoints"
+        if count:
+            kept = make_folder(folder) / f"step-{step}.safetensors"
+            try:
+                kept.unlink(missing_ok=True)
+                try:
+                    os.link(self.last, kept)  # takes no space, as the next checkpoint is a file of its own
+                except OSError:  # a file system without links
+                    shutil.copyfile(self.last, kept)
+            except OSError as error:
+                raise storage_error("write", kept, error) from None
+        by_step = {int(match[1]): path for path in folder.glob("*") if (match := _KEPT.fullmatch(path.name))}
+        for old in sorted(by_step)[: max(0, len(by_step) - count)] if count else []:
+            remove_file(by_step[old])
 
     def cut_log(self, step: int) -> None:
         """Drop log lines from behind the step that training goes on from."""
