@@ -63,7 +63,7 @@ def _task(ablation: ModuleType, name: str, trained: Home, **options: Any) -> Any
 
 
 @pytest.mark.process
-def test_variants_are_measured_and_told_in_one_table(trained: Home):
+def test_variants_are_measured_and_shown_in_one_table(trained: Home):
     arguments = ["faithful", "small+loss.prior=none", "--convert", "--json", "--steps", "2", "--pairs", "4"]
     arguments += ["--home", str(trained.root), "--out", str(trained.root / "ablation")]
     command = [sys.executable, str(SCRIPT), *arguments, *(f"--set={change}" for change in _tiny())]

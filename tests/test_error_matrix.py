@@ -328,7 +328,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("line", ["--debug stats --data nothing", "stats --data nothing --debug"])
-def test_a_traceback_is_shown_to_who_asks_for_it(aasvc: Callable[..., Any], home: Home, line: str):
+def test_a_traceback_is_shown_on_request(aasvc: Callable[..., Any], home: Home, line: str):
     outcome = aasvc(*line.split())
     assert outcome.code == 1
     assert outcome.err.startswith("Traceback")

@@ -255,7 +255,7 @@ for steps in range(1, 500):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_worker_leaves_without_a_word_wherever_the_signal_meets_it():
+def test_a_worker_exits_silently_wherever_the_signal_arrives():
     ran = subprocess.run([sys.executable, "-c", SIGNALLED_EVERYWHERE], capture_output=True, text=True, timeout=60)
     assert ran.stderr == ""
     told = ran.stdout.split()

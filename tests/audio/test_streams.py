@@ -267,7 +267,7 @@ class TestPipes:
 
     @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(NAMES, max_size=8), st.booleans())
-    def test_names_come_back_whatever_they_are(self, names: list[bytes], ended: bool):
+    def test_any_name_survives_a_round_trip(self, names: list[bytes], ended: bool):
         data = b"\0".join(names) + (b"\0" if ended and names else b"")
         assert list(read_names(io.BytesIO(data))) == [Path(os.fsdecode(name)) for name in names]
 

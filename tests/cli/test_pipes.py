@@ -184,7 +184,7 @@ class TestInterrupts:
 
 class TestTerminals:
     @pytest.mark.parametrize("arguments", [["-", "-o", "out.wav"], ["--from0", "-", "--out-dir", "out"]])
-    def test_nobody_types_sound(
+    def test_standard_input_from_a_terminal_is_refused(
         self, aasvc: Callable[..., object], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
     ):
         monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())

@@ -219,7 +219,7 @@ class TestLongRecordings:
         sound = np.concatenate([np.zeros(15 * RATE, np.float32), buzz(0.01), np.zeros(15 * RATE, np.float32)])
         assert converter.convert(sound, RATE).pieces == 1
 
-    def test_a_cut_within_speech_is_told(self, converter: Converter):
+    def test_a_cut_within_speech_is_reported(self, converter: Converter):
         told: list[str] = []
         self.parts(converter, buzz(21.0), on_message=told.append)
         assert told

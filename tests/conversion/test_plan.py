@@ -30,7 +30,7 @@ def places(jobs: list[Job]) -> dict[str, str]:
 
 
 class TestPatterns:
-    def test_a_pattern_is_what_a_shell_makes_of_it(self):
+    def test_a_pattern_expands_as_in_a_shell(self):
         jobs = plan_files(paths("rec/*.wav"), None, Path("out"))
         assert places(jobs) == {"rec/[1].wav": "out/[1].wav", "rec/a.wav": "out/a.wav"}
         assert places(plan_files(paths("rec/**/c.*"), None, Path("out"))) == {"rec/sub/c.wav": "out/c.wav"}

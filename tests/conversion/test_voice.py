@@ -345,7 +345,7 @@ class TestOurFormOfPublishedVoices:
             load_voice(folder, home=home)
         assert kept(home) == [] and not list(home.imported.glob("*.part"))
 
-    def test_a_data_folder_that_cannot_be_written_to_keeps_nobody_from_converting(self, data: Path, tmp_path: Path):
+    def test_conversion_works_with_a_read_only_data_folder(self, data: Path, tmp_path: Path):
         (tmp_path / "file").write_text("")
         voice = load_voice(data / "aasvc-stochastic", home=Home(tmp_path / "file" / "home"))
         assert voice.config.model.width == 32

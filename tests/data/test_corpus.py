@@ -136,7 +136,7 @@ class TestCorpusNames:
         with pytest.raises(DataError, match="demmo: no such folder, and no corpus of that name; did you mean demo"):
             locate(home, "demmo", None, None)
 
-    def test_without_anything_the_possibilities_are_told(self, home):
+    def test_without_arguments_the_choices_are_listed(self, home):
         with pytest.raises(DataError, match=r"aasvc prepare CORPUS.*aasvc download"):
             locate(home, None, None, None)
 
@@ -186,7 +186,7 @@ class TestTwoFolders:
         source, _ = locate(home, None, captain / "male", captain / "female")
         assert set(source.sets) == set(SETS)
 
-    def test_equal_folder_names_are_told_apart(self, home, tmp_path):
+    def test_equal_folder_names_are_distinguished(self, home, tmp_path):
         touch(tmp_path / "a" / "speech" / "1.wav", tmp_path / "b" / "speech" / "1.wav")
         both = locate(home, None, tmp_path / "a" / "speech", tmp_path / "b" / "speech")
         assert [each.speaker for each in both] == ["a-speech", "b-speech"]
@@ -250,7 +250,7 @@ class TestManifest:
         assert read_manifest(home, None).name == "second"
         assert list_prepared(home) == ["first", "second"]
 
-    def test_without_any_the_next_command_is_told(self, home):
+    def test_without_any_the_next_command_is_shown(self, home):
         with pytest.raises(DataError, match=r"nothing is prepared in .*; run: aasvc prepare"):
             read_manifest(home, None)
 

@@ -214,7 +214,7 @@ def test_processes_share_every_batch_and_stay_in_step(n_pairs, processes, batch_
         assert all(len(share[number].utterance_ids) == 1 for share in shares if share[number].spare)
 
 
-def test_rows_of_a_batch_lose_the_padding_that_nobody_in_them_needs():
+def test_a_batch_is_padded_to_its_longest_row_only():
     dataset = _dataset(5)
     batch = collate([dataset[0], dataset[4], dataset[2]])
     part = batch.rows(2, 3, trim=True)

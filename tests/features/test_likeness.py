@@ -99,7 +99,7 @@ class TestWarnings:
         ],
         ids=["another speaker", "a tone", "far quieter", "far louder"],
     )
-    def test_what_it_was_not_made_for_is_told_with_what_to_do(
+    def test_input_unlike_the_training_speaker_is_reported_with_advice(
         self,
         converter: Converter,
         recordings: dict[str, np.ndarray],

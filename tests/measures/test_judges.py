@@ -31,7 +31,7 @@ def needs(group: str) -> None:
         pytest.skip(missing)
 
 
-def test_what_is_missing_is_said_with_the_command_that_installs_it(monkeypatch):
+def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(listeners, "PACKAGES", {"mos": ("json", "no_such_package"), "speaker": ("json",)})
     assert listeners.missing_for("mos") == "not installed: no_such_package; run: pip install 'aasvc[mos]'"
     assert listeners.missing_for("speaker") is None

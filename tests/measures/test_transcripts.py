@@ -140,7 +140,7 @@ def test_english_counts_words_and_characters():
     assert found.edits[1] == Edit("substitute", "cat", "bat")
 
 
-def test_nothing_heard_is_all_deleted_and_nothing_said_has_no_rate():
+def test_an_empty_transcript_is_all_deletions_and_an_empty_reference_has_no_rate():
     assert transcript("abc", "", "en").counts["CER"] == ErrorCounts(0, 3, 0, 3)
     silent = transcript("", "ab", "en").counts["CER"]
     assert silent == ErrorCounts(0, 0, 2, 0)

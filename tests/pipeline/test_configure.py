@@ -60,7 +60,7 @@ def test_a_yaml_file_of_the_published_recipe_is_understood(tmp_path: Path):
     assert (config.train.accum, config.train.warmup_steps, config.model.width) == (8, 4000, 32)
 
 
-def test_a_near_miss_of_a_preset_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_misspelt_preset_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"smal: neither a file nor a preset; did you mean small\?"):
         resolve("smal", {})

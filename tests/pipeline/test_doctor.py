@@ -118,7 +118,7 @@ class TestReport:
         assert checks["extra fancy"]["message"] == "no-such-thing is not installed; run: pip install 'aasvc[fancy]'"
         assert re.match(r"numpy is [\d.]+, expected >=999; run: ", checks["extra old"]["message"])
 
-    def test_settings_and_misspelt_variables_are_told(
+    def test_settings_and_misspelt_variables_are_reported(
         self, aasvc: Aasvc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.chdir(tmp_path)
@@ -261,7 +261,7 @@ class TestClean:
         assert aasvc("prepare", small_corpus, "--conf", tiny_conf, "--jobs", 1).code == 0
         assert aasvc("train", "--tag", "new").code == 0
 
-    def test_without_a_terminal_it_wants_to_be_told(self, aasvc: Aasvc, trained: Home):
+    def test_without_a_terminal_an_option_must_confirm(self, aasvc: Aasvc, trained: Home):
         outcome = aasvc("doctor", "--clean")
         assert outcome.code == 2
         assert "--yes" in outcome.err

@@ -62,7 +62,7 @@ def test_the_command_shows_it_for_people_and_programs(aasvc: Callable[..., Any],
     assert {"data", "licence", "training", "scores", "limits"} <= models[0]["card"].keys()
 
 
-def test_the_cards_are_told_in_words(aasvc: Callable[..., Any], home: Home):
+def test_model_cards_are_shown_in_words(aasvc: Callable[..., Any], home: Home):
     write_voice(home.exp / "m_f_x", tiny_config())
     card = {
         "data": "two\n friends", "training": ["aasvc train", 5, "and again"], "licence": 3, "measured": ["CER 5 %"],

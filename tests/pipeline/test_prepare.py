@@ -696,7 +696,7 @@ class TestStorage:
         assert "MemoryError: much too long" in finding.message
 
     @pytest.mark.parametrize("jobs", [0, -1])
-    def test_a_number_of_processes_that_is_none(self, run, jobs):
+    def test_an_invalid_number_of_processes_is_refused(self, run, jobs):
         with pytest.raises(DataError, match=f"--jobs {jobs}: expected 1 or more"):
             run(jobs=jobs)
 

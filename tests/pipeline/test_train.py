@@ -449,7 +449,7 @@ class TestFreeze:
             train(trained, _config(trained, freeze="encoder"), tag="frozen")
 
 
-def test_smaller_pieces_are_told_logged_and_remembered(trained: Home, monkeypatch: pytest.MonkeyPatch):
+def test_smaller_pieces_are_reported_logged_and_remembered(trained: Home, monkeypatch: pytest.MonkeyPatch):
     forward, failures = Trainer.forward, []
 
     def tight(trainer: Trainer, batch: Batch, *arguments: object, **options: object) -> object:

@@ -107,7 +107,7 @@ def test_teacher_forced_outputs_durations_and_losses_are_the_published_ones(exam
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_gradient_norms_are_the_published_ones_and_absent_where_theirs_are(example, mode):
+def test_gradient_norms_are_the_published_ones_and_absent_where_those_are(example, mode):
     total_loss(example.forward(mode), LossConfig(), step=1).total.backward()
     expected = json.loads((example.folder / f"grad_norms_{mode}.json").read_text())
     parameters = dict(example.model.named_parameters())

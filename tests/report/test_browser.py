@@ -268,7 +268,7 @@ def test_words_and_bounds_filter_and_clearing_brings_everything_back(window: Win
     assert told() == "0 of 3 utterances"
 
 
-def test_filtering_away_what_plays_stops_it(window: Window):
+def test_filtering_out_the_playing_recording_stops_it(window: Window):
     window.click("article[data-name=first] .take.source .play")
     window.until(lambda: window.playing() == [("first", "A")], "it plays")
     window.press("/")
@@ -375,7 +375,7 @@ class _Listener(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_even_a_page_that_was_tampered_with_reaches_nobody(browser: Any, tmp_path: Path):
+def test_even_a_page_that_was_tampered_with_loads_nothing(browser: Any, tmp_path: Path):
     """What escaping missed, the browser would refuse: scripts and pictures that were not in the page when written."""
     _Listener.asked = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Listener)
@@ -421,7 +421,7 @@ def test_names_and_sentences_are_shown_as_they_were_written(browser: Any, tmp_pa
     assert window.complaints() == []
 
 
-def test_letters_of_the_f0_chart_stay_small_where_no_alignment_stands_beside_it(browser: Any, tmp_path: Path):
+def test_labels_of_the_f0_chart_stay_small_without_an_alignment_beside_it(browser: Any, tmp_path: Path):
     made = page()
     alone = tuple(dataclasses.replace(utterance, alignments=()) for utterance in made.utterances)
     path = tmp_path / "page.html"

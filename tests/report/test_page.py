@@ -331,7 +331,7 @@ def test_the_ranking_is_that_of_the_mean_of_shares_of_utterances_that_are_better
 
 @given(scores_of_all)
 @settings(max_examples=50, deadline=None)
-def test_whoever_is_best_in_everything_is_ranked_first(values):
+def test_the_best_in_every_measure_is_ranked_first(values):
     assert _ranked([*values, (-11.0, 11.0, 0.0)], list(range(len(values) + 1)))[f"u{len(values)}"] == 1
 
 

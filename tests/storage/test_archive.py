@@ -139,7 +139,7 @@ class TestDamage:
         assert set(contents(tmp_path / "out")) == {"a/wav/0.wav", "a/wav/1.wav"}
 
     @pytest.mark.parametrize("keep", [0, 1, 1000, -1])
-    def test_a_truncated_archive_is_none(self, tmp_path: Path, keep: int):
+    def test_a_truncated_archive_is_refused(self, tmp_path: Path, keep: int):
         archive = make_zip(tmp_path / "x.zip", FILES)
         archive.write_bytes(archive.read_bytes()[:keep])
         with pytest.raises(DamagedArchive, match="not a whole zip"):

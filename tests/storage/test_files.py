@@ -479,7 +479,7 @@ class TestHome:
         assert find_home(Path("~/there")).root == tmp_path / "there"
 
     @pytest.mark.parametrize("linked", [False, True])
-    def test_what_lies_in_the_data_folder_moves_with_it(self, tmp_path: Path, linked: bool):
+    def test_a_data_folder_can_be_moved(self, tmp_path: Path, linked: bool):
         (tmp_path / "disk").mkdir()
         before = Home(tmp_path / "disk")
         if linked:

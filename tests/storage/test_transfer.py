@@ -188,20 +188,20 @@ class TestGoingOn:
         assert ranges(server) == [None, None]
         assert (tmp_path / "file").read_bytes() == CONTENT[:60_000] + OTHER
 
-    def test_a_date_of_this_very_second_is_no_proof(self, server: Server, client: Client, tmp_path: Path):
+    def test_a_date_of_this_second_does_not_identify_a_version(self, server: Server, client: Client, tmp_path: Path):
         url = server.put("/file", CONTENT, etag=False, modified=int(time.time()) + 5)
         server.faults = [drop(100_000)]
         client.fetch(url, tmp_path / "file")
         assert ranges(server) == [None, None]
 
-    def test_a_date_of_long_ago_is(self, server: Server, client: Client, tmp_path: Path):
+    def test_an_old_date_identifies_a_version(self, server: Server, client: Client, tmp_path: Path):
         url = server.put("/file", CONTENT, etag=False)
         server.faults = [drop(100_000)]
         client.fetch(url, tmp_path / "file")
         assert ranges(server) == [None, "bytes=100000-"]
         assert server.gets()[1].headers["If-Range"] == email.utils.formatdate(servers.LONG_AGO, usegmt=True)
 
-    def test_a_weak_entity_tag_is_not(self, server: Server, client: Client, tmp_path: Path):
+    def test_a_weak_entity_tag_does_not_identify_a_version(self, server: Server, client: Client, tmp_path: Path):
         url = server.put("/file", CONTENT, etag=False, modified=None, headers={"ETag": 'W/"1"'})
         server.faults = [drop(100_000)]
         client.fetch(url, tmp_path / "file")
@@ -325,14 +325,16 @@ class TestPatience:
         assert ranges(server) == [None, "bytes=100000-"]
         assert "was silent for 0.3 s" in client.messages[0]
 
-    def test_a_server_that_hangs_up_is_told_in_plain_words(self, server: Server, client: Client, tmp_path: Path):
+    def test_a_server_that_closes_the_connection_is_reported_plainly(
+        self, server: Server, client: Client, tmp_path: Path
+    ):
         server.faults = [servers.refuse, lambda handler, _: handler.hang_up()]
         client.fetch(server.put("/file", CONTENT), tmp_path / "file")
         assert len(client.messages) == 2
         for message in client.messages:
             assert re.search(r"no connection to 127\.0\.0\.1:\d+ \([\w ]+\); trying again", message)
 
-    def test_an_address_that_nobody_answers_is_an_error_that_names_the_host(self, client: Client, tmp_path: Path):
+    def test_an_address_without_a_server_is_an_error_that_names_the_host(self, client: Client, tmp_path: Path):
         with pytest.raises(
             DownloadError, match=r"no connection to 127\.0\.0\.1:9 \(Connection refused\), .*nothing has"
         ):
@@ -408,7 +410,7 @@ class TestWrongBodies:
             client.fetch(server.put("/file", CONTENT), tmp_path / "file", size=299_999)
         assert leftovers(tmp_path / "file") == []
 
-    def test_a_body_whose_end_nobody_can_tell_is_refused(self, server: Server, client: Client, tmp_path: Path):
+    def test_a_body_of_unknown_length_is_refused(self, server: Server, client: Client, tmp_path: Path):
         def until_the_end(handler: servers.Handler, resource: servers.Resource) -> None:
             handler.head(200, {"Connection": "close"})
             handler.write(resource.data[:1000])

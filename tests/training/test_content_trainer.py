@@ -35,7 +35,7 @@ def trainer(**train: object) -> ContentTrainer:
     return ContentTrainer(config(**train), CPU, mean=20 * ones, scale=10 * ones)
 
 
-def test_goals_of_a_slower_version_are_stretched_with_it() -> None:
+def test_targets_of_a_slower_version_are_stretched_with_it() -> None:
     source = CropSource([example(frames=40, stretch=3)], n_frames=120, seed=0)
     levels, goals, real = source.draw(0, 1)
     assert levels.shape == (1, 240, N_MELS) and real.all()

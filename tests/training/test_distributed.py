@@ -207,7 +207,7 @@ def _fail_on(rank: int, output: Path) -> None:
         (output / f"{rank}-{world.rank}").write_text(str(result))
 
 
-def test_an_error_that_all_processes_meet_is_told_by_the_first(tmp_path: Path):
+def test_an_error_that_all_processes_meet_is_reported_by_the_first(tmp_path: Path):
     groups = [processes.start_group(2, _fail_on, rank, tmp_path) for rank in (0, 1)]
     assert [processes.finish(group) for group in groups] == [[0, 0], [0, 0]]
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {

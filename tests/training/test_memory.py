@@ -149,7 +149,7 @@ def test_a_step_that_runs_out_of_memory_ends_with_the_weights_of_an_undisturbed_
     assert memory.failures == 2, "8 and 4 do not fit, and the second step knows"
 
 
-def test_it_is_told_once_and_remembered_by_a_resumed_run():
+def test_it_is_reported_once_and_remembered_by_a_resumed_run():
     told: list[str] = []
     first = Trainer(config(), CPU, on_message=told.append)
     SmallMemory(first, lambda: 2, MemoryError)

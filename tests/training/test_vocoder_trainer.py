@@ -329,7 +329,7 @@ class TestRun:
             train_vocoder(trained, tiny(train__max_steps=4), **{**options, "mels_from": None})
 
     @pytest.mark.parametrize("corrects", [False, True])
-    def test_whether_a_vocoder_has_heard_a_voice_or_not_it_can_be_the_beginning(self, trained: Home, corrects: bool):
+    def test_training_starts_from_a_vocoder_with_or_without_mels_of_a_voice(self, trained: Home, corrects: bool):
         train_vocoder(trained, tiny(train__max_steps=1, vocoder__correct_mel=corrects), tag="base")
         further = train_vocoder(trained, tiny(train__max_steps=1), tag="further", init="female_base")
         assert further.step == 1

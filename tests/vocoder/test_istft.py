@@ -130,7 +130,7 @@ class TestInverse:
 
 class TestNoise:
     @pytest.mark.parametrize("seed", [0, 3])
-    def test_a_stretch_over_the_end_of_the_table_is_what_its_parts_are(self, seed: int):
+    def test_noise_wraps_around_the_end_of_its_table(self, seed: int):
         vocoder = IstftVocoder(generator(MelConfig()))
         size = len(vocoder.generator.noise)
         cuts = [size - 700, size - 5, size + 9, 2 * size + 3, 2 * size + 300]
