@@ -99,9 +99,9 @@ class Workers:
                 while not suspects and len(running) < self.count and (item := next(todo, todo)) is not todo:
                     running[self._submit(job, item)] = item  # type: ignore[assignment]
                 alone = not running
+                if alone and not suspects:
+                    return
                 if alone:
-                    if not suspects:
-                        return
                     item = suspects.pop()
                     running[self._submit(job, item)] = item
                 for future in wait(running, return_when=FIRST_COMPLETED).done:

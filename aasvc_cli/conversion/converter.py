@@ -275,13 +275,10 @@ class Converter:
         self._check_length(n_samples, recording.sample_rate, recording.name)
         if on_message and not pieces:
             on_message(f"{recording.name}: holds no speech, and so does the result")
-        if on_message:
-            for piece in pieces:
-                if piece.cuts_speech:
-                    on_message(
-                        f"{recording.name}: no pause to cut at before {piece.stop / recording.sample_rate:.1f} s; cut "
-                        "at the quietest point"
-                    )
+        for piece in pieces:
+            if on_message and piece.cuts_speech:
+                at = piece.stop / recording.sample_rate
+                on_message(f"{recording.name}: no pause to cut at before {at:.1f} s; cut at the quietest point")
         own = self._stats_of(recording, pieces) if self.voice.source_from_input and pieces else None
         rate = self.sample_rate / recording.sample_rate / options.speed
         place, skipped = 0, 0  # in the recording, and in the pauses so far

@@ -161,10 +161,8 @@ class AASVC(nn.Module):
             noise: (B, K, 2) standard normal for the stochastic predictor; drawn if None
             log_prior: (B, T, K), what is known of the alignment beforehand; the search for the path heeds it
         """
-        config = self.config
         tokens, token_lengths = self._encode(source, source_lengths)
-        n_tokens = tokens.shape[1]
-        token_padding = padding_mask(token_lengths, n_tokens)
+        token_padding = padding_mask(token_lengths, tokens.shape[1])
         frame_padding = padding_mask(target_lengths, target.shape[1])
 
         # Distances and flows lose too much in half precision, and cost little.
@@ -172,39 +170,29 @@ class AASVC(nn.Module):
             log_alignment = self.aligner(tokens.float(), target, token_padding, frame_padding)
             scores = log_alignment if log_prior is None else log_alignment + log_prior
             path = monotonic_search(scores, target_lengths, token_lengths)
-            durations = path_durations(path, frame_padding, n_tokens)
+            durations = path_durations(path, frame_padding, tokens.shape[1])
             inputs = self._duration_inputs(tokens.float(), duration_feature, source_lengths, token_lengths)
             duration_nll = log_durations = log_expected = None
+            padding = token_padding if self.config.mask_padding else None
             if isinstance(self.duration_predictor, StochasticDurationPredictor):
                 nll = self.duration_predictor.nll(inputs, durations, token_padding, noise)
                 duration_nll = nll / token_lengths.sum()
-            elif config.duration_predictor == "poisson":
-                log_expected = self.duration_predictor(inputs, token_padding if config.mask_padding else None)
+            elif self.config.duration_predictor == "poisson":
+                log_expected = self.duration_predictor(inputs, padding)
             else:
-                log_durations = self.duration_predictor(inputs, token_padding if config.mask_padding else None)
-                log_durations = log_durations.masked_fill(token_padding, 0.0)
-                if not config.mask_padding:
+                log_durations = self.duration_predictor(inputs, padding).masked_fill(token_padding, 0.0)
+                if not self.config.mask_padding:
                     log_durations = log_durations.clamp_max(PUBLISHED_LOG_CLAMP)
 
         frames = gaussian_upsampling(tokens, durations, token_padding, frame_padding, target.shape[1])
-        if config.mask_padding:
+        if self.config.mask_padding:
             frames = frames.masked_fill(frame_padding.unsqueeze(-1), 0.0)
         before, after = self._decode(frames, frame_padding)
         return TeacherForced(
-            before=before,
-            after=after,
-            target=target,
-            frame_padding=frame_padding,
-            log_alignment=log_alignment,
-            path=path,
-            durations=durations,
-            token_lengths=token_lengths,
-            target_lengths=target_lengths,
-            duration_nll=duration_nll,
-            log_durations=log_durations,
-            log_expected=log_expected,
-            log_prior=log_prior,
-        )
+            before=before, after=after, target=target, frame_padding=frame_padding, log_alignment=log_alignment,
+            path=path, durations=durations, token_lengths=token_lengths, target_lengths=target_lengths,
+            duration_nll=duration_nll, log_durations=log_durations, log_expected=log_expected, log_prior=log_prior,
+        )  # fmt: skip
 
     def align(self, source: Tensor, target: Tensor, duration_feature: Tensor | None = None) -> TeacherForced:
         """The teacher-forced pass on one pair, to look at: (B, ...) with B = 1, without gradient.
