@@ -10,6 +10,7 @@ Tests belong to tiers, by marker: ``process`` (starts a process), ``browser``, `
 
 from __future__ import annotations
 
+import gc
 import multiprocessing.process
 import os
 import shutil
@@ -230,6 +231,7 @@ def aasvc(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     def call(*arguments: object) -> Outcome:
         capfd.readouterr()
         code = run([str(argument) for argument in arguments])
+        gc.unfreeze()  # what the command line loads stays for its process, which here goes on
         return Outcome(code, *capfd.readouterr())
 
     return call

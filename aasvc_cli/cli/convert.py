@@ -16,6 +16,7 @@ import typer
 from aasvc_cli.audio.streams import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.cluster import ClusterOption, workers_of
+from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -282,8 +283,9 @@ class _Work:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Pieces of a long recording have a length each, and oneDNN would keep a program for each of a thousand.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-        from aasvc_cli.conversion.converter import ConvertOptions
-        from aasvc_cli.pipeline.convert import LoadOptions, RunOptions, convert_files, convert_set
+        with loading():
+            from aasvc_cli.conversion.converter import ConvertOptions
+            from aasvc_cli.pipeline.convert import LoadOptions, RunOptions, convert_files, convert_set
 
         if load["model"] is None:
             say("model: the bundled voice (another one: --model)")

@@ -15,6 +15,7 @@ import typer
 
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.cluster import ClusterOption, workers_of
+from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import (
     JobsOption,
     JsonOption,
@@ -271,7 +272,8 @@ def _results(given: Mapping[str, Any], systems: Sequence[str | Path]) -> list[Ev
 
 
 def _options(given: Mapping[str, Any]) -> Options:
-    from aasvc_cli.pipeline.evaluate import Options, chosen_groups
+    with loading():
+        from aasvc_cli.pipeline.evaluate import Options, chosen_groups
 
     measures, asr_model, jobs = given["measures"], given["asr_model"], given["jobs"]
     chosen = None if measures is None else [name for name in measures.split(",") if name.strip()]

@@ -10,6 +10,7 @@ import typer
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.cluster import ClusterOption, workers_of
 from aasvc_cli.cli.configuration import configured
+from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import (
     THE_CONFIGURATIONS,
     ConfOption,
@@ -207,7 +208,8 @@ def prepare(
 
 
 def _run(given: Mapping[str, Any]) -> PrepareReport:
-    from aasvc_cli.pipeline.prepare import prepare as run
+    with loading():
+        from aasvc_cli.pipeline.prepare import prepare as run
 
     config = configured(given["conf"], model_overrides(given))
     choices = {name: given[name] for name in CHOICES}

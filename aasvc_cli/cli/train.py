@@ -10,6 +10,7 @@ import typer
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.configuration import configured, show_schema, shown_config, traced_config
 from aasvc_cli.cli.interrupt import watch
+from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import (
     THE_CONFIGURATIONS,
     ConfOption,
@@ -399,9 +400,10 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
 
 def _train_voice(home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """Train, or have several processes train."""
-    from aasvc_cli.data.manifest import read_manifest
-    from aasvc_cli.pipeline.train import base_layers
-    from aasvc_cli.training.distributed import is_worker, launch
+    with loading():
+        from aasvc_cli.data.manifest import read_manifest
+        from aasvc_cli.pipeline.train import base_layers
+        from aasvc_cli.training.distributed import is_worker, launch
 
     manifest = read_manifest(home, given["data"])
     base = base_layers(home, manifest, given["conf"], given["init"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from aasvc_cli.cli.configuration import traced_config
+from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import data_option, model_option
 from aasvc_cli.cli.output import say, show_result, usage
 from aasvc_cli.cli.progress import interrupted, stop_on_signals, training_progress
@@ -46,7 +47,8 @@ def train_content(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
         given: the options of ``train`` by parameter
         overrides: what they say about the configuration, by key
     """
-    from aasvc_cli.pipeline.train_content import train_content as run
+    with loading():
+        from aasvc_cli.pipeline.train_content import train_content as run
 
     if given["recordings"] is None or given["teacher"] is None:
         usage("train", "--kind content: needs --recordings and --teacher")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.configuration import traced_config
+from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import model_option
 from aasvc_cli.cli.output import say, say_next, show_result, usage
 from aasvc_cli.cli.progress import interrupted, stop_on_signals, training_progress
@@ -53,8 +54,9 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
         given: the options of ``train`` by parameter
         overrides: what they say about the configuration, by key
     """
-    from aasvc_cli.data.manifest import read_manifest
-    from aasvc_cli.pipeline.train_vocoder import train_vocoder as run
+    with loading():
+        from aasvc_cli.data.manifest import read_manifest
+        from aasvc_cli.pipeline.train_vocoder import train_vocoder as run
 
     manifest = read_manifest(home, given["data"])
     _refuse_options_of_voices(given, overrides)
