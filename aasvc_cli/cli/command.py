@@ -44,7 +44,7 @@ class AasvcCommand(TyperCommand):
         return rest
 
     def _settle_alternatives(self, ctx: typer.Context) -> None:
-        """A default from a variable or a file is no contradiction of what stands on the command line."""
+        """A default from a variable or a file yields to an option on the command line."""
         strength = [DEFAULT, FILE, ENVIRONMENT, FLAG]
         rank = {param.name: strength.index(origin_of(ctx, param).kind) for param in self.params}
         given = {name for name, value in ctx.params.items() if value not in (None, (), [])}
@@ -58,7 +58,7 @@ class AasvcCommand(TyperCommand):
                 ctx.params[dependent] = None
 
     def invoke(self, ctx: Any) -> Any:
-        """Run, if the settings files are sound."""
+        """Run, unless a settings file has faults."""
         if settings.faults is not None and self.name not in WORKS_ANYWAY:
             raise settings.faults
         if self.name not in WORKS_ANYWAY:
@@ -151,7 +151,7 @@ class Commands(MutableMapping[str, Any]):
 
 
 def _after_the_command(option: Any) -> Any:
-    """An option of the program that is understood behind the command as well, without being listed there again."""
+    """A global option that is also accepted after the command, where help does not repeat it."""
     twin = copy.copy(option)
     twin.hidden, twin.expose_value, twin.default, twin.envvar = True, False, None, None
 
@@ -286,7 +286,7 @@ def origin_of(ctx: typer.Context, param: Any) -> Origin:
 
 
 def show_file_defaults(command: Any, ctx: typer.Context) -> None:
-    """Let the help show what a settings file makes the default."""
+    """Show defaults from settings files in the help."""
     for option in options_of(command):
         said = _said(command, option)
         if said is not None:

@@ -239,7 +239,7 @@ class _Work:
     save_mel: Path | None
 
     def check(self, model: str | None, data: str | None, source_stats: Path | None) -> None:
-        """End with a complaint about options that do not go together."""
+        """Refuse options that do not go together."""
         single = self.inputs or self.output or self.save_mel
         if self.set_name is not None:
             if single or self.out_dir or self.from0 or self.format_name or self.raw:
@@ -259,7 +259,7 @@ class _Work:
             usage("convert", f"--format {self.format_name}: use one of {', '.join(FORMATS)}")
 
     def plan(self, home: Home, model: str | None, data: str | None) -> Iterator[Job | Refused]:
-        """What would be done, with everything refused that would be."""
+        """The planned jobs, and what would be refused."""
         from aasvc_cli.conversion.plan import plan_files, plan_names, plan_set
         from aasvc_cli.conversion.voice import find_voice
 
@@ -273,7 +273,7 @@ class _Work:
             yield from plan_files(self.inputs, self.output, self.out_dir, self.format_name, say)
 
     def convert(self, load: dict[str, Any], options: dict[str, Any], **run: Any) -> ConvertSummary:
-        """Do it; the keywords are those of ``LoadOptions``, ``ConvertOptions`` and ``RunOptions``."""
+        """Convert; the keywords are those of ``LoadOptions``, ``ConvertOptions`` and ``RunOptions``."""
         if STREAM in self.inputs:
             run["stdin"] = _standard_input()
         if self.output == STREAM:
@@ -330,7 +330,7 @@ def _show(summary: ConvertSummary, json_target: str | None, *, aside: bool, sile
 
 
 def _raw(encoding: str | None, sample_rate: int | None, channels: int) -> RawAudio | None:
-    """What the options say of samples without a header."""
+    """The format of samples without a header, from the options."""
     if encoding is None and sample_rate is None:
         return None
     if encoding is None or sample_rate is None:
@@ -396,7 +396,7 @@ def _show_plan(work: _Work, model: str | None, data: str | None, skip_existing: 
 
 
 def _reporter() -> Callable[[Outcome], None]:
-    """One bad recording does not keep the others from being converted, but is reported at once."""
+    """Report a bad recording at once; the others are converted all the same."""
     from aasvc_cli.conversion.converter import UNLIKE
 
     said = False
@@ -407,7 +407,7 @@ def _reporter() -> Callable[[Outcome], None]:
         if error is not None:
             fail(str(error), EXIT_ERROR)
         for warning in getattr(file, "warnings", ()):
-            # a folder of another speaker's recordings would be a screen of the same; --jsonl has it for each
+            # once per run instead of for each recording of a folder; --jsonl has it for each
             if UNLIKE not in warning or not said:
                 say(f"warning: {warning}")
             said = said or UNLIKE in warning

@@ -337,7 +337,7 @@ def _report(shown: EvaluateResult | Comparison, path: Path, n_utterances: int) -
 
 
 def _remark(result: EvaluateResult, prefix: str) -> None:
-    """What a reader of the numbers should know, on standard error."""
+    """Notes on the scores, on standard error."""
     from aasvc_cli.measures.catalogue import BY_NAME
 
     for note in result.notes:

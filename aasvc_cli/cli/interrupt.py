@@ -1,4 +1,4 @@
-"""Ctrl-C is answered within a second, whatever the program is at.
+"""Ctrl-C is answered within a second, whatever the program is doing.
 
 Python raises KeyboardInterrupt between two steps of the main thread. That takes as long as whatever the main thread is
 at (a library being loaded, machine code being compiled, a process being waited for), and libraries that are interrupted
@@ -28,7 +28,7 @@ class Watch:
 
     Attributes:
         asked: there was one
-        answered: the user has been told
+        answered: a message was shown
     """
 
     def __init__(self) -> None:
@@ -39,12 +39,12 @@ class Watch:
 
     @contextlib.contextmanager
     def over(self, *numbers: int, alone: bool) -> Iterator[None]:
-        """Meanwhile, these signals raise KeyboardInterrupt, and it is seen to it that the program ends.
+        """Raise KeyboardInterrupt on these signals, and make sure that the program ends.
 
         Args:
             alone: no launcher watches over this process
         """
-        # a program that a script has put into the background does not hear Ctrl-C, and shall not
+        # a program in the background of a script ignores Ctrl-C, and goes on ignoring it
         before = {number: signal.getsignal(number) for number in numbers}
         before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         self.asked = self.answered = False
@@ -62,7 +62,7 @@ class Watch:
 
     @contextlib.contextmanager
     def _told_at_once(self) -> Iterator[None]:
-        """Meanwhile, the system tells a thread of each signal, whatever the main thread is at."""
+        """Report each signal to a thread, whatever the main thread is doing."""
         told, tell = os.pipe()
         try:
             os.set_blocking(tell, False)
@@ -81,7 +81,7 @@ class Watch:
 
     @contextlib.contextmanager
     def stopping_in_order(self) -> Iterator[None]:
-        """Meanwhile, a signal is answered by somebody else, and takes its time; but for a Ctrl-C after that."""
+        """Leave a signal to another handler, which may take its time; a second Ctrl-C still ends the program."""
         self._in_order = True
         try:
             yield
@@ -106,7 +106,7 @@ class Watch:
         os.close(told)
 
     def _end(self) -> None:
-        """End everything, with as little as possible that could go wrong."""
+        """End everything in as few steps as possible."""
         from aasvc_cli.storage.files import abandon_unfinished
 
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What every command shares: its settings, and the one way to talk, to show results and to fail."""
+"""Shared by every command: settings, messages, results and errors."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Settings:
             self.faults = error
 
     def start(self) -> None:
-        """Set up what libraries say."""
+        """Set up logging and warnings of libraries."""
         if self.verbose or self.debug:
             import logging
 
             logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
             logging.getLogger("aasvc_cli").setLevel(logging.DEBUG)
         if not self.debug:
-            # What libraries warn their programmers about is no help to a user; worker processes read the variable.
+            # Warnings of libraries are meant for programmers; worker processes read the variable.
             warnings.simplefilter("ignore")
             os.environ.setdefault("PYTHONWARNINGS", "ignore")
         if self.verbose:
@@ -92,7 +92,7 @@ def colour(stream: TextIO | None = None) -> bool | None:
 
 
 def is_first_process() -> bool:
-    """Whether this process talks: of several that a launcher started, only the first does."""
+    """Whether this process writes messages: of several that a launcher started, only the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -139,14 +139,14 @@ def say_next(command: str) -> None:
 
 
 def show(line: str) -> None:
-    """Print a line of the result; raises StorageError if standard output takes no more."""
+    """Print a line of the result; raises StorageError if standard output cannot be written."""
     with writing_standard_output():
         typer.echo(line)
 
 
 @contextlib.contextmanager
 def writing_standard_output() -> Iterator[None]:
-    """What keeps standard output from being written becomes a StorageError, but for a reader that has gone away."""
+    """Turn errors of standard output into StorageError, except for a closed pipe."""
     try:
         yield
     except BrokenPipeError:
@@ -173,7 +173,7 @@ def show_result(result: Any, json_target: str | None, lines: Sequence[str]) -> N
 
 
 def checked_target(target: str | None, option: str) -> str | None:
-    """Where a result shall go, ``-`` for all names of standard output.
+    """The target of a result, ``-`` for every name of standard output.
 
     Raises StorageError, before any work, if it cannot be written.
     """
@@ -203,7 +203,7 @@ def check_working_directory() -> None:
 
 
 def fail(message: str, code: int, kind: str = "error: ") -> int:
-    """Say in one line what went wrong; returns the exit code."""
+    """Print an error in one line; returns the exit code."""
     if kind and colour(sys.stderr):
         kind = typer.style(kind, fg="red", bold=True)
     with contextlib.suppress(OSError):
@@ -221,18 +221,18 @@ def traceback_if_wanted() -> None:
 
 
 def usage(command: str, message: str) -> NoReturn:
-    """End with a complaint about options that do not go together."""
+    """Refuse options that do not go together."""
     raise Usage(f"{message} (help: aasvc {command} -h)")
 
 
 class Usage(AasvcError):
-    """Options that do not go together; the exit code of Typer's own complaints."""
+    """Exit code for options that do not go together, the one that Typer uses."""
 
     exit_code = 2
 
 
 def close_standard_output() -> None:
-    """The reader has gone away; keep Python from complaining about it at exit."""
+    """After a closed pipe, keep Python from complaining about it at exit."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _speak_utf8() -> None:
-    """Names of any language can be printed whatever the locale says; a name that is no text stays as it is."""
+    """Let names in any language be printed in any locale; a name that is not text is printed byte for byte."""
     codecs.register_error("aasvc", _as_it_is)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -136,7 +136,7 @@ def _speak_utf8() -> None:
 
 
 def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The bytes of a name that is no text; escapes for what stands for no bytes either."""
+    """The bytes of a name that is not text; escapes for other characters that cannot be encoded."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
@@ -149,7 +149,7 @@ def run(arguments: Sequence[str]) -> int:
         settings.begin(debug="--debug" in arguments)
         settings.arguments = list(arguments)
         if os.environ.get(COMPLETION_VARIABLE):
-            # Typer would load it to take markup out of descriptions, which have none; None stands for "not installed"
+            # Typer would load it to strip markup from descriptions, which have none; None means "not installed"
             sys.modules["rich"] = None  # type: ignore[assignment]
         code = app(args=list(arguments), prog_name="aasvc", standalone_mode=False, color=colour())
         with writing_standard_output():
@@ -173,7 +173,7 @@ def run(arguments: Sequence[str]) -> int:
         return fail("not enough memory", EXIT_ERROR)
     except Exception as error:
         traceback_if_wanted()
-        if watch.asked:  # what some libraries make of an interrupt
+        if watch.asked:  # some libraries turn an interrupt into this
             return _interrupted()
         advice = "" if settings.debug else " (run `aasvc --debug ...` to see where)"
         return fail(f"{type(error).__name__}: {error}{advice}", EXIT_ERROR, "unexpected error: ")
@@ -188,7 +188,7 @@ def _interrupted(message: str = "interrupted") -> int:
 
 
 def _wrong_usage(error: typer.TyperException) -> int:
-    """Typer's complaint as one line that says where help is; no arguments at all show the help itself."""
+    """Typer's error as one line that points to the help; without any arguments, the help itself."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message(), err=True, color=colour())

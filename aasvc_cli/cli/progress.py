@@ -136,7 +136,7 @@ def _plain_byte_progress() -> OnBytes:
 
 
 class TrainingReport(Protocol):
-    """What every training tells at intervals; ``dev`` are measurements on the dev set, if there were any."""
+    """What every training reports at intervals; ``dev`` are measurements on the dev set, if there were any."""
 
     @property
     def step(self) -> int: ...  # noqa: D102

@@ -45,7 +45,7 @@ def read_preset(name: str) -> Config:
 
 
 def preset_tree(name: str) -> dict[str, Any]:
-    """What the file of a preset says, which is less than a whole configuration."""
+    """The content of a preset's file, a partial configuration."""
     text = (resources.files("aasvc_cli") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return read_yaml(text, f"preset {name}")
 
@@ -80,7 +80,7 @@ def parse_section(cls: type[T], tree: Any, path: str, origin: str) -> T:
 
 
 def parse_partial(tree: Any, origin: str, *, also: Sequence[str] = ()) -> dict[str, Any]:
-    """Check a mapping that says only some things: its keys, types and ranges.
+    """Check the keys, types and ranges of a partial configuration.
 
     Whether values are consistent is left to :func:`parse_config`, when everything is known.
 
@@ -123,7 +123,7 @@ def dump_yaml(config: Any) -> str:
 
 
 def _check(cls: Any, tree: Any, also: Sequence[str] = ()) -> tuple[Any, list[tuple[Path, str]]]:
-    """A section made of what is sound in a mapping, and the faults of the rest."""
+    """A section built from the valid part of a mapping, and the faults of the rest."""
     try:
         return _adapter(cls).validate_python(tree), []
     except ValidationError as error:
@@ -133,7 +133,7 @@ def _check(cls: Any, tree: Any, also: Sequence[str] = ()) -> tuple[Any, list[tup
 
 
 def _checked(cls: Any, tree: Any) -> tuple[Any, list[tuple[Path, str]]]:
-    """A section made of what is sound in a mapping, and all faults, inconsistent values among them."""
+    """A section built from the valid part of a mapping, and all faults, inconsistent values among them."""
     section, faults = _check(cls, tree)
     inconsistent = [
         ((*where, ""), fault)
@@ -145,7 +145,7 @@ def _checked(cls: Any, tree: Any) -> tuple[Any, list[tuple[Path, str]]]:
 
 
 def _sentence(cls: type[Section], detail: Any, also: Sequence[str]) -> str:
-    """What pydantic says about a value, and the value."""
+    """A fault in the words of pydantic, with the value found."""
     *parents, key = detail["loc"] or ("",)
     if detail["type"] in ("unexpected_keyword_argument", "invalid_key"):
         section: Any = cls()
@@ -162,7 +162,7 @@ def _sentence(cls: type[Section], detail: Any, also: Sequence[str]) -> str:
 
 
 def _without(tree: Any, places: Sequence[Path]) -> dict[Any, Any]:
-    """A mapping without what stands in some places."""
+    """A mapping without the values at some paths."""
     kept = {}
     for key, value in tree.items() if isinstance(tree, Mapping) else ():
         inner = [place[1:] for place in places if place[:1] == (key,)]

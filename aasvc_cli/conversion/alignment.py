@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float32]
 
 
 def align(voice: Voice, source: Path, target: Path) -> tuple[Array, list[int]]:
-    """Which part of the source a model hears at each moment of the target.
+    """Which source token a model aligns with each target frame.
 
     Returns:
         weights: (T, K) probability of each source token at each target frame

@@ -56,7 +56,7 @@ class Recording(Protocol):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         ...
 
     @property
@@ -304,7 +304,7 @@ class Converter:
         yield from self._silence(skipped, skipped + n_samples - place, rate)
 
     def _compare(self, heard: Sequence[_Heard], name: str, on_message: OnMessage | None) -> None:
-        """Tell if a recording is far from those that the voice was trained on, going by its first minute or two."""
+        """Warn if a recording is far from those that the voice was trained on, judged by its first minute or two."""
         stats = self.voice.stats.source
         if on_message is None or stats.likeness is None or self.voice.source_from_input:
             return
@@ -351,10 +351,10 @@ class Converter:
             )
 
     def _hear(self, samples: Wave, sample_rate: int, own: tuple[FeatureStats, FeatureStats] | None = None) -> _Heard:
-        """What the model is given of an utterance."""
+        """The inputs of the model for an utterance."""
         features, stats = self.voice.config.features, self.voice.stats
         samples = resample(samples, sample_rate, features.mel.sample_rate)
-        # the duration predictor mostly hears the same feature
+        # the duration predictor mostly takes the same feature
         kinds = (str(features.source), str(features.duration))
         heard = {kind: extract(kind, samples, features) for kind in set(kinds)}
         sides = (stats.source, stats.duration)
@@ -373,7 +373,7 @@ class Converter:
             yield piece, self._hear(self._long_enough(samples, recording), recording.sample_rate, own)
 
     def _long_enough(self, samples: Wave, recording: Recording) -> Wave:
-        """A sound between two long pauses may be shorter than what the model takes: with more of the pause."""
+        """Extend a sound between two long pauses into them if it is shorter than the model's minimum."""
         mel = self.voice.config.features.mel
         needed = self.voice.model.min_source_frames * mel.hop_length / mel.sample_rate
         missing = math.ceil(needed * recording.sample_rate) - len(samples)

@@ -1,4 +1,4 @@
-"""Other people's models that judge a recording: speech recognition, opinion scores, voices.
+"""Pretrained models that judge a recording: speech recognition, opinion scores, voices.
 
 Each needs optional packages; :func:`missing_for` says in one line how to get them. All take mono samples at any rate
 and bring them to the 16 kHz that these models hear; whatever lies above 8 kHz they do not judge.
@@ -128,7 +128,7 @@ def squim_missing() -> str | None:
 
     path = Path(torch.hub.get_dir()) / SQUIM_FILE
     if not path.is_file():
-        home = Path.home()  # pages that are shown to others say this, too
+        home = Path.home()  # reports show this text, too
         told = Path("~") / path.relative_to(home) if path.is_relative_to(home) else path
         return f'weights not found: {told}; run: python -c "{SQUIM_FETCH}"'
     try:

@@ -163,7 +163,7 @@ def _view(utterance: Utterance, f0_range: tuple[float, float]) -> View:
 
 
 def describe(take: Take) -> str:
-    """What the picture of a recording shows, for those who do not see it."""
+    """The text alternative of a recording's picture."""
     what = {"source": "source", "conversion": f"conversion by {take.label}", "target": "target"}[take.role]
     text = f"Mel spectrogram of the {what}, {take.seconds:.2f} seconds"
     if take.f0 is None or not len(take.f0):

@@ -1,4 +1,4 @@
-"""Zip archives from strangers: looked through before anything is written, unpacked so that it can be taken up again."""
+"""Untrusted zip archives: checked before anything is written, unpacked so that an interruption loses nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ZipLimits:
-    """What an honest archive stays below.
+    """Limits that a sound archive stays below.
 
     Attributes:
         members: files and folders
@@ -71,7 +71,7 @@ class Unpacked:
 
 
 class BadArchive(DataError):
-    """An archive that does what an honest one does not."""
+    """An archive that is refused as malicious or unusable."""
 
 
 class DamagedArchive(BadArchive):
@@ -232,7 +232,7 @@ def _check_no_link(root: Path, target: Path) -> None:
 
 
 def _cut(error: Exception) -> str:
-    """What a library says, which may quote as much of the file as a damaged length asks for."""
+    """The message of a library, cut short, as it may quote much of a damaged file."""
     return str(error)[:200]
 
 

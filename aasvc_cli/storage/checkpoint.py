@@ -37,7 +37,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[s
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors (on the CPU) and header; files of before there were checksums are read without one.
+    """Read tensors (on the CPU) and header; older files without a checksum are read, too.
 
     Raises:
         ModelError: missing, damaged, or not written by :func:`save_checkpoint`.

@@ -122,7 +122,7 @@ def _is_replaced(target: Path | int) -> TypeGuard[Path]:
 
 
 def _take_over(temporary: Path, target: Path) -> None:
-    """Put a new file in the place of an old one, whose permissions and owner it gets; raises OSError."""
+    """Replace a file, keeping its permissions and owner; raises OSError."""
     try:
         old = target.stat()
     except OSError:
@@ -208,7 +208,7 @@ def temporary_file(folder: Path | None = None, prefix: str = "aasvc-") -> Iterat
 
 
 def abandon_unfinished() -> None:
-    """Remove the temporary files of this process, before it ends without any more ado."""
+    """Remove the temporary files of this process before it exits at once."""
     for path in list(_unfinished):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -354,7 +354,7 @@ def _finite(tree: Any) -> Any:
 def reading(
     origin: Path | str, what: str, refuse: Callable[[str], AasvcError] = DataError, *, advice: str = ""
 ) -> Iterator[None]:
-    """Turn whatever a library raises on the content of a file into one of our errors.
+    """Turn any exception of a library that reads a file into one of our errors.
 
     Args:
         origin: the file, or what messages call it

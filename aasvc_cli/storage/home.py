@@ -105,14 +105,14 @@ class Home:
         return self.results / f"{name}_{prepared}"
 
     def kept(self, path: Path) -> str:
-        """How a path is written down: relative to the data folder if it lies in it, so that this may be moved."""
+        """A path to store: relative to the data folder if inside it, so that the folder can be moved."""
         for root in (self.root, self.root.resolve()):
             if path.is_relative_to(root) and ".." not in path.parts:
                 return path.relative_to(root).as_posix()
         return str(path)
 
     def found(self, text: str) -> Path:
-        """A path that :meth:`kept` has written down."""
+        """The path that :meth:`kept` stored."""
         return self.root / text
 
 

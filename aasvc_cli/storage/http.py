@@ -1,4 +1,4 @@
-"""Connections to servers by requests: who is asked with which secret, and what an answer says."""
+"""Connections to servers, by requests: tokens, redirects, and what an answer says about a file."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def check_answer(url: str, response: requests.Response, asked_for_range: bool, p
 
 
 def _no_answer(url: str, error: requests.RequestException) -> Exception:
-    """What to raise where no answer came."""
+    """The error for a request without an answer."""
     from requests import exceptions
 
     host = urlsplit(url).netloc.rpartition("@")[2]

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Provenance = dict[str, Any]
 _VERSION = 1
-"""Counted up when the same files become something else."""
+"""Increased when the same files are converted differently."""
 
 
 def import_once(
@@ -70,7 +70,7 @@ def import_once(
             write(temporary, provenance)
             temporary.chmod(0o777 & ~_umask())
             os.rename(temporary, place)
-        except StorageError as error:  # a full disk must not keep anybody from converting
+        except StorageError as error:  # conversion works on a full disk, too
             logger.debug("%s is not kept in our form: %s", folder, error)
             return None
         except OSError as error:
@@ -91,7 +91,7 @@ def _sweep(folder: Path, mine: str) -> None:
 
 
 def made_again(home: Home) -> list[Path]:
-    """Folders that the next use of a published one would make again: its files are where they were, unchanged."""
+    """Folders that can be made again: the published files are in place, unchanged."""
     found = []
     for place in sorted(home.imported.glob("[!.]*/")):
         with contextlib.suppress(DataError, StorageError, KeyError, TypeError):  # no note, or no such files any more

@@ -70,7 +70,7 @@ class ResultCache:
 
 
 def _kept(path: Path | None) -> bytes | None:
-    """The content of an entry; None if there is none, or it is not what was written."""
+    """The content of an entry; None if it is missing or damaged."""
     if path is None:
         return None
     try:
