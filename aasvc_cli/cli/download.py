@@ -29,25 +29,20 @@ NamesArgument = Annotated[
     ),
 ]
 
-
 ListOption = Annotated[
     bool, output_option("--list", "-l", help="Show what there is: size, licence, and what of it is here.")
 ]
-
 
 DryRunOption = Annotated[
     bool,
     output_option("--dry-run", "-n", help="Show what would be fetched, from where and how much; fetch nothing."),
 ]
 
-
 YesOption = Annotated[bool, data_option("--yes", "-y", help="Accept the licences of what is fetched.")]
-
 
 KeepArchivesOption = Annotated[
     bool, data_option("--keep-archives", help="Keep the zips of a corpus after they are unpacked.")
 ]
-
 
 MirrorOption = Annotated[
     str | None,
@@ -57,7 +52,6 @@ MirrorOption = Annotated[
         help="Fetch from this address in place of the original hosts; the paths are the same there.",
     ),
 ]
-
 
 OfflineOption = Annotated[
     bool,

@@ -50,7 +50,6 @@ SystemsArgument = Annotated[
     ),
 ]
 
-
 EvaluatedModelOption = Annotated[
     str | None,
     data_option(
@@ -62,35 +61,28 @@ EvaluatedModelOption = Annotated[
     ),
 ]
 
-
 EvaluatedSetOption = Annotated[SetOption, data_option("--set", help="Which set of the run.")]
-
 
 ConvertedOption = Annotated[
     Path | None, data_option("--converted", metavar="DIR", help="Converted recordings, whoever made them.")
 ]
 
-
 TargetFolderOption = Annotated[
     Path | None, data_option("--target", metavar="DIR", help="The target speaker's recordings of the same names.")
 ]
 
-
 SourceFolderOption = Annotated[
     Path | None, data_option("--source", metavar="DIR", help="Unconverted recordings, scored for comparison.")
 ]
-
 
 TextOption = Annotated[
     Path | None,
     data_option("--text", metavar="FILE", help="What is said, in lines `ID SENTENCE`; the corpus of a run knows it."),
 ]
 
-
 BaselineOption = Annotated[
     bool, data_option("--baseline", help="Score the unconverted source recordings of the run, too.")
 ]
-
 
 MeasuresOption = Annotated[
     str | None,
@@ -102,7 +94,6 @@ MeasuresOption = Annotated[
     ),
 ]
 
-
 DefinitionOption = Annotated[
     ModeOption,
     measure_option(
@@ -112,16 +103,13 @@ DefinitionOption = Annotated[
     ),
 ]
 
-
 F0MinOption = Annotated[
     float | None, measure_option("--f0-min", min=10.0, help="Lowest F0 in Hz.", show_default="by speaker")
 ]
 
-
 F0MaxOption = Annotated[
     float | None, measure_option("--f0-max", min=20.0, help="Highest F0 in Hz.", show_default="by speaker")
 ]
-
 
 AsrModelOption = Annotated[
     str | None,
@@ -133,7 +121,6 @@ AsrModelOption = Annotated[
     ),
 ]
 
-
 LanguageOption = Annotated[
     str | None,
     measure_option(
@@ -143,9 +130,7 @@ LanguageOption = Annotated[
     ),
 ]
 
-
 BootstrapSeedOption = Annotated[int, measure_option("--seed", min=0, help="Random seed of the bootstrap intervals.")]
-
 
 FailIfOption = Annotated[
     list[str] | None,
@@ -157,9 +142,7 @@ FailIfOption = Annotated[
     ),
 ]
 
-
 CsvOption = Annotated[Path | None, output_option("--csv", metavar="FILE", help="Write the table of utterances as CSV.")]
-
 
 ReportOption = Annotated[
     Path | None,
@@ -169,7 +152,6 @@ ReportOption = Annotated[
         help="Write one HTML file to hear and see the result: players, spectrograms, F0, alignments, transcripts.",
     ),
 ]
-
 
 ReportUtterancesOption = Annotated[
     int,

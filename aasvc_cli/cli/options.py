@@ -81,27 +81,19 @@ class ModeOption(StrEnum):
 # Shared options, declared once.
 data_option = partial(typer.Option, rich_help_panel="Data")
 
-
 model_option = partial(typer.Option, rich_help_panel="Model")
-
 
 raw_option = partial(typer.Option, rich_help_panel="Raw input")
 
-
 training_option = partial(typer.Option, rich_help_panel="Training")
-
 
 measure_option = partial(typer.Option, rich_help_panel="Measures")
 
-
 output_option = partial(typer.Option, rich_help_panel="Output")
-
 
 machine_option = partial(typer.Option, rich_help_panel="Machine")
 
-
 clean_option = partial(typer.Option, rich_help_panel="Cleaning")
-
 
 ConfOption = Annotated[
     str | None,
@@ -114,7 +106,6 @@ ConfOption = Annotated[
     ),
 ]
 
-
 SourceFeatureOption = Annotated[
     str | None,
     model_option(
@@ -125,7 +116,6 @@ SourceFeatureOption = Annotated[
         autocompletion=completion.features,
     ),
 ]
-
 
 TargetFeatureOption = Annotated[
     str | None,
@@ -138,7 +128,6 @@ TargetFeatureOption = Annotated[
     ),
 ]
 
-
 DurationFeatureOption = Annotated[
     str | None,
     model_option(
@@ -150,7 +139,6 @@ DurationFeatureOption = Annotated[
     ),
 ]
 
-
 FramesPerTokenOption = Annotated[
     int | None,
     model_option(
@@ -160,7 +148,6 @@ FramesPerTokenOption = Annotated[
         show_default=THE_CONFIGURATIONS,
     ),
 ]
-
 
 DataOption = Annotated[
     str | None,
@@ -173,7 +160,6 @@ DataOption = Annotated[
     ),
 ]
 
-
 RunDataOption = Annotated[
     str | None,
     data_option(
@@ -185,7 +171,6 @@ RunDataOption = Annotated[
     ),
 ]
 
-
 NormNameOption = Annotated[
     str,
     data_option(
@@ -195,7 +180,6 @@ NormNameOption = Annotated[
         autocompletion=completion.statistics,
     ),
 ]
-
 
 ModelOption = Annotated[
     str | None,
@@ -208,7 +192,6 @@ ModelOption = Annotated[
     ),
 ]
 
-
 DeviceOption = Annotated[
     str | None,
     machine_option(
@@ -220,11 +203,9 @@ DeviceOption = Annotated[
     ),
 ]
 
-
 JobsOption = Annotated[
     int | None, machine_option("--jobs", "-j", min=1, help="Processes at once.", show_default="one per core")
 ]
-
 
 JsonOption = Annotated[
     str | None,
@@ -234,7 +215,6 @@ JsonOption = Annotated[
         help="Write the result as JSON to a file, or to standard output in place of the summary.",
     ),
 ]
-
 
 OverwriteOption = Annotated[bool, output_option("--overwrite", help="Begin anew and replace what is there.")]
 

@@ -54,7 +54,6 @@ CorpusArgument = Annotated[
     ),
 ]
 
-
 SourceOption = Annotated[
     str | None,
     data_option(
@@ -65,7 +64,6 @@ SourceOption = Annotated[
         autocompletion=completion.speakers,
     ),
 ]
-
 
 TargetOption = Annotated[
     str | None,
@@ -78,12 +76,10 @@ TargetOption = Annotated[
     ),
 ]
 
-
 NameOption = Annotated[
     str | None,
     data_option("--name", metavar="NAME", help="Name for this prepared set.", show_default="<source>_<target>"),
 ]
-
 
 PairsOption = Annotated[
     str | None,
@@ -95,7 +91,6 @@ PairsOption = Annotated[
     ),
 ]
 
-
 TrainingOption = Annotated[
     str | None,
     data_option(
@@ -105,7 +100,6 @@ TrainingOption = Annotated[
         show_default="all that are left",
     ),
 ]
-
 
 DevOption = Annotated[
     str | None,
@@ -117,7 +111,6 @@ DevOption = Annotated[
     ),
 ]
 
-
 EvaluationOption = Annotated[
     str | None,
     data_option(
@@ -128,7 +121,6 @@ EvaluationOption = Annotated[
     ),
 ]
 
-
 TrimOption = Annotated[
     bool | None,
     data_option(
@@ -138,11 +130,9 @@ TrimOption = Annotated[
     ),
 ]
 
-
 LoudnessOption = Annotated[
     bool, data_option("--loudness", help="Bring every recording to its speaker's usual loudness.")
 ]
-
 
 MaxSecondsOption = Annotated[
     float,
@@ -153,9 +143,7 @@ MaxSecondsOption = Annotated[
     ),
 ]
 
-
 SeedOption = Annotated[int, data_option("--seed", min=0, help="Random seed of the split.")]
-
 
 SampleRateOption = Annotated[
     int | None,

@@ -85,7 +85,6 @@ KindOption = Annotated[
     ),
 ]
 
-
 TagOption = Annotated[
     str | None,
     output_option(
@@ -95,7 +94,6 @@ TagOption = Annotated[
         show_default="the configuration's name",
     ),
 ]
-
 
 BatchSizeOption = Annotated[
     str | None,
@@ -109,7 +107,6 @@ BatchSizeOption = Annotated[
     ),
 ]
 
-
 MaxFramesOption = Annotated[
     int | None,
     training_option(
@@ -120,16 +117,13 @@ MaxFramesOption = Annotated[
     ),
 ]
 
-
 AccumOption = Annotated[
     int | None, training_option("--accum", min=1, help="Batches per step.", show_default=THE_CONFIGURATIONS)
 ]
 
-
 MaxStepsOption = Annotated[
     int | None, training_option("--max-steps", min=1, help="Steps in all.", show_default=THE_CONFIGURATIONS)
 ]
-
 
 PatienceOption = Annotated[
     int | None,
@@ -142,7 +136,6 @@ PatienceOption = Annotated[
     ),
 ]
 
-
 FreezeOption = Annotated[
     str | None,
     training_option(
@@ -153,11 +146,9 @@ FreezeOption = Annotated[
     ),
 ]
 
-
 LearningRateOption = Annotated[
     float | None, training_option("--lr", min=0.0, help="Highest learning rate.", show_default=THE_CONFIGURATIONS)
 ]
-
 
 WarmupStepsOption = Annotated[
     int | None,
@@ -166,7 +157,6 @@ WarmupStepsOption = Annotated[
     ),
 ]
 
-
 EvalEveryOption = Annotated[
     int | None,
     training_option(
@@ -174,18 +164,15 @@ EvalEveryOption = Annotated[
     ),
 ]
 
-
 SaveEveryOption = Annotated[
     int | None,
     training_option("--save-every", min=1, help="Steps between checkpoints.", show_default=THE_CONFIGURATIONS),
 ]
 
-
 TrainingSeedOption = Annotated[
     int | None,
     training_option("--seed", min=0, help="Random seed.", show_default=THE_CONFIGURATIONS),
 ]
-
 
 KeepOption = Annotated[
     int | None,
@@ -193,7 +180,6 @@ KeepOption = Annotated[
         "--keep", min=0, help="How many of the latest checkpoints to keep.", show_default=THE_CONFIGURATIONS
     ),
 ]
-
 
 TimeLimitOption = Annotated[
     str | None,
@@ -204,7 +190,6 @@ TimeLimitOption = Annotated[
         show_default="none",
     ),
 ]
-
 
 DevicesOption = Annotated[
     int | None,
@@ -217,7 +202,6 @@ DevicesOption = Annotated[
     ),
 ]
 
-
 MemoryOption = Annotated[
     str | None,
     machine_option(
@@ -228,11 +212,9 @@ MemoryOption = Annotated[
     ),
 ]
 
-
 TrainingThreadsOption = Annotated[
     int | None, machine_option("--threads", min=1, help="CPU threads.", show_default=THE_CONFIGURATIONS)
 ]
-
 
 TrainingPrecisionOption = Annotated[
     PrecisionOption | None,
@@ -242,7 +224,6 @@ TrainingPrecisionOption = Annotated[
         show_default=THE_CONFIGURATIONS,
     ),
 ]
-
 
 LoaderWorkersOption = Annotated[
     int | None,
@@ -255,7 +236,6 @@ LoaderWorkersOption = Annotated[
     ),
 ]
 
-
 CheckpointingOption = Annotated[
     bool | None,
     machine_option(
@@ -264,7 +244,6 @@ CheckpointingOption = Annotated[
         show_default=THE_CONFIGURATIONS,
     ),
 ]
-
 
 InitOption = Annotated[
     str | None,
@@ -279,17 +258,14 @@ InitOption = Annotated[
     ),
 ]
 
-
 TensorboardOption = Annotated[
     bool, output_option("--tensorboard", help="Also log for TensorBoard, an optional package.")
 ]
-
 
 PrintConfigOption = Annotated[
     bool,
     output_option("--print-config", help="Only show the configuration, and where each value comes from."),
 ]
-
 
 PrintSchemaOption = Annotated[
     bool, output_option("--print-schema", help="Only show a JSON schema of configuration files, for editors.")
