@@ -319,11 +319,11 @@ def _mp3_part(file: IO[bytes], start: int, stop: int) -> Part:
         # the decoder takes the first frame's bit rate for that of all, and stops where they would end by it
         broken = _broken_frame(file, start, stop)
         return Part(start, broken or stop, None if broken else 1.0, shown_size=_ANY_SIZE)
-    there = stop - _after_id3(file, start)
-    if described.n_bytes <= there:
+    n_bytes = stop - _after_id3(file, start)
+    if described.n_bytes <= n_bytes:
         return Part(start, stop, counted=True)
     # it is counted how much is missing; the decoder would only complain that the size is another
-    return Part(start, stop, counted=True, patch=(described.place - start, there.to_bytes(4, "big")))
+    return Part(start, stop, counted=True, patch=(described.place - start, n_bytes.to_bytes(4, "big")))
 
 
 def _broken_frame(file: IO[bytes], start: int, stop: int) -> int | None:

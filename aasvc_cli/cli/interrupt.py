@@ -63,21 +63,21 @@ class Watch:
     @contextlib.contextmanager
     def _told_at_once(self) -> Iterator[None]:
         """Report each signal to a thread, whatever the main thread is doing."""
-        told, tell = os.pipe()
+        reader, writer = os.pipe()
         try:
-            os.set_blocking(tell, False)
-            signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+            os.set_blocking(writer, False)
+            signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         except (OSError, ValueError, AttributeError):  # not everywhere
             yield
             return
         with contextlib.suppress(AttributeError):  # the signals of a forked process are its own
             os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        threading.Thread(target=self._watch, args=(told, self._over), name="ctrl-c", daemon=True).start()
+        threading.Thread(target=self._watch, args=(reader, self._over), name="ctrl-c", daemon=True).start()
         try:
             yield
         finally:
             signal.set_wakeup_fd(-1)
-            os.close(tell)  # which ends the thread
+            os.close(writer)  # which ends the thread
 
     @contextlib.contextmanager
     def stopping_in_order(self) -> Iterator[None]:
@@ -92,9 +92,9 @@ class Watch:
         self.asked = True
         raise KeyboardInterrupt
 
-    def _watch(self, told: int, over: threading.Event) -> None:
+    def _watch(self, reader: int, over: threading.Event) -> None:
         begun = False
-        while number := os.read(told, 1):
+        while number := os.read(reader, 1):
             if number[0] not in self._numbers:
                 continue
             if self._in_order and not (begun and number[0] == signal.SIGINT):
@@ -103,7 +103,7 @@ class Watch:
             self.asked = True
             if not over.wait(PATIENCE_SECONDS):
                 self._end()
-        os.close(told)
+        os.close(reader)
 
     def _end(self) -> None:
         """End everything in as few steps as possible."""

@@ -30,11 +30,13 @@ def align(voice: Voice, source: Path, target: Path) -> tuple[Array, list[int]]:
     features, stats, model = voice.config.features, voice.stats, voice.model
     rate = features.mel.sample_rate
     waves = {side: resample(*read_audio(path), rate) for side, path in (("source", source), ("target", target))}
-    heard = stats.source.normalise(extract(features.source, waves["source"], features))
-    said = stats.target.normalise(extract(features.target, waves["target"], features))
+    source_feature = stats.source.normalise(extract(features.source, waves["source"], features))
+    target_feature = stats.target.normalise(extract(features.target, waves["target"], features))
     rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features))
     try:
-        forced = model.align(*(torch.from_numpy(feature).to(voice.device) for feature in (heard, said, rhythm)))
+        forced = model.align(
+            *(torch.from_numpy(feature).to(voice.device) for feature in (source_feature, target_feature, rhythm))
+        )
     except ValueError as error:
         raise DataError(f"{source} and {target}: {error}") from None
     weights = forced.log_alignment[0].exp().float().cpu().numpy()

@@ -237,8 +237,8 @@ class Converter:
                 whole.append(index)
                 continue
             results[index] = _joined(list(self.stream(recording, options)))
-        heard = [self._hear(recordings[index].samples, sample_rate) for index in whole]
-        conversions = self._convert_sorted(heard, [seed] * len(heard), options)
+        inputs = [self._inputs_of(recordings[index].samples, sample_rate) for index in whole]
+        conversions = self._convert_sorted(inputs, [seed] * len(inputs), options)
         for index, conversion in zip(whole, conversions, strict=True):
             results[index] = self._speak(conversion, recordings[index].name, seed)
         return [results[index] for index in range(len(recordings))]
@@ -284,13 +284,13 @@ class Converter:
         place, skipped = 0, 0  # in the recording, and in the pauses so far
         done = 0
         # pieces are read only as they are needed, at most a window at a time
-        heard_pieces = self._hear_pieces(recording, pieces, own)
-        while window := list(itertools.islice(heard_pieces, BATCH_PIECES)):
-            heard_window = [heard for _, heard in window]
+        piece_inputs = self._inputs_of_pieces(recording, pieces, own)
+        while window := list(itertools.islice(piece_inputs, BATCH_PIECES)):
+            window_inputs = [inputs for _, inputs in window]
             if not done:
-                self._compare(heard_window, recording.name, on_message)
+                self._compare(window_inputs, recording.name, on_message)
             seeds = [options.seed + done + index for index in range(len(window))]
-            conversions = self._convert_sorted(heard_window, seeds, options)
+            conversions = self._convert_sorted(window_inputs, seeds, options)
             for (piece, _), conversion, own_seed in zip(window, conversions, seeds, strict=True):
                 yield from self._silence(skipped, skipped + piece.start - place, rate)
                 skipped += piece.start - place
@@ -303,12 +303,12 @@ class Converter:
                     on_progress(done, len(pieces))
         yield from self._silence(skipped, skipped + n_samples - place, rate)
 
-    def _compare(self, heard: Sequence[_Heard], name: str, on_message: OnMessage | None) -> None:
+    def _compare(self, inputs: Sequence[_Inputs], name: str, on_message: OnMessage | None) -> None:
         """Warn if a recording is far from those that the voice was trained on, judged by its first minute or two."""
         stats = self.voice.stats.source
         if on_message is None or stats.likeness is None or self.voice.source_from_input:
             return
-        feature = torch.cat([utterance.source for utterance in heard]).cpu().numpy()
+        feature = torch.cat([utterance.source for utterance in inputs]).cpu().numpy()
         difference = stats.likeness.difference(feature, stats.mean, stats.scale)
         distance, limit = float(np.abs(difference).mean()), stats.likeness.limit
         if distance <= limit:
@@ -350,27 +350,29 @@ class Converter:
                 f"{name}: too short, {resampled / mel.sample_rate:.3f} s; this model converts {needed:.3f} s or more"
             )
 
-    def _hear(self, samples: Wave, sample_rate: int, own: tuple[FeatureStats, FeatureStats] | None = None) -> _Heard:
+    def _inputs_of(
+        self, samples: Wave, sample_rate: int, own: tuple[FeatureStats, FeatureStats] | None = None
+    ) -> _Inputs:
         """The inputs of the model for an utterance."""
         features, stats = self.voice.config.features, self.voice.stats
         samples = resample(samples, sample_rate, features.mel.sample_rate)
         # the duration predictor mostly takes the same feature
         kinds = (str(features.source), str(features.duration))
-        heard = {kind: extract(kind, samples, features) for kind in set(kinds)}
+        extracted = {kind: extract(kind, samples, features) for kind in set(kinds)}
         sides = (stats.source, stats.duration)
         if self.voice.source_from_input:
-            sides = own or (_stats_of(heard[kinds[0]]), _stats_of(heard[kinds[1]]))
+            sides = own or (_stats_of(extracted[kinds[0]]), _stats_of(extracted[kinds[1]]))
         source, duration = (
-            torch.from_numpy(side.normalise(heard[kind])).to(self.voice.device)
+            torch.from_numpy(side.normalise(extracted[kind])).to(self.voice.device)
             for side, kind in zip(sides, kinds, strict=True)
         )
-        return _Heard(source, duration)
+        return _Inputs(source, duration)
 
-    def _hear_pieces(
+    def _inputs_of_pieces(
         self, recording: Recording, pieces: Sequence[Piece], own: tuple[FeatureStats, FeatureStats] | None
-    ) -> Iterator[tuple[Piece, _Heard]]:
+    ) -> Iterator[tuple[Piece, _Inputs]]:
         for piece, samples in _read_pieces(recording, pieces):
-            yield piece, self._hear(self._long_enough(samples, recording), recording.sample_rate, own)
+            yield piece, self._inputs_of(self._long_enough(samples, recording), recording.sample_rate, own)
 
     def _long_enough(self, samples: Wave, recording: Recording) -> Wave:
         """Extend a sound between two long pauses into them if it is shorter than the model's minimum."""
@@ -391,21 +393,21 @@ class Converter:
         return running[kinds[0]].result(), running[kinds[1]].result()
 
     def _convert_sorted(
-        self, heard: Sequence[_Heard], seeds: Sequence[int], options: ConvertOptions
+        self, inputs: Sequence[_Inputs], seeds: Sequence[int], options: ConvertOptions
     ) -> list[Conversion]:
         """Convert utterances, those of about the same length in one batch."""
-        order = sorted(range(len(heard)), key=lambda index: len(heard[index].source))
+        order = sorted(range(len(inputs)), key=lambda index: len(inputs[index].source))
         results: dict[int, Conversion] = {}
-        for batch in _batches(order, [len(utterance.source) for utterance in heard]):
+        for batch in _batches(order, [len(utterance.source) for utterance in inputs]):
             conversions = self.voice.model.convert_batch(
-                [heard[index].source for index in batch],
-                [heard[index].duration for index in batch],
+                [inputs[index].source for index in batch],
+                [inputs[index].duration for index in batch],
                 generators=[torch.Generator().manual_seed(seeds[index]) for index in batch],
                 noise_scale=options.noise_scale,
                 speed=options.speed,
             )
             results.update(zip(batch, conversions, strict=True))
-        return [results[index] for index in range(len(heard))]
+        return [results[index] for index in range(len(inputs))]
 
     def _speak(self, conversion: Conversion, name: str, seed: int) -> Converted:
         """The waveform of the converted mel."""
@@ -428,7 +430,7 @@ class Converter:
 
 
 @dataclass(frozen=True, eq=False)
-class _Heard:
+class _Inputs:
     """The inputs of the model for one utterance, (S, D) each, normalised."""
 
     source: torch.Tensor

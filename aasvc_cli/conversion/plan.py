@@ -62,23 +62,23 @@ class Plan:
     """
 
     jobs: tuple[Job, ...]
-    there: tuple[Job, ...]
+    existing: tuple[Job, ...]
     refused: tuple[Refused, ...]
 
     @classmethod
     def of(cls, planned: Iterable[Job | Refused], skip_existing: bool) -> Plan:
         """Sort what was planned; a recording that doesn't exist is refused, too."""
-        jobs, there, refused = [], [], []
+        jobs, existing, refused = [], [], []
         for job in planned:
             if isinstance(job, Refused):
                 refused.append(job)
             elif skip_existing and job.output != STREAM and job.output.is_file():
-                there.append(job)
+                existing.append(job)
             elif job.source != STREAM and not job.source.exists():
                 refused.append(Refused(job.source, AudioError(f"{job.source}: no such file", "missing")))
             else:
                 jobs.append(job)
-        return cls(tuple(jobs), tuple(there), tuple(refused))
+        return cls(tuple(jobs), tuple(existing), tuple(refused))
 
     def lines(self) -> list[str]:
         """The result for people."""
@@ -87,8 +87,8 @@ class Plan:
     def summary(self) -> str:
         """The result in one line."""
         parts = [f"{len(self.jobs)} recordings would be converted"]
-        if self.there:
-            parts.append(f"{len(self.there)} are there already")
+        if self.existing:
+            parts.append(f"{len(self.existing)} are there already")
         if self.refused:
             parts.append(f"{len(self.refused)} cannot be")
         return ", ".join(parts)
@@ -97,7 +97,7 @@ class Plan:
         """JSON-able."""
         return {
             "jobs": [{"source": str(job.source), "output": str(job.output)} for job in self.jobs],
-            "there": [{"source": str(job.source), "output": str(job.output)} for job in self.there],
+            "there": [{"source": str(job.source), "output": str(job.output)} for job in self.existing],
             "refused": [{"source": str(entry.source), "error": str(entry.error)} for entry in self.refused],
         }
 

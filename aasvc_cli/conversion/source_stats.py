@@ -27,9 +27,9 @@ def prepared_source_stats(home: Home, config: Config, name: str) -> dict[str, Fe
     """
     manifest = read_manifest(home, name)
     path = home.stats / manifest.name / "self.json"
-    wanted, there = feature_keys(config.features), feature_keys(manifest.config.features)
+    wanted, prepared_keys = feature_keys(config.features), feature_keys(manifest.config.features)
     for side in SOURCE_SIDES:
-        if wanted[side] != there[side]:
+        if wanted[side] != prepared_keys[side]:
             raise DataError(
                 f"prepared data {manifest.name}: its {side} features have other settings than the model's "
                 f"({_differences(config, manifest.config)}); prepare the source speaker with those"
@@ -63,8 +63,10 @@ def find_prepared_source(home: Home, config: Config, speaker: str) -> str | None
 
 def _differences(model: Config, prepared: Config) -> str:
     """Which settings differ, with both values."""
-    ours, theirs = to_tree(model.features), to_tree(prepared.features)
+    of_model, of_prepared = to_tree(model.features), to_tree(prepared.features)
     flat = [
-        (key, there, ours[key]) for key, there in theirs.items() if not isinstance(there, dict) and key != "target"
-    ] + [(key, there, ours["mel"][key]) for key, there in theirs["mel"].items()]
-    return ", ".join(f"{key} {there}, the model has {here}" for key, there, here in flat if there != here)
+        (key, found, of_model[key])
+        for key, found in of_prepared.items()
+        if not isinstance(found, dict) and key != "target"
+    ] + [(key, found, of_model["mel"][key]) for key, found in of_prepared["mel"].items()]
+    return ", ".join(f"{key} {found}, the model has {wanted}" for key, found, wanted in flat if found != wanted)

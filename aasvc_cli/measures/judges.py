@@ -116,8 +116,8 @@ def opinions(wave: Wave, sample_rate: int) -> dict[str, float]:
         return dict.fromkeys(names, math.nan)
     from speechmos import dnsmos
 
-    heard = dnsmos.run(np.clip(_heard(wave, sample_rate), -1.0, 1.0), sr=SAMPLE_RATE)
-    return {name: float(heard[key]) for name, key in names.items()}
+    scores = dnsmos.run(np.clip(_heard(wave, sample_rate), -1.0, 1.0), sr=SAMPLE_RATE)
+    return {name: float(scores[key]) for name, key in names.items()}
 
 
 def squim_missing() -> str | None:
@@ -129,8 +129,8 @@ def squim_missing() -> str | None:
     path = Path(torch.hub.get_dir()) / SQUIM_FILE
     if not path.is_file():
         home = Path.home()  # reports show this text, too
-        told = Path("~") / path.relative_to(home) if path.is_relative_to(home) else path
-        return f'weights not found: {told}; run: python -c "{SQUIM_FETCH}"'
+        shown = Path("~") / path.relative_to(home) if path.is_relative_to(home) else path
+        return f'weights not found: {shown}; run: python -c "{SQUIM_FETCH}"'
     try:
         importlib.import_module("torchaudio.models")
     except (ImportError, OSError, RuntimeError) as error:
@@ -147,8 +147,8 @@ def squim(wave: Wave, sample_rate: int) -> dict[str, float]:
     import torch
 
     with torch.inference_mode():
-        heard = _squim_model()(torch.from_numpy(_heard(wave, sample_rate))[None])
-    return {name: float(value) for name, value in zip(names, heard, strict=True)}
+        scores = _squim_model()(torch.from_numpy(_heard(wave, sample_rate))[None])
+    return {name: float(value) for name, value in zip(names, scores, strict=True)}
 
 
 def voice_embedding(wave: Wave, sample_rate: int) -> FloatArray | None:

@@ -248,9 +248,9 @@ def _table(systems: Sequence[EvaluateResult], names: Sequence[str]) -> Iterator[
     for system in systems:
         for each in system.utterances:
             values = [each.scores.get(name, math.nan) for name in names]
-            heard = each.transcript.text if each.transcript else ""
+            recognised = each.transcript.text if each.transcript else ""
             paths = [str(each.converted), str(each.target)]
-            yield [system.name, each.utterance_id, *values, each.text or "", heard, *paths]
+            yield [system.name, each.utterance_id, *values, each.text or "", recognised, *paths]
 
 
 def _summaries(summaries: Mapping[str, Summary]) -> dict[str, Any]:
@@ -259,21 +259,21 @@ def _summaries(summaries: Mapping[str, Summary]) -> dict[str, Any]:
 
 def compare_results(first: EvaluateResult, second: EvaluateResult, *, seed: int = 0) -> Comparison:
     """Two systems on the utterances that both have, measure by measure."""
-    ours = {each.utterance_id: each for each in first.utterances}
-    theirs = {each.utterance_id: each for each in second.utterances}
-    shared = sorted(ours.keys() & theirs.keys())
+    of_first = {each.utterance_id: each for each in first.utterances}
+    of_second = {each.utterance_id: each for each in second.utterances}
+    shared = sorted(of_first.keys() & of_second.keys())
     differences = []
     for measure in first.measures:
         if measure.name not in second.corpus or not shared:
             continue
-        a, b = ([side[name].scores.get(measure.name, math.nan) for name in shared] for side in (ours, theirs))
+        a, b = ([side[name].scores.get(measure.name, math.nan) for name in shared] for side in (of_first, of_second))
         weights = None
         if measure.group == "text":
-            weights = [float(_length(ours[name], measure.name)) for name in shared]
+            weights = [float(_length(of_first[name], measure.name)) for name in shared]
         differences.append(compare(measure, a, b, weights=weights, seed=seed))
     return Comparison(
-        first, second, tuple(differences), tuple(sorted(ours.keys() - theirs.keys())),
-        tuple(sorted(theirs.keys() - ours.keys())),
+        first, second, tuple(differences), tuple(sorted(of_first.keys() - of_second.keys())),
+        tuple(sorted(of_second.keys() - of_first.keys())),
     )  # fmt: skip
 
 

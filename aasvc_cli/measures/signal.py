@@ -289,8 +289,10 @@ def global_variance_ratio(converted: Analysis, target: Analysis) -> float:
     rougher.
     """
     _common_settings(converted, target)
-    ours, theirs = _variance(converted), _variance(target)
-    return math.nan if ours is None or theirs is None else float(np.mean(np.log(ours / theirs)))
+    variance, target_variance = _variance(converted), _variance(target)
+    if variance is None or target_variance is None:
+        return math.nan
+    return float(np.mean(np.log(variance / target_variance)))
 
 
 def speaking_rate_ratio(converted: Analysis, target: Analysis) -> float:

@@ -130,16 +130,16 @@ def group_edits(alignment: Sequence[tuple[EditKind, str, str]], joint: str = "")
     return tuple(Edit(kind, joint.join(left), joint.join(right)) for kind, left, right in runs)
 
 
-def transcript(reference: str, heard: str, language: str, reader: Reader | None = None) -> Transcript:
+def transcript(reference: str, recognised: str, language: str, reader: Reader | None = None) -> Transcript:
     """The error counts and edits of one recognised text.
 
     Args:
         reference: the sentence.
-        heard: the recognised text.
+        recognised: the recognised text.
         language: two-letter code.
         reader: gives readings, for the kana error rate of Japanese.
     """
-    left, right = normalise(reference, language), normalise(heard, language)
+    left, right = normalise(reference, language), normalise(recognised, language)
     characters = align(left, right)
     counts = {"CER": count_edits(characters)}
     if language in WITHOUT_BLANKS:
@@ -149,8 +149,8 @@ def transcript(reference: str, heard: str, language: str, reader: Reader | None 
         counts["WER"] = count_edits(words)
         edits = group_edits(words, " ")
     if language == "ja" and reader is not None:
-        counts["KANA_CER"] = count_edits(align(reading(reference, reader), reading(heard, reader)))
-    return Transcript(heard, left, right, counts, edits)
+        counts["KANA_CER"] = count_edits(align(reading(reference, reader), reading(recognised, reader)))
+    return Transcript(recognised, left, right, counts, edits)
 
 
 def guess_language(texts: Sequence[str]) -> str:

@@ -139,9 +139,9 @@ class ConvertSummary:
             return None
         if len(self.failures) == 1:
             return self.failures[0].error
-        told = "; ".join(str(failure.error) for failure in self.failures)
+        reasons = "; ".join(str(failure.error) for failure in self.failures)
         return DataError(
-            f"{len(self.failures)} of {len(self.failures) + len(self.files)} recordings were not converted: {told}"
+            f"{len(self.failures)} of {len(self.failures) + len(self.files)} recordings were not converted: {reasons}"
         )
 
     def lines(self) -> list[str]:
@@ -149,8 +149,8 @@ class ConvertSummary:
         if len(self.files) == 1 and not self.n_skipped:
             return [str(self.files[0].output)]
         where = f" in {self.folder}" if self.folder else ""
-        there = f"; {self.n_skipped} were there already" if self.n_skipped else ""
-        return [f"{len(self.files)} recordings converted, {self.seconds:.1f} s{where}{there}"]
+        skipped = f"; {self.n_skipped} were there already" if self.n_skipped else ""
+        return [f"{len(self.files)} recordings converted, {self.seconds:.1f} s{where}{skipped}"]
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""

@@ -316,8 +316,8 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     transcripts = _Transcripts(options.language or guess_language(list(material.texts.values())))
     if recogniser is not None:
         transcripts.reader = _reader(transcripts.language, skipped)
-        heard = [job for job in scored if job.utterance_id in spoken]
-        for done, job in enumerate(heard, start=len(jobs) + 1):
+        recognisable = [job for job in scored if job.utterance_id in spoken]
+        for done, job in enumerate(recognisable, start=len(jobs) + 1):
             failures += transcripts.recognise(job, material.texts[job.utterance_id], recogniser)
             report(done, len(jobs) + len(spoken))
     utterances = tuple(_utterance(job, outcome, material.texts, transcripts) for job, outcome in scored.items())
@@ -503,8 +503,8 @@ def _compare_voices(outcomes: Iterable[Outcome]) -> None:
 
 
 def _utterance(job: Job, outcome: Outcome, texts: Mapping[str, str], transcripts: _Transcripts) -> UtteranceScores:
-    ours, theirs = transcripts.of(job.utterance_id, "converted"), transcripts.of(job.utterance_id, "target")
-    rates = [{name: c.rate for name, c in (each.counts if each else {}).items()} for each in (ours, theirs)]
+    converted, target = transcripts.of(job.utterance_id, "converted"), transcripts.of(job.utterance_id, "target")
+    rates = [{name: c.rate for name, c in (each.counts if each else {}).items()} for each in (converted, target)]
     return UtteranceScores(
         utterance_id=job.utterance_id,
         converted=job.converted,
@@ -515,8 +515,8 @@ def _utterance(job: Job, outcome: Outcome, texts: Mapping[str, str], transcripts
         baseline=outcome.baseline,
         ceiling=(outcome.ceiling | rates[1]) or None,
         text=texts.get(job.utterance_id),
-        transcript=ours,
-        target_transcript=theirs,
+        transcript=converted,
+        target_transcript=target,
     )
 
 

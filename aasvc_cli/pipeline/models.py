@@ -118,10 +118,10 @@ def _card_lines(card: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(scores, dict):
         means = scores.get("mean")
         figures = {name: _mean(value) for name, value in means.items()} if isinstance(means, dict) else {}
-        told = ", ".join(f"{name} {figure:.3g}" for name, figure in figures.items() if figure is not None)
-        if told:
+        shown = ", ".join(f"{name} {figure:.3g}" for name, figure in figures.items() if figure is not None)
+        if shown:
             measured_on = _one_line(scores.get("set"))
-            yield f"scores ({measured_on}): {told}" if measured_on else f"scores: {told}"
+            yield f"scores ({measured_on}): {shown}" if measured_on else f"scores: {shown}"
 
 
 def _mean(value: Any) -> float | None:

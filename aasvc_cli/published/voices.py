@@ -185,11 +185,11 @@ def _our_sections(tree: Mapping[str, Any], origin: str) -> dict[str, Any]:
     gain = tree.get("global_gain_scale")
     if gain is not None and gain != 1.0:
         faults.append(f"global_gain_scale: {gain!r} is not supported, only 1.0; scale the recordings before")
-    train = {ours: tree[theirs] for theirs, ours in _TRAIN_KEYS.items() if theirs in tree}
+    train = {key: tree[published] for published, key in _TRAIN_KEYS.items() if published in tree}
     optimiser = tree.get("optimizer_params") or {}
-    for theirs, ours in (("lr", "lr"), ("eps", "adam_eps"), ("weight_decay", "weight_decay")):
-        if theirs in optimiser:
-            train[ours] = optimiser[theirs]
+    for published, key in (("lr", "lr"), ("eps", "adam_eps"), ("weight_decay", "weight_decay")):
+        if published in optimiser:
+            train[key] = optimiser[published]
     if "betas" in optimiser:
         train["adam_beta1"], train["adam_beta2"] = optimiser["betas"]
     if tree.get("optimizer_type", "Adam") != "Adam":
@@ -273,9 +273,9 @@ _MOST_STATISTICS = 100_000
 _STACK_LAYERS = {"0": "depthwise", "2": "norms_depthwise", "5": "pointwise", "7": "norms_pointwise"}
 
 
-def our_name(theirs: str) -> tuple[str, Callable[[Tensor], Tensor]] | None:
+def our_name(published: str) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     """Our name of a published tensor and how its shape changes; None if the name is not known."""
-    name, change = theirs, _keep
+    name, change = published, _keep
     coupling = re.fullmatch(r"duration_predictor\.(post_)?flows\.(\d+)\.(input_conv|proj|dds_conv)(\..*)", name)
     if coupling:
         post, index, part, rest = coupling.groups()
@@ -390,9 +390,9 @@ def read_h5_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[np
     if not path.exists():
         raise ModelError(f"{path}: no such file; the published layout has statistics there")
     with reading(path, "HDF5", ModelError), h5py.File(path, "r") as stream:
-        there = sorted(stream)
-        if not set(names) <= set(there):
-            raise ModelError(f"{path}: expected {' and '.join(names)}, found {', '.join(there) or 'nothing'}")
+        stored = sorted(stream)
+        if not set(names) <= set(stored):
+            raise ModelError(f"{path}: expected {' and '.join(names)}, found {', '.join(stored) or 'nothing'}")
         for name in names:
             if stream[name].size > _MOST_STATISTICS:
                 raise ModelError(f"{path}: {name} has shape {stream[name].shape}, expected one number per dimension")

@@ -102,7 +102,7 @@ def evaluation_page(
     order = sorted(page.utterances, key=lambda u: (ranks.get(u.utterance_id, len(page.utterances)), u.utterance_id))
     wanted = representative([u.utterance_id for u in order], n_utterances)
     scored = [{each.utterance_id: each for each in result.utterances} for result in results]
-    heard: dict[str, Utterance] = {}
+    playable: dict[str, Utterance] = {}
     notes: list[str] = []
     spent = 0
     by_id = {u.utterance_id: u for u in page.utterances}
@@ -111,14 +111,14 @@ def evaluation_page(
         utterance, problems = _with_recordings(by_id[utterance_id], rows, results, page.systems, aligners or {})
         notes += problems
         spent += sum(len(take.sound.data) * 4 // 3 for take in utterance.takes)
-        if spent > MAX_SOUND_BYTES and heard:
+        if spent > MAX_SOUND_BYTES and playable:
             break
-        heard[utterance_id] = utterance
+        playable[utterance_id] = utterance
         if on_progress is not None:
             on_progress(done, len(wanted))
-    if len(heard) < len(page.utterances):
-        notes.insert(0, _selection(len(heard), len(page.utterances), len(heard) < len(wanted)))
-    utterances = tuple(heard.get(u.utterance_id, u) for u in page.utterances)
+    if len(playable) < len(page.utterances):
+        notes.insert(0, _selection(len(playable), len(page.utterances), len(playable) < len(wanted)))
+    utterances = tuple(playable.get(u.utterance_id, u) for u in page.utterances)
     return replace(
         page,
         utterances=utterances,
@@ -486,8 +486,8 @@ def _with_recordings(
         if row is not None:
             label = system.name if len(rows) > 1 else "conversion"
             wanted.append(("conversion", label, system.key, row.converted, f0_range, row.transcript))
-    heard = next((row.target_transcript for row in known if row.target_transcript is not None), None)
-    wanted.append(("target", "target", "", target_row.target, f0_range, heard))
+    transcript = next((row.target_transcript for row in known if row.target_transcript is not None), None)
+    wanted.append(("target", "target", "", target_row.target, f0_range, transcript))
     takes, problems = [], []
     for role, label, key, path, search, transcript in wanted:
         try:

@@ -109,8 +109,8 @@ def adversarial_loss(fake: Sequence[Judged]) -> Tensor:
 def feature_loss(real: Sequence[Judged], fake: Sequence[Judged]) -> Tensor:
     """Mean absolute difference of features, relative to their size, over all layers of all discriminators."""
     terms = [
-        functional.l1_loss(ours.float(), theirs.detach().float()) / theirs.detach().float().abs().mean().clamp_min(1e-3)
+        functional.l1_loss(fake.float(), real.detach().float()) / real.detach().float().abs().mean().clamp_min(1e-3)
         for (_, real_features), (_, fake_features) in zip(real, fake, strict=True)
-        for theirs, ours in zip(real_features, fake_features, strict=True)
+        for real, fake in zip(real_features, fake_features, strict=True)
     ]
     return torch.stack(terms).mean()

@@ -54,11 +54,11 @@ class SpectralLoss(nn.Module):
         stft = wave.new_zeros(())
         for n_fft in self.resolutions:
             window, basis = self.get_buffer(f"window_{n_fft}"), self.get_buffer(f"basis_{n_fft}")
-            ours = magnitudes(wave, n_fft, n_fft // 4, window)
+            made = magnitudes(wave, n_fft, n_fft // 4, window)
             with torch.no_grad():
-                theirs = magnitudes(target, n_fft, n_fft // 4, window)
-            difference = torch.log((ours @ basis).clamp_min(_FLOOR)) - torch.log((theirs @ basis).clamp_min(_FLOOR))
+                wanted = magnitudes(target, n_fft, n_fft // 4, window)
+            difference = torch.log((made @ basis).clamp_min(_FLOOR)) - torch.log((wanted @ basis).clamp_min(_FLOOR))
             mel = mel + difference.abs().mean()
-            convergence = torch.linalg.vector_norm(ours - theirs) / torch.linalg.vector_norm(theirs).clamp_min(_FLOOR)
-            stft = stft + (torch.log(ours) - torch.log(theirs)).abs().mean() + convergence
+            convergence = torch.linalg.vector_norm(made - wanted) / torch.linalg.vector_norm(wanted).clamp_min(_FLOOR)
+            stft = stft + (torch.log(made) - torch.log(wanted)).abs().mean() + convergence
         return mel / len(self.resolutions), stft / len(self.resolutions)

@@ -201,9 +201,11 @@ def write_vocoder(folder: Path, stored: StoredVocoder) -> None:
 
 def refuse_mismatch(name: str, vocoder: Vocoder, mel: MelConfig) -> None:
     """Raise ModelError, with both values, if a vocoder doesn't fit the mel settings of a model."""
-    theirs, ours = _meaning(vocoder.mel), _meaning(mel)
+    stored, expected = _meaning(vocoder.mel), _meaning(mel)
     differences = [
-        f"{what} {theirs[what]}, the model has {ours[what]}" for what in ours if not _same(theirs[what], ours[what])
+        f"{what} {stored[what]}, the model has {expected[what]}"
+        for what in expected
+        if not _same(stored[what], expected[what])
     ]
     if differences:
         raise ModelError(f"vocoder {name} does not fit the model: {'; '.join(differences)}; choose another vocoder")

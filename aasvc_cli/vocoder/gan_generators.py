@@ -334,11 +334,11 @@ class ParallelWaveGan(nn.Module):
                 stop = min(start + rows, n)
                 y, g = gates[: stop - start], gated[: stop - start]
                 for tap in range(kernel):
-                    heard = x[first + tap * dilation + start : first + tap * dilation + stop]
+                    window = x[first + tap * dilation + start : first + tap * dilation + stop]
                     if tap:
-                        y.addmm_(heard, taps[tap])
+                        y.addmm_(window, taps[tap])
                     else:
-                        torch.addmm(bias, heard, taps[tap], out=y)
+                        torch.addmm(bias, window, taps[tap], out=y)
                 condition.add_to(y, start, stop)
                 y.sigmoid_()
                 torch.mul(y[:, :half].sub_(0.5), y[:, half:], out=g)

@@ -286,11 +286,11 @@ class IstftGenerator(nn.Module):
     def band_gain(self, log_mel: Tensor, spectrum: Tensor) -> Tensor:
         """The gain per bin (B, T, F) that gives a spectrum (B, T, F) the mel bands (B, T, M) asked for."""
         power = spectrum.real.square() + spectrum.imag.square()
-        there = (power + _FLOOR**2).sqrt() @ self.basis.T
+        current = (power + _FLOOR**2).sqrt() @ self.basis.T
         wanted = self.magnitude(log_mel)
         # the floor of the logarithm means silence, not that much sound in every bin
         wanted = torch.where(wanted > _FLOOR, wanted, wanted * 1e-2)
-        return (wanted / there.clamp_min(1e-4)) @ self.spread
+        return (wanted / current.clamp_min(1e-4)) @ self.spread
 
     def inverse(self, spectrum: Tensor) -> Tensor:
         """(B, T, F) complex -> (B, T * hop_length): the signal whose windowed frames come nearest."""
