@@ -36,6 +36,7 @@ PATIENCE_SECONDS = 0.4
 """How long a worker may take to clean up when it is stopped; then it is killed."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What the libraries of numpy and torch look at when they are loaded."""
+CLUSTER_LOST = "the connection to the cluster was lost; what is done is kept, the same command goes on from there"
 
 
 class Workers:
@@ -119,10 +120,7 @@ class Workers:
                             continue
                         outcome = killed(item)
                     except CancelledError:
-                        raise ClusterError(
-                            "the connection to the cluster was lost; what is done is kept, the same command goes on "
-                            "from there"
-                        ) from None
+                        raise ClusterError(CLUSTER_LOST) from None
                     yield outcome
         finally:
             if running:
