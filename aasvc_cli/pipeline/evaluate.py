@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import importlib
 import math
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aasvc_cli.audio.files import list_audio, read_audio
+from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.world import FloatArray
 from aasvc_cli.compiled import has_machine_code
+from aasvc_cli.data.counterparts import Counterparts, composed, counterparts, recordings_below
 from aasvc_cli.data.texts import read_sentences, sentences_of, unread_note
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures import judges, signal
@@ -78,17 +78,6 @@ class Options:
     on_progress: OnProgress | None = None
 
 
-@dataclass(frozen=True)
-class _Matches:
-    """Recordings by utterance id, put side by side."""
-
-    pairs: dict[str, tuple[Path, Path]]
-    """Utterance id (of the converted side) -> converted, target."""
-    failures: list[Failure]
-    without_target: list[str]
-    without_conversion: list[str]
-
-
 def evaluate_folders(
     converted: Path,
     target: Path,
@@ -113,7 +102,7 @@ def evaluate_folders(
     Raises:
         DataError: a folder without recordings, nothing matches, or nothing could be scored.
     """
-    matches = _match(_recordings(converted, "converted"), _recordings(target, "target"))
+    matches = counterparts(recordings_below(converted, "converted"), recordings_below(target, "target"))
     if not matches.pairs and not matches.failures:
         raise DataError(
             f"{converted}: none of its {len(matches.without_target)} recordings has a partner of the same name below "
@@ -121,7 +110,7 @@ def evaluate_folders(
         )
     sources, failures = {}, list(matches.failures)
     if source is not None:
-        both = _match({name: pair[0] for name, pair in matches.pairs.items()}, _recordings(source, "source"))
+        both = counterparts({name: pair[0] for name, pair in matches.pairs.items()}, recordings_below(source, "source"))
         sources = {name: pair[1] for name, pair in both.pairs.items()}
         failures += [Failure(name, "no source recording for the baseline") for name in both.without_target]
         failures += [Failure(failure.utterance_id, f"baseline: {failure.reason}") for failure in both.failures]
@@ -156,7 +145,7 @@ def evaluate_run(
 
     folder = find_voice(home, model)
     manifest = read_manifest(home, data or prepared_name(folder))
-    pairs = {_composed(pair.utterance_id): pair for pair in manifest.sets.get(set_name, ())}
+    pairs = {composed(pair.utterance_id): pair for pair in manifest.sets.get(set_name, ())}
     if not pairs:
         known = ", ".join(f"{name} ({len(members)})" for name, members in manifest.sets.items())
         raise DataError(f"prepared set {manifest.name}: no utterances in {set_name!r}; it has {known}")
@@ -167,8 +156,8 @@ def evaluate_run(
         hint += f" --data {data}"
     if not converted_folder.is_dir():
         raise DataError(f"{converted_folder}: nothing converted yet; {hint}")
-    converted = _recordings(converted_folder, "converted", hint)
-    matches = _match(converted, {name: pair.target for name, pair in pairs.items()})
+    converted = recordings_below(converted_folder, "converted", hint)
+    matches = counterparts(converted, {name: pair.target for name, pair in pairs.items()})
     if not matches.pairs and not matches.failures:
         raise DataError(f"{converted_folder}: none of its {len(converted)} recordings is in {manifest.name}; {hint}")
     by_target = {str(pair.target): pair for pair in pairs.values()}
@@ -217,7 +206,7 @@ class _Material:
     """What is to be evaluated."""
 
     name: str
-    matches: _Matches
+    matches: Counterparts
     failures: Sequence[Failure]
     sources: Mapping[str, Path]
     baseline: bool
@@ -226,7 +215,7 @@ class _Material:
     notes: tuple[str, ...]
 
 
-def _texts(path: Path | None, matches: _Matches) -> tuple[dict[str, str], tuple[str, ...]]:
+def _texts(path: Path | None, matches: Counterparts) -> tuple[dict[str, str], tuple[str, ...]]:
     """The sentences of the recordings from a file, and a note on lines that could not be read."""
     if path is None:
         return {}, ()
@@ -244,48 +233,6 @@ def _named(names: Iterable[str], count: int = 3) -> str:
     every = list(names)
     more = f" and {len(every) - count} more" if len(every) > count else ""
     return ", ".join(every[:count]) + more
-
-
-def _recordings(folder: Path, what: str, hint: str = "expected wav, flac, ogg or mp3 files") -> dict[str, Path]:
-    """Recordings below a folder by their path in it without suffix; errors name the folder."""
-    if not folder.exists():
-        raise DataError(f"{folder}: no such folder of {what} recordings")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is a file, expected a folder of {what} recordings")
-    found: dict[str, Path] = {}
-    for path in list_audio(folder):
-        name = _composed(path.relative_to(folder).with_suffix("").as_posix())
-        if name in found:
-            raise DataError(f"{folder}: {found[name].name} and {path.name} are the same utterance; remove one of them")
-        found[name] = path
-    if not found:
-        raise DataError(f"{folder}: no {what} recordings; {hint}")
-    return found
-
-
-def _composed(name: str) -> str:
-    """One spelling for composed and decomposed accents, which some file systems exchange."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _match(converted: Mapping[str, Path], target: Mapping[str, Path]) -> _Matches:
-    """Partners by the whole id, else by its last part where only one target has it."""
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for name in target:
-        by_stem[name.rsplit("/", 1)[-1]].append(name)
-    matches, used = _Matches({}, [], [], []), set()
-    for name, path in converted.items():
-        partners = [name] if name in target else by_stem.get(name.rsplit("/", 1)[-1], [])
-        used.update(partners)
-        if len(partners) == 1:
-            matches.pairs[name] = (path, target[partners[0]])
-        elif partners:
-            named = ", ".join(str(target[partner]) for partner in partners[:3])
-            matches.failures.append(Failure(name, f"{len(partners)} recordings have this name: {named}"))
-        else:
-            matches.without_target.append(name)
-    matches.without_conversion.extend(name for name in target if name not in used)
-    return matches
 
 
 def _evaluate(material: _Material, home: Home | None, options: Options) -> EvaluateResult:
