@@ -398,6 +398,6 @@ class TestCommand:
 
     def test_options_for_voices_are_wrong_usage(self, aasvc: Callable[..., Any], trained: Home):
         done = aasvc("train", "--kind", "vocoder", "--tensorboard")
-        assert done.code == 2 and "leave it out with --model vocoder" in done.err
+        assert done.code == 2 and "leave it out with --kind vocoder" in done.err
         done = aasvc("train", "--mels-from", "tiny")
-        assert done.code == 2 and "add --model vocoder" in done.err
+        assert done.code == 2 and "add --kind vocoder" in done.err
