@@ -561,7 +561,7 @@ def spoken(tmp_path: Path) -> tuple[Path, Path, Path]:
     for name, length, target_length in (("x/a", 12000, 12100), ("b", 12200, 12300)):
         write_audio(tmp_path / "converted" / f"{name}.wav", pad(180, length), RATE)
         write_audio(tmp_path / "target" / f"{name}.wav", pad(150, target_length), RATE)
-    (tmp_path / "text.txt").write_text("a The cat sat.\nb One two, three four!\nc nothing\n", encoding="utf-8")
+    (tmp_path / "text.txt").write_text("a The cat sat.\nb The grey colour fades!\nc nothing\n", encoding="utf-8")
     return tmp_path / "converted", tmp_path / "target", tmp_path / "text.txt"
 
 
@@ -569,7 +569,7 @@ def pad(frequency: float, length: int) -> np.ndarray:
     return np.resize(buzz(frequency), length)
 
 
-HEARD = {12000: "the bat sat", 12100: "the cat sat", 12200: "1 3 four five", 12300: "1 2 3 4"}
+HEARD = {12000: "the bat sat", 12100: "the cat sat", 12200: "the gray fades away", 12300: "the gray color fades"}
 TEXT_ONLY = {"measures": ["text"], "jobs": 1}
 
 
