@@ -11,6 +11,7 @@
     ├── DownloadError       a file could not be fetched, or is not the right one
     ├── TrainingError       training diverged or cannot go on
     ├── ClusterError        the workers of a cluster cannot be used, or were lost
+    ├── ServeError          the server cannot use its address, or has ended
     ├── MissingExtraError   an optional package is not installed
     ├── ToldElsewhere       another process of the job says why; this one ends without a word
     └── Interrupted         stopped by the user; exit code 130
@@ -81,6 +82,10 @@ class TrainingError(AasvcError):
 
 class ClusterError(AasvcError):
     """The workers of a cluster cannot be used, or were lost; what is done is kept."""
+
+
+class ServeError(AasvcError):
+    """The server cannot use its address, or has ended by itself."""
 
 
 class MissingExtraError(AasvcError):

@@ -27,6 +27,7 @@ FLOORS = (
     {"conversion", "training"},
     {"report"},
     {"pipeline"},
+    {"serve"},
     {"cli"},
     {"", "__main__"},
 )
@@ -44,6 +45,7 @@ DOORS = {
     "pipeline.models": "model cards",
     "published": "published checkpoints and statistics",
     "report": "its templates, and logs of runs",
+    "serve.api": "what clients send",
     "storage": "everything that is written",
     "training.memory": "what the system says of memory",
     "training.run_folder": "the log and the checkpoints of a run",
@@ -51,7 +53,7 @@ DOORS = {
 }
 """Folders and modules that may open, create, rename or remove files, and which. All others are handed what they work
 on, so that every file is written atomically, and every error names it."""
-COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "doctor"]
+COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "serve", "doctor"]
 
 
 def folder(module: str) -> str:

@@ -230,6 +230,10 @@ MATRIX = [
     Mistake(f"{SCORE}", "same name", spoil=lambda place: [path.rename(path.with_name(f"x{path.name}"))
                                                          for path in list((place.work / "target").iterdir())]),
     Mistake("evaluate --converted source --target target --source nowhere", "nowhere"),
+    # --- serve
+    Mistake("serve --model nowhere", "nowhere"),
+    Mistake("serve --host 203.0.113.5 --no-browser", "203.0.113.5"),
+    usage("serve --port 70000", "--port"),
     # --- doctor
     usage("doctor --yes", "--yes goes with --clean"),
     usage("doctor --clean", "add --yes"),
@@ -238,7 +242,7 @@ MATRIX = [
 ]  # fmt: skip
 
 
-COMMANDS = ("download", "prepare", "stats", "train", "convert", "evaluate", "doctor")
+COMMANDS = ("download", "prepare", "stats", "train", "convert", "evaluate", "serve", "doctor")
 
 
 @pytest.fixture

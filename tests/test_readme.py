@@ -20,6 +20,7 @@ import soundfile
 from typer.main import get_command
 
 from aasvc_cli import cli
+from aasvc_cli.serve import server as web_server
 from aasvc_cli.storage.home import Home
 from tests import servers
 
@@ -29,6 +30,7 @@ QUICK = {
     "train": ["--max-steps", "2", "--eval-every", "2", "--save-every", "2", "--threads", "1"],
     "prepare": ["--jobs", "1"],
     "evaluate": ["--jobs", "1"],
+    "serve": ["--no-browser"],
 }
 """What makes a tutorial command quick enough for a test; everything else is run as it is written."""
 
@@ -126,6 +128,8 @@ def test_every_other_command_works_in_the_order_of_the_readme(
     wave, rate = soundfile.read(ROOT / "tests" / "assets" / "male.flac")
     soundfile.write(tmp_path / "in.wav", wave, rate)
 
+    # the server stops as soon as it serves
+    monkeypatch.setattr(web_server, "serve", lambda _app, listening, on_ready: (on_ready(), listening.close()))
     for program, *words in COMMANDS:
         if program == "source":
             continue  # activates the environment

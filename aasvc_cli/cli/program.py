@@ -42,6 +42,7 @@ COMMANDS = {
     "train": "Train a voice on a prepared set.",
     "convert": "Convert recordings to the target voice.",
     "evaluate": "Score converted recordings against the target speaker's.",
+    "serve": "Convert, record and listen in a browser.",
     "doctor": "Check the installation, and free caches.",
 }
 """Commands in the order of the work; each is the function of that name in the module of that name, and the summary is

@@ -366,7 +366,7 @@ class _Run:
             if converter is None:
                 converter, loaded = _load(self.load)
                 self._on_loaded(loaded)
-            yield index, _convert_job(converter, job, self.options, self.run.stdout, on_piece)
+            yield index, convert_one(converter, job, self.options, self.run.stdout, on_piece)
 
     def _spread(self, jobs: Iterator[tuple[int, Job]], pool: Workers) -> Generator[tuple[int, Outcome], None, None]:
         """The outcomes in the order in which they are done, from processes that load the model once each."""
@@ -420,13 +420,14 @@ def _load(options: LoadOptions) -> tuple[Converter, _Loaded]:
     )
 
 
-def _convert_job(
+def convert_one(
     converter: Converter,
     job: Job,
     options: ConvertOptions,
     stdout: IO[bytes] | None = None,
     on_piece: OnProgress | None = None,
 ) -> Outcome:
+    """Convert one recording to its place; what keeps it from being converted is in the outcome."""
     began = time.perf_counter()
     warnings: list[str] = []
     n_samples, pieces, gain = 0, 0, 1.0
@@ -478,7 +479,7 @@ class _Conversion:
         self._loaded = self._loaded or _load(self.load)
         converter, loaded = self._loaded
         index, job = numbered
-        return index, _convert_job(converter, job, self.options), loaded
+        return index, convert_one(converter, job, self.options), loaded
 
 
 def _killed(numbered: tuple[int, Job]) -> tuple[int, Outcome, None]:

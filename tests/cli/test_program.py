@@ -32,7 +32,7 @@ from aasvc_cli.storage.files import atomic_write
 from aasvc_cli.storage.home import HOME_VARIABLE, Home
 
 Aasvc = Callable[..., Any]
-COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "doctor"]
+COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "serve", "doctor"]
 NO_DEFAULT = {
     "download": {"names", "mirror"},
     "convert": {

@@ -1,0 +1,1 @@
+"""Pages to convert, record and listen in a browser, and the HTTP interface beside them: ``aasvc serve``."""
