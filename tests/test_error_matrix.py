@@ -230,10 +230,19 @@ MATRIX = [
     Mistake(f"{SCORE}", "same name", spoil=lambda place: [path.rename(path.with_name(f"x{path.name}"))
                                                          for path in list((place.work / "target").iterdir())]),
     Mistake("evaluate --converted source --target target --source nowhere", "nowhere"),
+    usage(f"{SCORE} --listening a.csv", "--listening goes with --report"),
+    Mistake(f"{SCORE} --listening a.wav --report r.html", "a.wav"),
     # --- serve
     Mistake("serve --model nowhere", "nowhere"),
     Mistake("serve --host 203.0.113.5 --no-browser", "203.0.113.5"),
     usage("serve --port 70000", "--port"),
+    usage("serve --sentences a.txt", "go with --record"),
+    Mistake("serve --record mine", "--target DIR"),
+    Mistake("serve --record mine --target nowhere", "nowhere"),
+    Mistake("serve --record mine --sentences nowhere", "nowhere"),
+    Mistake("serve --listen source", "twice or more"),
+    Mistake("serve --listen source --listen voice", "no recording has the same name"),
+    Mistake("serve --listen source --listen target --answers a.wav", "a.wav"),
     # --- doctor
     usage("doctor --yes", "--yes goes with --clean"),
     usage("doctor --clean", "add --yes"),

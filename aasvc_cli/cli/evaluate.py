@@ -32,6 +32,7 @@ from aasvc_cli.errors import AasvcError
 
 if TYPE_CHECKING:
     from aasvc_cli.measures.catalogue import Threshold
+    from aasvc_cli.measures.listening import Verdict
     from aasvc_cli.measures.results import Comparison, EvaluateResult
     from aasvc_cli.pipeline.evaluate import Options
 
@@ -164,6 +165,12 @@ ReportUtterancesOption = Annotated[
 ]
 
 
+ListeningOption = Annotated[
+    Path | None,
+    output_option("--listening", metavar="FILE", help="Answers of a listening test (aasvc serve), for the report."),
+]
+
+
 def evaluate(
     systems: SystemsArgument = None,
     model: EvaluatedModelOption = None,
@@ -185,6 +192,7 @@ def evaluate(
     csv_file: CsvOption = None,
     report: ReportOption = None,
     report_utterances: ReportUtterancesOption = 30,
+    listening: ListeningOption = None,
     jobs: JobsOption = None,
     cluster: ClusterOption = None,
     json_target: JsonOption = None,
@@ -205,10 +213,11 @@ def evaluate(
     given = locals()
     chosen = _systems(given)
     thresholds = _thresholds(fail_if or [])
+    verdicts = _verdicts(listening)
     results = _results(given, chosen)
     shown = _show(results, json_target, csv_file, seed)
     if report is not None:
-        _report(shown, report, report_utterances)
+        _report(shown, report, report_utterances, verdicts)
     _end(results, thresholds)
 
 
@@ -236,6 +245,8 @@ def _systems(given: Mapping[str, Any]) -> list[str] | list[Path]:
     report = given["report"]
     if report is not None and report.is_dir():
         usage("evaluate", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")
+    if given["listening"] is not None and report is None:
+        usage("evaluate", "--listening goes with --report")
     if target is None:
         return names
     return [converted] if converted is not None else [Path(name) for name in names]
@@ -309,11 +320,20 @@ def _show(
     return shown
 
 
-def _report(shown: EvaluateResult | Comparison, path: Path, n_utterances: int) -> None:
+def _verdicts(listening: Path | None) -> list[Verdict]:
+    """What a listening test has found; none without one."""
+    if listening is None:
+        return []
+    from aasvc_cli.pipeline.report import read_verdicts
+
+    return read_verdicts(listening)
+
+
+def _report(shown: EvaluateResult | Comparison, path: Path, n_utterances: int, verdicts: Sequence[Verdict]) -> None:
     from aasvc_cli.pipeline.report import write_report
 
     with progress("report") as on_progress:
-        written = write_report(shown, path, n_utterances=n_utterances, on_progress=on_progress)
+        written = write_report(shown, path, n_utterances=n_utterances, listening=verdicts, on_progress=on_progress)
     extent = f"{written.n_heard} of {written.n_utterances} utterances to hear, {written.n_bytes / 1e6:.1f} MB"
     say(f"report: {written.path}  ({extent})")
 

@@ -162,6 +162,8 @@ def _choose_speakers(
             raise DataError(f"{root}: no speaker named {wanted}{suggest(str(wanted), names)}")
     if source is None and target is None and names == ["female", "male"]:
         return "male", "female"  # the direction of the published recipe
+    if source is None and target is None and names == ["source", "target"]:
+        return "source", "target"  # as they call themselves
     if len(names) == 2:
         if source is None and target is not None:
             source = next(name for name in names if name != str(target))

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from aasvc_cli.data.texts import decoded
 from aasvc_cli.errors import AasvcError
+from aasvc_cli.measures.listening import Verdict, from_csv, verdicts
 from aasvc_cli.measures.results import Comparison, EvaluateResult
 from aasvc_cli.report.collect import DEFAULT_UTTERANCES, Aligner, evaluation_page
 from aasvc_cli.report.page import render
@@ -37,6 +39,7 @@ def write_report(
     path: Path,
     *,
     n_utterances: int = DEFAULT_UTTERANCES,
+    listening: Sequence[Verdict] = (),
     on_progress: OnProgress | None = None,
 ) -> ReportFile:
     """Write the page of an evaluation; see :func:`aasvc_cli.report.collect.evaluation_page`.
@@ -46,10 +49,20 @@ def write_report(
     """
     aligners, notes = _aligners(outcome.systems if isinstance(outcome, Comparison) else (outcome,))
     page = evaluation_page(outcome, n_utterances=n_utterances, aligners=aligners, on_progress=on_progress)
-    text = render(replace(page, notes=(*page.notes, *notes)))
+    text = render(replace(page, notes=(*page.notes, *notes), listening=listening))
     write_text(path, text)
     n_heard = sum(bool(utterance.takes) for utterance in page.utterances)
     return ReportFile(path, n_heard, len(page.utterances), len(as_bytes(text)))
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """What the answers of a listening test say.
+
+    Raises:
+        StorageError: the file cannot be read.
+        DataError: it holds no answers.
+    """
+    return verdicts(from_csv(decoded(path), str(path)))
 
 
 def _aligners(results: Sequence[EvaluateResult]) -> tuple[dict[Path | None, Aligner], list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.measures import catalogue
+from aasvc_cli.measures.listening import Verdict
 from aasvc_cli.measures.statistics import Difference, Summary
 from aasvc_cli.measures.transcripts import Transcript
 
@@ -164,6 +165,8 @@ class Page:
     trainings: Sequence[Training] = ()
     f0_range: tuple[float, float] = (60.0, 500.0)
     notes: Sequence[str] = ()
+    listening: Sequence[Verdict] = ()
+    """Of a blind listening test."""
 
     @property
     def judged(self) -> list[System]:

@@ -39,11 +39,10 @@ class Address:
     port: int
     token: str | None = None
 
-    @property
-    def url(self) -> str:
-        """For the browser; holds the token."""
+    def url(self, page: str = "") -> str:
+        """Of a page, for the browser; holds the token."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
+        return f"http://{host}:{self.port}/{page}" + (f"?token={self.token}" if self.token else "")
 
     @property
     def policy(self) -> Policy:
@@ -94,6 +93,15 @@ class _Protocol(H11Protocol):
             self.transport.close()
 
 
+def http_server(app: ASGIApp) -> uvicorn.Server:
+    """What serves an application on a socket."""
+    config = uvicorn.Config(
+        app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=5,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
 def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serve until the user stops it.
 
@@ -103,11 +111,7 @@ def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[], None]) 
         KeyboardInterrupt: stopped.
         ServeError: it ended by itself.
     """
-    config = uvicorn.Config(
-        app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=5,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = http_server(app)
     thread = threading.Thread(target=server.run, args=([listening],), name="server", daemon=True)
     thread.start()
     try:

@@ -41,8 +41,9 @@ NO_DEFAULT = {
     },
     "evaluate": {
         "systems", "model", "converted", "target", "source", "text", "measures", "asr_model", "language", "fail_if",
-        "csv_file", "report",
+        "csv_file", "report", "listening",
     },
+    "serve": {"record", "sentences", "target", "listen"},
 }  # fmt: skip
 """Parameters that nothing stands in for: where results go, and what is to be done at all."""
 

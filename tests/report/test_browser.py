@@ -4,128 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import http.server
-import json
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aasvc_cli.report.page import render
+from tests.browsers import Window, open_browser
 from tests.pages import page
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NAMES = {"first": "good morning", "second": "おはよう", "third": "good night"}
-QUIET = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--mute-audio",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-    "--autoplay-policy=no-user-gesture-required", "--window-size=1200,900",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser without a window; one for all tests, as it takes seconds to start."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; it is in the extra test")
-    from selenium.common.exceptions import WebDriverException
-    from selenium.webdriver.chrome.service import Service
-
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    driver = shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium with its driver here; on Debian: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    try:
-        window = webdriver.Chrome(options=options, service=Service(driver))
-    except WebDriverException as error:
-        pytest.skip(f"the browser does not start here: {str(error).splitlines()[0]}")
-    window.set_script_timeout(20)
-    yield window
-    window.quit()
-
-
-class Window:
-    """A page in the browser, as a test uses it."""
-
-    def __init__(self, browser: Any, path: Path):
-        self.browser = browser
-        browser.get_log("performance")
-        browser.get_log("browser")
-        browser.get(path.as_uri())
-        browser.execute_script("localStorage.clear()")
-        browser.refresh()
-
-    def js(self, script: str, *arguments: object) -> Any:
-        """The value of an expression."""
-        return self.browser.execute_script(f"return {script}", *arguments)
-
-    def press(self, *keys: str) -> None:
-        """Keys, to whatever has the focus."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def click(self, selector: str) -> None:
-        from selenium.webdriver.common.by import By
-
-        element = self.browser.find_element(By.CSS_SELECTOR, selector)
-        self.js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
-        element.click()
-
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-        """Wait for something to become true."""
-        end = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, f"waited in vain: {what}"
-            time.sleep(0.02)
-        return found
-
-    def playing(self) -> list[tuple[str, str]]:
-        """Utterance and letter of every recording that is heard."""
-        return [
-            tuple(each)
-            for each in self.js(
-                "[...document.querySelectorAll('audio')].filter(a => !a.paused).map(a => "
-                "[a.closest('article').dataset.name, a.closest('.take').dataset.letter])"
-            )
-        ]
-
-    def share(self, name: str, letter: str) -> float:
-        """Where a recording is, as a share of its length."""
-        return self.js(
-            "(seek => seek.value / seek.max)(document.querySelector("
-            f"'article[data-name={name}] .take[data-letter={letter}] .seek'))"
-        )
-
-    def rows(self) -> list[str]:
-        """Utterances that the table shows, in its order."""
-        return self.js(
-            "[...document.querySelectorAll('#scores tbody tr')].filter(r => !r.hidden).map(r => r.dataset.name)"
-        )
-
-    def articles(self) -> list[str]:
-        """Utterances that can be heard, in the order of the page."""
-        return self.js("[...document.querySelectorAll('article')].filter(a => !a.hidden).map(a => a.dataset.name)")
-
-    def complaints(self) -> list[str]:
-        """What the console holds that should not be there."""
-        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
-
-    def requests(self) -> list[str]:
-        """Every address that the page asked for since it was opened."""
-        events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
-        asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        # the browser's own first page may still have been loading
-        return [each["request"]["url"] for each in asked if not each["documentURL"].startswith("chrome://")]
+    with open_browser(tmp_path_factory.mktemp("browser")) as window:
+        yield window
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.fixture
 def window(browser: Any, files: dict[int, Path]) -> Iterator[Window]:
     """The page of one system, freshly opened; at the end nothing may have gone wrong or out."""
-    opened = Window(browser, files[1])
+    opened = Window(browser, files[1].as_uri())
     yield opened
     assert opened.complaints() == []
     outside = [url for url in opened.requests() if not url.startswith(("file:", "data:", "blob:"))]
@@ -336,13 +236,13 @@ def test_nothing_is_wider_than_a_small_screen(browser: Any, files: dict[int, Pat
     metrics = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        assert Window(browser, files[n_systems]).js("document.documentElement.scrollWidth") <= 360
+        assert Window(browser, files[n_systems].as_uri()).js("document.documentElement.scrollWidth") <= 360
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_two_systems_have_four_players_and_a_switch_between_them(browser: Any, files: dict[int, Path]):
-    window = Window(browser, files[2])
+    window = Window(browser, files[2].as_uri())
     window.click("article[data-name=first] .take[data-letter=B] .play")
     window.until(lambda: window.playing() == [("first", "B")], "the first system plays")
     window.press("c")
@@ -389,7 +289,7 @@ def test_even_a_page_that_was_tampered_with_loads_nothing(browser: Any, tmp_path
     path = tmp_path / "tampered.html"
     path.write_text(render(page(1, NAMES)).replace("<main", smuggled + "<main"), encoding="utf-8")
     try:
-        window = Window(browser, path)
+        window = Window(browser, path.as_uri())
         window.click("#bait")
         time.sleep(0.5)
         assert window.js("window.hacked") is None
@@ -397,7 +297,7 @@ def test_even_a_page_that_was_tampered_with_loads_nothing(browser: Any, tmp_path
         assert any("Content Security Policy" in message for message in window.complaints())
         # the same smuggled goods do reach the server from a page without the policy: the listener listens
         path.write_text(f"<!DOCTYPE html>{smuggled}", encoding="utf-8")
-        window = Window(browser, path)
+        window = Window(browser, path.as_uri())
         window.until(lambda: "/img" in _Listener.asked and "/fetch" in _Listener.asked, "the listener is asked")
         assert window.js("window.hacked") == 1
     finally:
@@ -411,7 +311,7 @@ def test_even_a_page_that_was_tampered_with_loads_nothing(browser: Any, tmp_path
 def test_names_and_sentences_are_shown_as_they_were_written(browser: Any, tmp_path: Path, text: str):
     path = tmp_path / "hostile.html"
     path.write_text(render(page(1, {text: text}, title=text)), encoding="utf-8")
-    window = Window(browser, path)
+    window = Window(browser, path.as_uri())
     assert window.js("window.hacked") is None
     assert window.js("document.querySelector('article h3').textContent") == text
     assert window.js("document.querySelector('article p').textContent") == text
@@ -426,7 +326,7 @@ def test_labels_of_the_f0_chart_stay_small_without_an_alignment_beside_it(browse
     alone = tuple(dataclasses.replace(utterance, alignments=()) for utterance in made.utterances)
     path = tmp_path / "page.html"
     path.write_text(render(dataclasses.replace(made, utterances=alone)), encoding="utf-8")
-    window = Window(browser, path)
+    window = Window(browser, path.as_uri())
     heights = window.js(
         "[...document.querySelectorAll('.figures svg text')].map(t => t.getBoundingClientRect().height)"
     )

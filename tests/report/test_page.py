@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import image
 
+from aasvc_cli.measures.listening import Verdict
 from aasvc_cli.measures.statistics import Summary
 from aasvc_cli.report import drawing
 from aasvc_cli.report.content import Alignment, Curve, Measure, Page, System, Utterance
@@ -444,3 +445,14 @@ def test_curves_mark_the_best_step_and_survive_a_single_or_broken_value():
     assert "nan" not in curve.svg
     for points in ([], [(5, 1.0)], [(5, math.inf)]):
         assert "nan" not in drawing.curve(Curve("l1", points), None).svg
+
+
+def test_a_listening_test_has_a_table_with_its_intervals():
+    found = [
+        Verdict("mos", "one", "", Summary(4.25, 4.0, 4.5, 8, 0)),
+        Verdict("preference", "one", "anchor", Summary(0.875, 0.5, 1.0, 8, 0)),
+    ]
+    (table,) = parse(render(page(listening=found))).find("section", id="listening")
+    rows = [" ".join(row.text.split()) for row in table.find("tr")]
+    assert rows[1:] == ["one rated 4.25 4.00 … 4.50 8", "one preferred to anchor 88 % 50 … 100 8"]
+    assert not parse(render(page())).find("section", id="listening")

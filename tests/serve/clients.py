@@ -13,6 +13,8 @@ import numpy as np
 from aasvc_cli.audio.files import encode_audio
 from aasvc_cli.serve.app import build
 from aasvc_cli.serve.guard import Policy
+from aasvc_cli.serve.listen import Test as BlindTest
+from aasvc_cli.serve.recording import Session
 from aasvc_cli.serve.voices import Voices
 from aasvc_cli.storage.home import Home
 from tests.voices import tiny_config, write_voice
@@ -43,11 +45,20 @@ async def client(app: Any, **rest: Any) -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-def asking(home: Home, work: Callable[[httpx.AsyncClient], Awaitable[Any]], policy: Policy = OPEN, **rest: Any) -> Any:
+def asking(
+    home: Home,
+    work: Callable[[httpx.AsyncClient], Awaitable[Any]],
+    policy: Policy = OPEN,
+    *,
+    known: Voices | None = None,
+    session: Session | None = None,
+    test: BlindTest | None = None,
+) -> Any:
     """The result of some work with a client of an application."""
 
     async def run() -> Any:
-        async with client(build(rest.pop("voices", None) or voices(home), policy), **rest) as opened:
+        app = build(known or voices(home), policy, session, test)
+        async with client(app) as opened:
             return await work(opened)
 
     return asyncio.run(run())

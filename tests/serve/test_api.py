@@ -166,7 +166,7 @@ class TestModels:
                 params = {"vocoder": vocoder, "seed": seed, "model": "tiny"}
                 assert (await opened.post(CONVERT, content=recording(), params=params)).status_code == 200
 
-        asking(home, work, voices=several)
+        asking(home, work, known=several)
         assert len(several._lanes) == 1
 
 

@@ -35,8 +35,7 @@ export class Microphone {
   }
 
   take(block) {
-    if (!this.isRecording) return;
-    this.blocks.push(block);
+    this.blocks?.push(block);
     let power = 0;
     for (const sample of block) power += sample * sample;
     this.onLevel(10 * Math.log10(power / block.length + 1e-12));
@@ -51,7 +50,6 @@ export class Microphone {
   stop() {
     const blocks = this.blocks ?? [], rate = this.context.sampleRate;
     this.blocks = null;
-    this.onLevel(-Infinity);
     const samples = new Float32Array(blocks.reduce((n, block) => n + block.length, 0));
     let place = 0;
     for (const block of blocks) { samples.set(block, place); place += block.length; }

@@ -1,0 +1,121 @@
+"""The blind test: folders, sounds without names, answers that are kept."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from aasvc_cli.audio.files import write_audio
+from aasvc_cli.errors import DataError
+from aasvc_cli.measures.listening import ANCHOR, from_csv
+from aasvc_cli.serve.listen import Test as BlindTest
+from aasvc_cli.serve.listen import muffled
+from aasvc_cli.storage.home import Home
+from tests.serve.clients import asking, message
+
+RATE = 16000
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Two systems; every recording is a noise of its own."""
+    generator = np.random.default_rng(0)
+    for system in ("first", "second"):
+        for number in range(6):
+            wave = (0.1 * generator.standard_normal(RATE // 4)).astype(np.float32)
+            write_audio(tmp_path / system / "in" / f"u{number}.wav", wave, RATE)
+    return [tmp_path / "first", tmp_path / "second"]
+
+
+def blind(folders: list[Path], question: str = "preference", **rest: object) -> BlindTest:
+    return BlindTest.of(folders, question, 1, folders[0].parent / "answers.csv", **rest)  # type: ignore[arg-type]
+
+
+def test_a_listener_answers_every_question_and_the_file_says_what_was_compared(home: Home, folders: list[Path]):
+    test = blind(folders)
+
+    async def work(opened: httpx.AsyncClient) -> str:
+        state = (await opened.get("/listen/me")).json()
+        assert state == {"count": 8, "answered": []}  # six pairs and two anchors
+        for number in range(8):
+            for side in ("first", "second"):
+                response = await opened.get(f"/listen/me/{number}/{side}")
+                trial = test.trials("me")[number]
+                system = getattr(trial, side)
+                wave, _ = soundfile.read(io.BytesIO(response.content), dtype="float32")
+                original, _ = soundfile.read(
+                    test.systems[trial.origin if system == ANCHOR else system][trial.utterance], dtype="float32"
+                )
+                expected = muffled(original, RATE) if system == ANCHOR else original
+                np.testing.assert_allclose(wave, expected, atol=1 / 32768)
+                assert not any(name in str(response.headers) for name in ("u0", "anchor", "in/"))
+            reply = {"answer": "first", "seconds": 1.234}
+            assert (await opened.post(f"/listen/me/{number}", json=reply)).json()["answered"] == list(range(number + 1))
+        return (await opened.get("/listen/results.csv")).text
+
+    results = asking(home, work, test=test)
+    answers = from_csv((folders[0].parent / "answers.csv").read_text(), "answers")
+    assert [(a.first, a.second) for a in answers] == [(t.first, t.second) for t in test.trials("me")]
+    assert "preference,first,second," in results and f",{ANCHOR}," in results
+    # the next server goes on where this one has ended
+    assert blind(folders).answered("me") == set(range(8))
+
+
+def test_an_answer_can_be_given_anew(home: Home, folders: list[Path]):
+    test = blind(folders, "mos")
+
+    async def work(opened: httpx.AsyncClient) -> None:
+        for said in ("1", "5"):
+            await opened.post("/listen/me/3", json={"answer": said, "seconds": 1})
+
+    asking(home, work, test=test)
+    assert [each.answer for each in test.answers] == ["5"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("GET", "/listen/..%2f", None, 404, "no such page"),
+        ("GET", "/listen/a%20b", None, 422, "letters and digits"),
+        ("GET", "/listen/me/99/first", None, 404, "there are 8"),
+        ("GET", "/listen/me/0/third", None, 404, "no such sound"),
+        ("POST", "/listen/me/0", {"answer": "one", "seconds": 1}, 422, "expected one of first"),
+        ("POST", "/listen/me/0", {"answer": "first", "seconds": -1}, 422, "seconds"),
+        ("POST", "/listen/me/0", {"answer": "first", "seconds": 1, "path": "/x"}, 422, "path: no such option"),
+        ("POST", "/listen/me/0", "no object", 422, "expected"),
+    ],
+)
+def test_what_is_no_answer_is_refused(
+    home: Home, folders: list[Path], method: str, path: str, body: object, status: int, says: str
+):
+    test = blind(folders)
+    response = asking(home, lambda opened: opened.request(method, path, json=body), test=test)
+    assert response.status_code == status
+    assert says in message(response)
+    assert not test.path.exists()
+
+
+def test_folders_that_cannot_be_compared_are_refused(folders: list[Path], tmp_path: Path):
+    for given, says in (
+        (folders[:1], "twice or more"),
+        ([folders[0], folders[0]], "different names"),
+        ([folders[0], tmp_path], "no recording has the same name"),
+    ):
+        with pytest.raises(DataError, match=says):
+            blind(given)
+    (tmp_path / "answers.csv").write_text("mine")
+    with pytest.raises(DataError, match="no answers of a listening test"):
+        blind(folders)
+
+
+def test_an_anchor_keeps_what_is_low_and_loses_what_is_high():
+    time = np.arange(RATE) / RATE
+    low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (1000, 6000))
+    middle = slice(RATE // 4, 3 * RATE // 4)
+    assert muffled(low, RATE)[middle] == pytest.approx(low[middle], abs=0.01)
+    assert np.abs(muffled(high, RATE)[middle]).max() < 0.01
