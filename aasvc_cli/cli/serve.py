@@ -103,14 +103,14 @@ def serve(
     except ImportError:
         raise MissingExtraError("aasvc serve needs a web server; install it: pip install 'aasvc[serve]'") from None
     from aasvc_cli.serve import app, server
-    from aasvc_cli.serve.listen import Test
+    from aasvc_cli.serve.listen import BlindTest
     from aasvc_cli.serve.recording import Session
     from aasvc_cli.serve.voices import Voices
 
     voices = Voices(home_folder(), model=model, vocoder=vocoder, device=device or "auto")
     voices.folder(None)
     session = Session.plan(record, sentences, target) if record is not None else None
-    test = Test.of(listen, question.value, seed, answers) if listen else None
+    test = BlindTest.of(listen, question.value, seed, answers) if listen else None
     listening, address = server.listen(host, port)
 
     url = address.url("record" if session else "listen" if test else "")

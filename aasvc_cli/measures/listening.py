@@ -104,7 +104,19 @@ def plan(
         for origin in [draw.choice(list(systems))]
     ]
     draw.shuffle(trials)
-    return [_swapped(trial) if trial.second and draw.random() < 0.5 else trial for trial in trials]
+    trials = list(_balanced(trials))
+    draw.shuffle(trials)
+    return trials
+
+
+def _balanced(trials: Iterable[Trial]) -> Iterator[Trial]:
+    """Each system of a pair is the first one in every other of their questions."""
+    turned: dict[frozenset[str], bool] = {}
+    for trial in trials:
+        pair = frozenset((trial.first, trial.second))
+        turned[pair] = not turned.get(pair, False)
+        swapped = trial.second and (turned[pair] != (trial.first < trial.second))
+        yield Trial(trial.utterance, trial.second, trial.first, trial.origin) if swapped else trial
 
 
 def _questions(utterance: str, systems: Sequence[str], question: Question) -> Iterator[Trial]:
@@ -112,10 +124,6 @@ def _questions(utterance: str, systems: Sequence[str], question: Question) -> It
         yield from (Trial(utterance, system) for system in systems)
     else:
         yield from (Trial(utterance, one, other) for one, other in itertools.combinations(systems, 2))
-
-
-def _swapped(trial: Trial) -> Trial:
-    return Trial(trial.utterance, trial.second, trial.first, trial.origin)
 
 
 def to_csv(answers: Iterable[Answer]) -> str:

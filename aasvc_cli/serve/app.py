@@ -12,7 +12,9 @@ from aasvc_cli.serve.refusals import HANDLERS
 from aasvc_cli.serve.voices import Voices
 
 
-def build(voices: Voices, policy: Policy, session: Session | None = None, test: listen.Test | None = None) -> Starlette:
+def build(
+    voices: Voices, policy: Policy, session: Session | None = None, test: listen.BlindTest | None = None
+) -> Starlette:
     """Everything that is served; ``session`` is what there is to record, ``test`` what to judge."""
     app = Starlette(
         routes=[*api.routes(voices), *pages.routes(voices), *record.routes(session), *listen.routes(test)],

@@ -52,7 +52,7 @@ class Reply(BaseModel):
 
 
 @dataclass
-class Test:
+class BlindTest:
     """A blind test under way.
 
     Attributes:
@@ -68,7 +68,7 @@ class Test:
     writing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, folders: Sequence[Path], question: Question, seed: int, path: Path) -> Test:
+    def of(cls, folders: Sequence[Path], question: Question, seed: int, path: Path) -> BlindTest:
         """A test of some folders; goes on with the answers that are in the file.
 
         Raises:
@@ -130,7 +130,7 @@ def muffled(wave: Wave, sample_rate: int) -> Wave:
     return np.asarray(sosfiltfilt(low_pass, wave), dtype=np.float32)
 
 
-def routes(test: Test | None) -> list[Route]:
+def routes(test: BlindTest | None) -> list[Route]:
     """The page of a test; without one, it says how to begin."""
 
     async def listen(_request: Request) -> Response:

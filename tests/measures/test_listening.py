@@ -59,11 +59,17 @@ class TestPlan:
         assert orders[0] == orders[1]
         assert len({tuple(order) for order in orders}) == 3
 
-    def test_neither_side_is_favoured(self):
-        sides = Counter(
-            t.first for who in range(40) for t in plan(UTTERANCES, ["one", "two"], "preference", 1, str(who))
-        )
-        assert sides["one"] == pytest.approx(sides["two"], rel=0.2)
+    def test_each_system_of_a_pair_is_heard_first_as_often_as_the_other(self):
+        sides = Counter((t.first, t.second) for t in plan(UTTERANCES, SYSTEMS, "preference", 1, "me"))
+        for one, other in itertools.combinations(SYSTEMS, 2):
+            assert sides[one, other] == sides[other, one] == len(UTTERANCES) / 2
+
+    def test_which_utterances_are_turned_is_different_for_each_listener(self):
+        turned = {
+            frozenset(t.utterance for t in plan(UTTERANCES, ["one", "two"], "preference", 1, who) if t.first == "one")
+            for who in ("me", "you", "her")
+        }
+        assert len(turned) == 3
 
 
 class TestVerdicts:

@@ -13,7 +13,7 @@ import numpy as np
 from aasvc_cli.audio.files import encode_audio
 from aasvc_cli.serve.app import build
 from aasvc_cli.serve.guard import Policy
-from aasvc_cli.serve.listen import Test as BlindTest
+from aasvc_cli.serve.listen import BlindTest
 from aasvc_cli.serve.recording import Session
 from aasvc_cli.serve.voices import Voices
 from aasvc_cli.storage.home import Home

@@ -13,8 +13,7 @@ import soundfile
 from aasvc_cli.audio.files import write_audio
 from aasvc_cli.errors import DataError
 from aasvc_cli.measures.listening import ANCHOR, from_csv
-from aasvc_cli.serve.listen import Test as BlindTest
-from aasvc_cli.serve.listen import muffled
+from aasvc_cli.serve.listen import BlindTest, muffled
 from aasvc_cli.storage.home import Home
 from tests.serve.clients import asking, message
 

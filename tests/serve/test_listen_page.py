@@ -13,7 +13,7 @@ from aasvc_cli.audio.files import write_audio
 from aasvc_cli.measures.listening import Question
 from aasvc_cli.serve.app import build
 from aasvc_cli.serve.guard import Policy
-from aasvc_cli.serve.listen import Test as BlindTest
+from aasvc_cli.serve.listen import BlindTest
 from aasvc_cli.serve.voices import Voices
 from aasvc_cli.storage.home import Home
 from tests.browsers import Window
