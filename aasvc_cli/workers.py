@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -34,6 +34,8 @@ Outcome = TypeVar("Outcome")
 
 PATIENCE_SECONDS = 0.4
 """How long a worker may take to clean up when it is stopped; then it is killed."""
+CHUNK = 8
+"""Items per task: enough to hide the cost of handing over a task, few enough for a smooth progress bar."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What the libraries of numpy and torch look at when they are loaded."""
 CLUSTER_LOST = "the connection to the cluster was lost; what is done is kept, the same command goes on from there"
@@ -157,6 +159,34 @@ class Workers:
             process.kill()
             process.join()
         self._processes.clear()
+
+
+def each_in_chunks(
+    workers: Workers,
+    function: Callable[[Item], Outcome],
+    items: Sequence[Item],
+    *,
+    killed: Callable[[Sequence[Item]], Any],
+    sweep: Callable[[Sequence[Item]], None] | None = None,
+    size: int = CHUNK,
+) -> Generator[tuple[Item, Outcome], None, None]:
+    """Items with their outcomes, in any order: by the workers a few at a time, or here where that pays more.
+
+    Args:
+        killed: raises an error about a chunk whose worker was killed twice
+        sweep: as in :meth:`Workers.spread`, for a chunk
+        size: items of a chunk
+    """
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    if min(workers.count, len(chunks)) <= 1:
+        yield from ((item, function(item)) for item in items)
+        return
+    for outcomes in workers.spread(functools.partial(_chunk, function), chunks, killed=killed, sweep=sweep):
+        yield from outcomes
+
+
+def _chunk(function: Callable[[Item], Outcome], items: Sequence[Item]) -> list[tuple[Item, Outcome]]:
+    return [(item, function(item)) for item in items]
 
 
 def core_count() -> int:

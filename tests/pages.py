@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
+import soundfile
 
+from aasvc_cli.audio.quality import Quality
+from aasvc_cli.data.analysis import Excerpt
+from aasvc_cli.data.cutting import Piece
+from aasvc_cli.data.excerpts import Cut
+from aasvc_cli.data.manifest import Finding
+from aasvc_cli.data.preparation import MeasuredPair, PrepareReport
 from aasvc_cli.measures.statistics import Difference, ErrorCounts, Summary
 from aasvc_cli.measures.transcripts import Edit, Transcript
 from aasvc_cli.report.collect import f0_contour, sound
@@ -159,3 +167,36 @@ def parse(html: str) -> Element:
     builder.close()
     assert builder.current is builder.root, f"<{builder.current.tag}> is never closed"
     return builder.root
+
+
+def preparation(folder: Path, *, name: str = "one", message: str = "costs too much") -> PrepareReport:
+    """What prepare says of three pairs of tones below a folder, of which the first is doubtful, and of a long pair.
+
+    Args:
+        name, message: of the doubtful pair
+    """
+    measured = []
+    for index, utterance_id in enumerate((name, "two", "three")):
+        paths = folder / f"source{index}.wav", folder / f"target{index}.wav"
+        for path, f0 in zip(paths, (110.0, 220.0), strict=True):
+            soundfile.write(path, tone(3.0 + 0.1 * index, f0), RATE)
+        qualities = tuple(Quality(1.0, RATE, 0.2, 0.0, level, 7000.0, 0.0, 1.0, ()) for level in (-20.0 - index, -25.0))
+        seconds = 0.8 + 0.1 * index, 0.8 + 0.1 * index
+        misfit = (1.0, 0.2, 0.1)[index]
+        measured.append(MeasuredPair(utterance_id, "", "words", paths, qualities, seconds, True, misfit))  # type: ignore[arg-type]
+    pieces = {
+        "long-1": Piece(Excerpt(0.0, 4.0), Excerpt(0.0, 5.0)),
+        "long-2": Piece(Excerpt(4.5, 6.0), Excerpt(5.5, 6.0), "is only in one of the two recordings"),
+    }
+    findings = (
+        Finding(name, "", "", "different_words", False, message),
+        Finding("long-2", "", "", "piece", True, "is only in one of the two recordings"),
+    )
+    return PrepareReport(
+        name="pages", manifest=folder / "manifest.json", report=folder / "report.json", source_speaker="anna",
+        target_speaker="bob", n_pairs={"train": 2, "dev": 1, "eval": 0}, n_matched=4, matched_by={"path": 4},
+        source_seconds=100.0, target_seconds=110.0, trimmed_seconds=3.0,
+        cuts=(Cut("long", "", (6.0, 7.0), pieces),), ranking=None, findings=findings, measured=tuple(measured),
+        advice=("listen to the first pair",), sample_rate=RATE, batch_size=4, frames_per_token=4, n_breaking=0,
+        smallest_frames_per_token=1, n_computed=8, n_fresh=0, analysed_seconds=210.0, elapsed_seconds=1.0,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,22 +25,23 @@ from aasvc_cli.cli.options import (
     data_option,
     model_option,
     model_overrides,
+    output_option,
 )
-from aasvc_cli.cli.output import clock, home_folder, say_next, show_result
+from aasvc_cli.cli.output import clock, home_folder, say, say_next, show_result, usage
 from aasvc_cli.cli.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aasvc_cli.pipeline.prepare import PrepareReport
+    from aasvc_cli.data.preparation import PrepareReport
 
 
 SHOWN_FINDINGS = 10
 """Pairs left out that `prepare` shows; its report has all of them."""
 
 CHOICES = (
-    "corpus", "source", "target", "name", "pairs", "training", "dev", "evaluation", "trim", "loudness", "max_seconds",
-    "seed", "sample_rate", "jobs", "overwrite",
+    "corpus", "source", "target", "name", "pairs", "training", "dev", "evaluation", "drop", "trim", "loudness",
+    "max_seconds", "seed", "sample_rate", "jobs", "overwrite",
 )  # fmt: skip
 """Options that the stage takes by the same name."""
 
@@ -121,6 +123,18 @@ EvaluationOption = Annotated[
     ),
 ]
 
+
+DropOption = Annotated[
+    str | None,
+    data_option(
+        "--drop",
+        metavar="N|FILE",
+        help="Leave pairs out: the N that fit worst, those that a ranking calls wrong, or a list of names.",
+        show_default="none",
+    ),
+]
+
+
 TrimOption = Annotated[
     bool | None,
     data_option(
@@ -142,6 +156,17 @@ MaxSecondsOption = Annotated[
         help="Longer pairs are cut at pauses that both share, or left out; 0 for no limit.",
     ),
 ]
+
+
+ReportOption = Annotated[
+    Path | None,
+    output_option(
+        "--report",
+        metavar="FILE",
+        help="Write one HTML file to see and hear the recordings: charts, the worst pairs, what was cut where.",
+    ),
+]
+
 
 SeedOption = Annotated[int, data_option("--seed", min=0, help="Random seed of the split.")]
 
@@ -167,6 +192,7 @@ def prepare(
     training: TrainingOption = None,
     dev: DevOption = None,
     evaluation: EvaluationOption = None,
+    drop: DropOption = None,
     trim: TrimOption = None,
     loudness: LoudnessOption = False,
     max_seconds: MaxSecondsOption = 12.0,
@@ -180,6 +206,7 @@ def prepare(
     jobs: JobsOption = None,
     cluster: ClusterOption = None,
     overwrite: OverwriteOption = False,
+    report: ReportOption = None,
     json_target: JsonOption = None,
 ) -> None:
     """Pair, check and analyse recordings of two speakers.
@@ -190,8 +217,12 @@ def prepare(
     and mp3 of any rate will do. Pairs that cannot be used are left out and listed. Run it again after an
     interruption: only what is missing is done.
     """
-    report = _run(locals())
-    show_result(report, json_target, _preparation(report))
+    if report is not None and report.is_dir():
+        usage("prepare", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")
+    outcome = _run(locals())
+    show_result(outcome, json_target, _preparation(outcome))
+    if report is not None:
+        _report(outcome, report)
     say_next("aasvc stats")
 
 
@@ -203,6 +234,14 @@ def _run(given: Mapping[str, Any]) -> PrepareReport:
     choices = {name: given[name] for name in CHOICES}
     with workers_of(given["cluster"]) as workers, progress("prepare") as on_progress:
         return run(home_folder(), config, **choices, workers=workers, on_progress=on_progress)
+
+
+def _report(outcome: PrepareReport, path: Path) -> None:
+    from aasvc_cli.pipeline.report import write_preparation_report
+
+    with progress("report") as on_progress:
+        written = write_preparation_report(outcome, path, on_progress=on_progress)
+    say(f"report: {written.path}  ({written.n_heard} pairs to hear, {written.n_bytes / 1e6:.1f} MB)")
 
 
 def _preparation(report: PrepareReport) -> list[str]:

@@ -12,9 +12,11 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,26 @@ from aasvc_cli.storage.files import file_sha256, write_bytes
 from aasvc_cli.storage.result_cache import ResultCache
 
 Wave = npt.NDArray[np.float32]
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class Spread(Protocol):
+    """How work on many recordings is done, such as :func:`aasvc_cli.workers.each_in_chunks` by some workers."""
+
+    def __call__(
+        self,
+        function: Callable[[Item], Outcome],
+        items: Sequence[Item],
+        *,
+        killed: Callable[[Sequence[Item]], Any],
+        sweep: Callable[[Sequence[Item]], None] | None = None,
+        size: int = 8,
+    ) -> Generator[tuple[Item, Outcome], None, None]:
+        """Items with their outcomes, in any order."""
+        ...
+
 
 MIN_SECONDS = 0.1
 SILENT_PEAK = 1e-3
@@ -146,15 +168,12 @@ def analyse(job: Job, bench: Bench) -> Analysis:
         known = {kind: bench.store.facts(kind, path) for kind in job.kinds}
         missing = [kind for kind, stored in known.items() if not stored]
         if missing:
-            stamp = recording_stamp(recording)
-            wave, sample_rate = decoded.pop() if decoded else read_audio(recording)
-            if not whole:
-                wave = _cut(wave, sample_rate, excerpt)
-                # 24 bits, as a quiet recording made louder would show the steps of 16
-                write_bytes(path, encode_audio(wave, sample_rate, "FLAC", "PCM_24"))
-                stamp = recording_stamp(path)
-            rate = bench.store.config.mel.sample_rate
-            wave = resample(wave, sample_rate, rate)
+            if not whole and not _is_readable(path):
+                write_excerpt(recording, facts, excerpt, bench, *(decoded.pop() if decoded else read_audio(recording)))
+            stamp = recording_stamp(path)
+            wave = resample(
+                *(decoded.pop() if whole and decoded else read_audio(path)), bench.store.config.mel.sample_rate
+            )
             for kind in missing:
                 feature = extract(kind, wave, bench.store.config)
                 known[kind] = {"n_frames": len(feature)}
@@ -170,6 +189,24 @@ def analyse(job: Job, bench: Bench) -> Analysis:
         return Analysis(None, fatal=error)
     except Exception as error:  # a worker must not take the whole run down for one recording
         return Analysis(None, code="unreadable", message=f"analysis failed ({type(error).__name__}: {error})")
+
+
+def write_excerpt(recording: Path, facts: Facts, excerpt: Excerpt, bench: Bench, wave: Wave, sample_rate: int) -> None:
+    """Write an excerpt of a recording (n,) to the file where :func:`analyse` looks for it."""
+    part = _cut(wave, sample_rate, excerpt)
+    # 24 bits, as a quiet recording made louder would show the steps of 16
+    write_bytes(
+        _excerpt_path(recording, facts, excerpt, bench.folder), encode_audio(part, sample_rate, "FLAC", "PCM_24")
+    )
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether an excerpt was written before and is whole."""
+    try:
+        read_audio(path)
+    except AudioError:
+        return False
+    return True
 
 
 def default_excerpt(quality: Quality, trim: bool) -> Excerpt:
@@ -191,12 +228,19 @@ def _facts(recording: Path, bench: Bench, decoded: list[tuple[Wave, int]]) -> Fa
 
     if not (recording.is_file() and os.access(recording, os.R_OK)):
         compute()  # says what is wrong
-    tree = bench.cache.tree("recordings", {"content": file_sha256(recording), "version": _VERSION}, compute)
+    digest = _digest(recording, tuple(recording_stamp(recording) or ()))
+    tree = bench.cache.tree("recordings", {"content": digest, "version": _VERSION}, compute)
     remarks = tuple((str(code), str(message)) for code, message in tree["remarks"])
     pauses = tuple((float(start), float(stop)) for start, stop in tree["pauses"])
     names = [field.name for field in dataclasses.fields(Quality)]
     quality = Quality(**{name: tree[name] for name in names} | {"pauses": pauses})
     return Facts(quality, remarks, str(tree["samples"]))
+
+
+@lru_cache(maxsize=4)
+def _digest(recording: Path, _stamp: tuple[int, ...]) -> str:
+    """Of a recording that did not change meanwhile; a long one is asked for as often as it has pieces."""
+    return file_sha256(recording)
 
 
 def _fault(facts: Facts) -> tuple[str, str] | None:

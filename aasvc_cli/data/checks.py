@@ -8,6 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.analysis import Analysis, Facts
@@ -226,21 +227,24 @@ def propose_sample_rate(candidates: Sequence[Candidate], sample_rate: int) -> in
 
 
 def advise(
-    candidates: Sequence[Candidate], speakers: tuple[str, str], config: Config, findings: Sequence[Finding]
+    candidates: Sequence[Candidate],
+    speakers: tuple[str, str],
+    config: Config,
+    findings: Sequence[Finding],
+    ranking: Path,
 ) -> list[str]:
-    """What to do about the recordings as a whole, a sentence each."""
+    """What to do about the recordings as a whole, a sentence each; ``ranking`` is the file of the pairs' ranking."""
     advice = []
     counts = Counter(finding.code for finding in findings if not finding.excluded)
     rate = config.features.mel.sample_rate
     proposed = propose_sample_rate(candidates, rate)
     if proposed is not None:
-        bands = " and ".join(
-            f"{speaker} has sound up to {_usual_band(candidates, side) / 1000:.1f} kHz"
-            for speaker, side in zip(speakers, ("source", "target"), strict=True)
-        )
+        advice.append(_band_advice(candidates, speakers, rate, proposed))
+    if counts["different_words"]:
+        further = f", and {counts['unlike']} more are worth a look" if counts["unlike"] else ""
         advice.append(
-            f"{bands}, so the upper bands of a model at {rate} Hz stay empty; --sample-rate {proposed} makes a smaller "
-            "and faster one"
+            f"{counts['different_words']} pairs most likely hold different words{further}; listen to the first ones of "
+            f"{ranking}, and leave out what it calls wrong with --drop {ranking}"
         )
     if counts["same_recording"]:
         advice.append(
@@ -252,6 +256,22 @@ def advise(
             "their speaker; --loudness matches all"
         )
     return advice
+
+
+def _band_advice(candidates: Sequence[Candidate], speakers: tuple[str, str], rate: int, proposed: int) -> str:
+    source, target = (_usual_band(candidates, side) for side in ("source", "target"))
+    bands = [
+        f"{name} has sound up to {band / 1000:.1f} kHz" for name, band in zip(speakers, (source, target), strict=True)
+    ]
+    smaller = f"--sample-rate {proposed} makes a smaller and faster one"
+    if source >= _FULL_BAND * rate / 2:
+        return f"{bands[1]} only, and so will the voice; the upper bands of a model at {rate} Hz stay empty, {smaller}"
+    if target >= _FULL_BAND * rate / 2:
+        return (
+            f"{bands[0]} only, {bands[1]}; a model at {rate} Hz has to make up the rest, {smaller} "
+            "if the voice need not reach higher"
+        )
+    return f"{' and '.join(bands)}, so the upper bands of a model at {rate} Hz stay empty; {smaller}"
 
 
 def _ratio_findings(pairs: Pairs) -> list[Finding]:

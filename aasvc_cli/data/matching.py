@@ -2,7 +2,8 @@
 
 Rules in this order, each for what the ones before left: the same path below the two folders, without suffix; the same
 name; the same name once a prefix or suffix that all names of a speaker share is taken off (``bdl_arctic_a0001`` and
-``slt_arctic_a0001``). A table of pairs takes the place of all three.
+``slt_arctic_a0001``). The only recording of one speaker belongs to the only one of the other. A table of pairs
+takes the place of all of these.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from aasvc_cli.errors import DataError
 
 Side = Literal["source", "target"]
 SIDES: tuple[Side, Side] = ("source", "target")
-RULES = ("path", "name", "affix", "table")
+RULES = ("path", "name", "affix", "only", "table")
 _AFFIX_SHARE = 0.8
 """Share of the smaller side that must match before names without prefix or suffix count as the same."""
 _AFFIX_FEWEST = 3
@@ -113,6 +114,10 @@ def _match_set(entries: Mapping[Side, list[_Entry]]) -> tuple[list[_Matched], di
     affixes = _find_affixes(left, min(len(entries[side]) for side in SIDES))
     if affixes is not None:
         apply("affix", {side: _unless(ambiguous[side], _without(affixes[side])) for side in SIDES})
+    if all(len(entries[side]) == len(left[side]) == 1 for side in SIDES):
+        ours, theirs = left["source"][0], left["target"][0]
+        matched.append(("only", ours.key, ours, theirs))
+        left = {side: [] for side in SIDES}
     return matched, left
 
 

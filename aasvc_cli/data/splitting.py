@@ -42,7 +42,7 @@ def split(
         if path is None:
             sizes[name] = wanted
             continue
-        listed = _read_names(path, name)
+        listed = read_names(path, name)
         unknown = sorted(listed - set(utterance_ids) - set(known))
         if unknown:
             examples = ", ".join(unknown[:SHOWN])
@@ -93,11 +93,12 @@ def _size(name: str, wanted: str | None, n_all: int, n_left: int) -> int:
     return count
 
 
-def _read_names(path: Path, name: str) -> set[str]:
+def read_names(path: Path, option: str) -> set[str]:
+    """Names of utterances, one a line, that were given with an option; raises DataError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise DataError(f"--{name} {path}: not a number, and no such file of utterance ids") from None
+        raise DataError(f"--{option} {path}: not a number, and no such file of utterance ids") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: expected a text file with one utterance id per line") from None
     except OSError as error:

@@ -70,6 +70,7 @@ class Outcome:
         analysis: settings of the signal measures that were computed.
         limits: definitions of the signal measures that cannot be computed, and why.
         same_as: what the conversion is a copy of.
+        same_sides: source and target are the same recording.
         remarks: what the samples of its recordings don't show, such as a missing end.
         failures: everything else that went wrong.
     """
@@ -83,6 +84,7 @@ class Outcome:
     analysis: set[AnalysisSettings] = field(default_factory=set)
     limits: dict[Mode, str] = field(default_factory=dict)
     same_as: tuple[Side, ...] = ()
+    same_sides: bool = False
     remarks: list[tuple[Path, Remark]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -121,6 +123,7 @@ def score(job: Job) -> Outcome:
     converted = recordings["converted"]
     others: tuple[Side, ...] = ("target", "source")
     outcome.same_as = tuple(side for side in others if side in recordings and recordings[side].sounds_like(converted))
+    outcome.same_sides = "source" in recordings and recordings["source"].sounds_like(recordings["target"])
     for judge in job.judges:
         try:
             _ask(judge, outcome, recordings)

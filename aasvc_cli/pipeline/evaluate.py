@@ -318,9 +318,13 @@ def _limits(outcomes: Iterable[Outcome], modes: Sequence[Mode]) -> list[Skipped]
 
 
 def _copies(outcomes: Iterable[Outcome]) -> list[str]:
-    """A note if conversions are copies of other recordings, as after choosing the wrong folder."""
+    """Notes if recordings are copies of others, as after choosing the wrong folder."""
     notes = []
     every = list(outcomes)
+    same = [outcome.utterance_id for outcome in every if outcome.same_sides]
+    if same:
+        share = "all pairs" if len(same) == len(every) else f"{len(same)} of {len(every)} pairs"
+        notes.append(f"source and target are the same recordings in {share}; wrong folder? {_named(same)}")
     sides: tuple[Side, ...] = ("target", "source")
     for side in sides:
         copies = [outcome.utterance_id for outcome in every if side in outcome.same_as]

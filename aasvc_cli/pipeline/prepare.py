@@ -5,21 +5,17 @@ Recordings are matched, measured, trimmed and turned into features; long pairs a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
 
 from aasvc_cli.audio.mel import at_sample_rate
 from aasvc_cli.config.settings import Config
-from aasvc_cli.data.analysis import Analysis, Bench, Excerpt, Job, analyse, default_excerpt
+from aasvc_cli.data.analysis import Analysis, Bench, Job, Spread
 from aasvc_cli.data.checks import (
     Candidate,
     Pairs,
@@ -30,86 +26,26 @@ from aasvc_cli.data.checks import (
     smallest_frames_per_token,
 )
 from aasvc_cli.data.corpus import Recordings, clean_name, locate
-from aasvc_cli.data.cutting import cut_pair
+from aasvc_cli.data.excerpts import Cut, Progress, analyse_all, excerpted, first_jobs
 from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, Manifest, ParallelPair, read_manifest, write_manifest
 from aasvc_cli.data.matching import match
+from aasvc_cli.data.preparation import MeasuredPair, PrepareReport, Ranked
+from aasvc_cli.data.ranking import RANKING_FILE, fits_of, to_drop, write_ranking
 from aasvc_cli.data.splitting import split
-from aasvc_cli.errors import AasvcError, DataError, Interrupted
+from aasvc_cli.data.wording import FEWEST_PAIRS, limits
+from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features.kinds import feature_key
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.storage.files import remove_file, remove_unfinished, write_json
+from aasvc_cli.storage.files import remove_file, write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
-from aasvc_cli.workers import Workers, core_count
-
-Progress = Callable[[int, int], None]
+from aasvc_cli.workers import Workers, core_count, each_in_chunks
 
 MAX_SECONDS = 12.0
 """Of a pair: attention takes memory that grows with the square, and the longest pair decides for its whole batch."""
-
-
-@dataclass(frozen=True)
-class PrepareReport:
-    """What `prepare` found and made.
-
-    Attributes:
-        name: of the prepared set; other commands take it as ``--data``
-        n_pairs: good pairs of each set
-        n_matched: pairs before the checks
-        matched_by: how many of them by which rule, as in :mod:`aasvc_cli.data.matching`
-        trimmed_seconds: silence at the ends that is left out
-        n_cut: long pairs that were cut into shorter ones
-        advice: what to do about the recordings as a whole
-        sample_rate: of the features
-        batch_size: pairs per optimiser step, as the configuration now says
-        source_seconds, target_seconds: recordings of the good pairs
-        findings: everything noticed; those with ``excluded`` left a pair out
-        frames_per_token: the configured reduction factor
-        n_breaking: pairs with more source tokens than target frames at that factor, all of them excluded
-        smallest_frames_per_token: the smallest factor that no pair breaks (None without a usable pair)
-        n_computed, n_fresh: recordings analysed now, and those whose features were there already
-        analysed_seconds: length of the recordings analysed now
-        elapsed_seconds: wall-clock time
-    """
-
-    name: str
-    manifest: Path
-    report: Path
-    source_speaker: str
-    target_speaker: str
-    n_pairs: Mapping[str, int]
-    n_matched: int
-    matched_by: Mapping[str, int]
-    source_seconds: float
-    target_seconds: float
-    trimmed_seconds: float
-    n_cut: int
-    findings: tuple[Finding, ...]
-    advice: tuple[str, ...]
-    sample_rate: int
-    batch_size: int
-    frames_per_token: int
-    n_breaking: int
-    smallest_frames_per_token: int | None
-    n_computed: int
-    n_fresh: int
-    analysed_seconds: float
-    elapsed_seconds: float
-
-    @property
-    def n_excluded(self) -> int:
-        """Names that were left out."""
-        return len({(finding.set, finding.utterance_id) for finding in self.findings if finding.excluded})
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How often each code was found, most often first."""
-        return dict(Counter(finding.code for finding in self.findings).most_common())
-
-    def to_tree(self) -> dict[str, Any]:
-        """JSON-able."""
-        tree = dataclasses.asdict(self) | {"manifest": str(self.manifest), "report": str(self.report)}
-        return tree | {"n_excluded": self.n_excluded, "counts": self.counts}
+FEW_PAIRS = 10
+SHORT_BYTES = 96_000
+"""A smaller file holds less than 12 s even at 64 kbit/s."""
 
 
 def prepare(
@@ -124,6 +60,7 @@ def prepare(
     training: str | None = None,
     dev: str | None = None,
     evaluation: str | None = None,
+    drop: str | None = None,
     trim: bool | None = None,
     loudness: bool = False,
     sample_rate: int | None = None,
@@ -141,6 +78,7 @@ def prepare(
         name: of the prepared set; by default ``<source speaker>_<target speaker>``
         pairs: a table of source, target and perhaps text, in place of matching by name
         training: as ``dev``; what is left is used for nothing then, and the batch follows the published series
+        drop: pairs to leave out: so many of the worst, those that a ranking calls wrong, or a list of names
         trim: leave the silence at both ends out; None for what the configuration says
         loudness: bring every recording to its speaker's usual level
         sample_rate: of the features, in place of the configuration's, in Hz
@@ -168,31 +106,36 @@ def prepare(
     name = _check_name(home, name, ours, theirs, overwrite)
     matching = match(ours, theirs, Path(pairs).expanduser() if pairs is not None else None)
     requested = {"train": training, "dev": dev, "eval": evaluation}
-    _assign_sets(matching.pairs, matching.pairs, requested, seed)  # an impossible split is reported before the analysis
-    folder = home.prepared / name / "recordings"
     bench = Bench(
         store=FeatureStore(home.features, config.features, feature_key),
         cache=ResultCache(home.cache),
-        folder=folder,
+        folder=home.prepared / name / "recordings",
         trim=config.features.trim if trim is None else trim,
         max_seconds=_longest(max_seconds, config),
     )
-    analyses = _analyse_all(_first_jobs(matching.pairs, config, loudness), bench, workers or jobs, on_progress)
-    measured = _by_recording(analyses)
-    candidates = [
-        Candidate(where, pair, measured[pair.source], measured[pair.target]) for where, pair in matching.pairs
-    ]
-    refuse_same_speaker(candidates, ours.n_files + theirs.n_files)
-    candidates, long_ones = _excerpts(candidates, config, bench, workers or jobs, loudness)
-
+    if not _may_be_cut(matching.pairs, bench.max_seconds):  # an impossible split is reported before the analysis
+        _assign_sets(matching.pairs, matching.pairs, requested, seed)
+    with workers or Workers(jobs or core_count()) as pool:
+        work = _work(
+            matching.pairs,
+            ours.n_files + theirs.n_files,
+            config,
+            bench,
+            partial(each_in_chunks, pool),
+            loudness,
+            on_progress,
+        )
     bench.store.remove_leftovers()
-    good, breaking, noticed = check_pairs(candidates, config)
-    findings = [*matching.findings, *long_ones, *noticed]
+    analyses, candidates, good, breaking = work.analyses, work.candidates, work.good, work.breaking
+    dropped, named = _judge(work, drop)
+    good = [each for each in good if each[1].utterance_id not in dropped]
+    findings = [*matching.findings, *work.findings, *named]
     everything = [*matching.pairs, *((each.set, each.pair) for each in candidates)]
     sets = _assign_sets(good, everything, requested, seed)
     smallest = smallest_frames_per_token(pair for _, pair in [*good, *breaking])
     check_enough(sets, findings, len(breaking), smallest, config)
-    advice = advise(candidates, (ours.speaker, theirs.speaker), config, findings)
+    ranking = home.prepared / name / RANKING_FILE
+    advice = advise(candidates, (ours.speaker, theirs.speaker), config, findings, ranking)
     if training is not None:
         before, config = config, _with_advised_batch(config, len(sets["train"]))
         if config != before:
@@ -225,9 +168,11 @@ def prepare(
         matched_by=dict(matching.rules),
         source_seconds=math.fsum(pair.source_seconds for pair in kept),
         target_seconds=math.fsum(pair.target_seconds for pair in kept),
+        ranking=ranking if work.ranked else None,
         trimmed_seconds=_trimmed_seconds(candidates) if bench.trim else 0.0,
-        n_cut=len({each.utterance_id for each in long_ones if each.code == "cut"}),
+        cuts=tuple(work.cuts),
         findings=tuple(findings),
+        measured=_measured(work),
         advice=tuple(advice),
         sample_rate=config.features.mel.sample_rate,
         batch_size=config.train.batch_size * config.train.accum,
@@ -240,75 +185,84 @@ def prepare(
         elapsed_seconds=time.perf_counter() - began,
     )
     _drop_stale_stats(home, manifest)
+    if work.ranked:
+        write_ranking(ranking, [each.row() for each in work.ranked])
     write_json(report.report, report.to_tree())
     write_manifest(home, manifest)
-    _remove_others(folder, {path for pair in kept for path in (pair.source, pair.target)})
+    _remove_others(bench.folder, {path for _, pair in [*work.good, *breaking] for path in (pair.source, pair.target)})
     return report
 
 
-# --- what is done with the recordings ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Work:
+    """What came of the recordings.
+
+    Attributes:
+        good, breaking, findings: as of :func:`aasvc_cli.data.checks.check_pairs`
+        ranked: the good pairs, the worst first; empty if their content tells nothing
+        usual: misfit of a usual pair
+    """
+
+    analyses: Mapping[Job, Analysis]
+    candidates: Sequence[Candidate]
+    cuts: Sequence[Cut]
+    good: Pairs
+    breaking: Pairs
+    findings: Sequence[Finding]
+    ranked: Sequence[Ranked]
+    usual: float
 
 
-def _first_jobs(pairs: Pairs, config: Config, loudness: bool) -> list[Job]:
-    """Every recording once, for all features that it needs; with ``loudness``, all are measured first."""
-    kinds: dict[Path, dict[str, None]] = {}  # ordered sets: a recording may serve in several roles
-    for _, pair in pairs:
-        for recording, wanted in zip((pair.source, pair.target), _kinds(config), strict=True):
-            kinds.setdefault(recording, {}).update(dict.fromkeys(wanted))
-    return [Job(recording, () if loudness else tuple(wanted)) for recording, wanted in kinds.items()]
+def _work(
+    pairs: Pairs,
+    n_files: int,
+    config: Config,
+    bench: Bench,
+    spread: Spread,
+    loudness: bool,
+    on_progress: Progress | None,
+) -> _Work:
+    """Everything that decodes recordings."""
+    analyses = analyse_all(first_jobs(pairs, config, loudness=loudness), bench, spread, on_progress)
+    by_recording = {job.recording: analysis for job, analysis in analyses.items()}
+    candidates = [Candidate(where, pair, by_recording[pair.source], by_recording[pair.target]) for where, pair in pairs]
+    refuse_same_speaker(candidates, n_files)
+    candidates, long_ones, cuts = excerpted(candidates, config, bench, spread, loudness=loudness)
+    good, breaking, noticed = check_pairs(candidates, config)
+    fits = fits_of([pair for _, pair in good], bench.cache, spread) if len(good) >= FEWEST_PAIRS else []
+    bounds = limits(fits)
+    ranked: list[Ranked] = []
+    if bounds is not None:
+        ranked = [
+            Ranked(where, pair.utterance_id, each, bounds.verdict(each.misfit))
+            for (where, pair), each in zip(good, fits, strict=True)
+        ]
+        ranked.sort(key=lambda each: (-each.fit.misfit, each.utterance_id))
+    usual = 0.0 if bounds is None else bounds.usual
+    return _Work(analyses, candidates, cuts, good, breaking, [*long_ones, *noticed], ranked, usual)
 
 
-def _kinds(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Features of a source and of a target recording."""
-    features = config.features
-    both = ("content",) if config.loss.prior == "content" else ()
-    return tuple(dict.fromkeys((features.source, features.duration, *both))), (features.target, *both)
-
-
-def _excerpts(
-    candidates: Sequence[Candidate], config: Config, bench: Bench, processes: Workers | int | None, loudness: bool
-) -> tuple[list[Candidate], list[Finding]]:
-    """Long pairs as pieces, and all at their speaker's usual level if that is asked for."""
-    findings: list[Finding] = []
-    planned: list[tuple[Candidate, Excerpt, Excerpt]] = []
-    result: list[Candidate] = []
-    gains = {side: _gains(candidates, side) if loudness else {} for side in ("source", "target")}
-    for candidate in candidates:
-        if candidate.facts is None:
-            result.append(candidate)
-            continue
-        one, other = (facts.quality for facts in candidate.facts)
-        longest = max(candidate.source.seconds, candidate.target.seconds)
-        if bench.max_seconds and longest > bench.max_seconds:
-            pieces = cut_pair(one, other, bench.max_seconds)
-            findings.append(_long_finding(candidate, bench.max_seconds, pieces))
-            names = _piece_names(candidate.pair.utterance_id, len(pieces or ()))
-            parts = [
-                (dataclasses.replace(candidate, pair=_piece_of(candidate.pair, name)), *piece)
-                for name, piece in zip(names, pieces or (), strict=True)
-            ]
-        elif loudness:
-            parts = [(candidate, default_excerpt(one, bench.trim), default_excerpt(other, bench.trim))]
-        else:
-            result.append(candidate)
-            continue
-        for part, ours, theirs in parts:
-            ours = dataclasses.replace(ours, gain_db=gains["source"].get(part.pair.source, 0.0))
-            theirs = dataclasses.replace(theirs, gain_db=gains["target"].get(part.pair.target, 0.0))
-            planned.append((part, ours, theirs))
-    jobs = [
-        tuple(
-            Job(recording, kinds, excerpt)
-            for recording, kinds, excerpt in zip(
-                (part.pair.source, part.pair.target), _kinds(config), excerpts, strict=True
+def _judge(work: _Work, drop: str | None) -> tuple[set[str], list[Finding]]:
+    """Names of the pairs that are to be left out, and findings about those and about what does not fit."""
+    dropped: set[str] = set()
+    if drop is not None:
+        names = [pair.utterance_id for _, pair in work.good]
+        others = [each.pair.utterance_id for each in work.candidates]
+        dropped = to_drop(drop, [each.utterance_id for each in work.ranked], [*names, *others])
+    findings = []
+    misfits = {each.utterance_id: each for each in work.ranked}
+    for where, pair in work.good:
+        each = misfits.get(pair.utterance_id)
+        if pair.utterance_id in dropped:
+            findings.append(Finding(pair.utterance_id, where, "", "dropped", True, f"left out by --drop {drop}"))
+        elif each is not None and each.verdict:
+            code = {"wrong": "different_words", "near": "unlike"}[each.verdict]
+            message = (
+                f"costs {each.fit.misfit:.2f} times what other sentences of these two speakers cost, usually it is "
+                f"{work.usual:.2f} times; is it the same sentence?"
             )
-        )
-        for part, *excerpts in planned
-    ]
-    analyses = _analyse_all([job for both in jobs for job in both], bench, processes)
-    for (part, *_), (ours_job, theirs_job) in zip(planned, jobs, strict=True):
-        result.append(dataclasses.replace(part, source=analyses[ours_job], target=analyses[theirs_job]))
-    return result, findings
+            findings.append(Finding(pair.utterance_id, where, "", code, False, message))
+    return dropped, findings
 
 
 def _longest(max_seconds: float, config: Config) -> float:
@@ -319,40 +273,37 @@ def _longest(max_seconds: float, config: Config) -> float:
     return min(max_seconds or most, most)
 
 
-def _gains(candidates: Sequence[Candidate], side: str) -> dict[Path, float]:
-    """By how many dB each recording of a speaker has to become louder to be at the usual level, without clipping."""
-    qualities = {
-        getattr(each.pair, side): facts.quality for each in candidates if (facts := each.sides[side].facts) is not None
-    }
-    known = {path: each for path, each in qualities.items() if each.loudness is not None}
-    if not known:
-        return {}
-    usual = statistics.median(each.loudness for each in known.values() if each.loudness is not None)
-    return {
-        path: round(min(usual - (each.loudness or usual), -20.0 * math.log10(max(each.peak, 1e-5))), 1)
-        for path, each in known.items()
-    }
-
-
-def _piece_of(pair: ParallelPair, name: str) -> ParallelPair:
-    """Which words of the text are in it is unknown."""
-    return dataclasses.replace(pair, utterance_id=name, text=None)
-
-
-def _piece_names(utterance_id: str, count: int) -> list[str]:
-    return [f"{utterance_id}-{number + 1:0{len(str(count))}}" for number in range(count)]
-
-
-def _long_finding(candidate: Candidate, max_seconds: float, pieces: Sequence[Any] | None) -> Finding:
-    lasts = f"lasts {candidate.source.seconds:.1f} s (source) and {candidate.target.seconds:.1f} s (target)"
-    if pieces:
-        message = f"{lasts}; cut into {len(pieces)} pairs at pauses that both share"
-        return candidate.finding("", "cut", False, message)
-    message = (
-        f"{lasts}, more than --max-seconds {max_seconds:.3g}, and the pauses of the two do not agree; cut both between "
-        "the same sentences, or allow longer pairs"
+def _may_be_cut(pairs: Pairs, max_seconds: float) -> bool:
+    """Whether there may be many more pairs in the end, as these are few and some are long."""
+    return (
+        max_seconds > 0
+        and len(pairs) <= FEW_PAIRS
+        and any(
+            path.is_file() and path.stat().st_size > SHORT_BYTES
+            for _, pair in pairs
+            for path in (pair.source, pair.target)
+        )
     )
-    return candidate.finding("", "too_long", True, message)
+
+
+def _measured(work: _Work) -> tuple[MeasuredPair, ...]:
+    """What is known of each pair both of whose recordings could be read."""
+    misfits = {(each.set, each.utterance_id): each.fit.misfit for each in work.ranked}
+    good = {(where, pair.utterance_id) for where, pair in work.good}
+    return tuple(
+        MeasuredPair(
+            utterance_id=each.pair.utterance_id,
+            set=each.set,
+            text=each.pair.text,
+            paths=(each.source.path or each.pair.source, each.target.path or each.pair.target),
+            qualities=(each.facts[0].quality, each.facts[1].quality),
+            seconds=(each.source.seconds, each.target.seconds),
+            good=(each.set, each.pair.utterance_id) in good,
+            misfit=misfits.get((each.set, each.pair.utterance_id)),
+        )
+        for each in work.candidates
+        if each.facts is not None
+    )
 
 
 def _trimmed_seconds(candidates: Sequence[Candidate]) -> float:
@@ -446,83 +397,3 @@ def _assign_sets(
         if key is not None:
             sets[key].append(pair)
     return {key: tuple(sorted(sets[key], key=lambda pair: pair.utterance_id)) for key in SETS}
-
-
-# --- all recordings --------------------------------------------------------------------------------------------------
-
-_CHUNK = 8
-"""Recordings per task: enough to hide the cost of handing over a task, few enough for a smooth progress bar."""
-
-
-def _analyse_all(
-    jobs: Sequence[Job], bench: Bench, processes: Workers | int | None, on_progress: Progress | None = None
-) -> dict[Job, Analysis]:
-    """Analyse recordings, in processes if there are enough of both.
-
-    Raises:
-        StorageError: features cannot be written.
-        Interrupted: on Ctrl-C; what was computed is kept.
-    """
-    analyses: dict[Job, Analysis] = {}
-    if on_progress:
-        on_progress(0, len(jobs))
-    try:
-        with contextlib.closing(_run(jobs, bench, processes)) as outcomes:
-            for job, analysis in outcomes:
-                if analysis.fatal is not None:
-                    raise analysis.fatal
-                analyses[job] = analysis
-                if on_progress:
-                    on_progress(len(analyses), len(jobs))
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped after {len(analyses)} of {len(jobs)} recordings; they are kept, and the same command goes on"
-        ) from None
-    return analyses
-
-
-def _run(
-    jobs: Sequence[Job], bench: Bench, processes: Workers | int | None
-) -> Generator[tuple[Job, Analysis], None, None]:
-    """Analyse recordings; yields in any order."""
-    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
-    if isinstance(processes, Workers):
-        pool = processes
-    else:
-        count = min(processes or core_count(), len(chunks))
-        if count <= 1:
-            for job in jobs:
-                yield job, analyse(job, bench)
-            return
-        pool = Workers(count)
-    work, sweep = partial(_analyse_chunk, bench=bench), partial(_sweep_chunk, bench=bench)
-    with pool:
-        for analyses in pool.spread(work, chunks, killed=_killed, sweep=sweep):
-            yield from analyses
-
-
-def _analyse_chunk(chunk: Sequence[Job], bench: Bench) -> list[tuple[Job, Analysis]]:
-    results = []
-    for job in chunk:
-        results.append((job, analyse(job, bench)))
-        if results[-1][1].fatal is not None:
-            break
-    return results
-
-
-def _sweep_chunk(chunk: Sequence[Job], bench: Bench) -> None:
-    for job in chunk:
-        for kind in job.kinds:
-            remove_unfinished(bench.store.path(kind, job.recording))
-
-
-def _killed(_chunk: Sequence[Job]) -> NoReturn:
-    raise DataError(
-        "a worker process was ended by the system, most likely for lack of memory; what was finished is kept - go "
-        "on with: --jobs 1"
-    )
-
-
-def _by_recording(analyses: Mapping[Job, Analysis]) -> dict[Path, Analysis]:
-    """The same by the recording, where each has one job."""
-    return {job.recording: analysis for job, analysis in analyses.items()}

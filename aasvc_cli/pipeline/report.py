@@ -1,4 +1,4 @@
-"""``aasvc evaluate --report``: the outcome of an evaluation as one HTML file."""
+"""``--report`` of ``aasvc evaluate`` and ``aasvc prepare``: the outcome as one HTML file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from aasvc_cli.data.preparation import PrepareReport
 from aasvc_cli.data.texts import decoded
 from aasvc_cli.errors import AasvcError
 from aasvc_cli.measures.listening import Verdict, from_csv, verdicts
 from aasvc_cli.measures.results import Comparison, EvaluateResult
 from aasvc_cli.report.collect import DEFAULT_UTTERANCES, Aligner, evaluation_page
 from aasvc_cli.report.page import render
+from aasvc_cli.report.preparation import preparation_page, render_preparation
 from aasvc_cli.storage.files import as_bytes, write_text
 
 OnProgress = Callable[[int, int], None]
@@ -63,6 +65,19 @@ def read_verdicts(path: Path) -> list[Verdict]:
         DataError: it holds no answers.
     """
     return verdicts(from_csv(decoded(path), str(path)))
+
+
+def write_preparation_report(report: PrepareReport, path: Path, *, on_progress: OnProgress | None = None) -> ReportFile:
+    """Write the page of a preparation; see :func:`aasvc_cli.report.preparation.preparation_page`.
+
+    Raises:
+        StorageError: no permission, no space; an older file is left as it was.
+    """
+    page = preparation_page(report, on_progress)
+    text = render_preparation(page)
+    write_text(path, text)
+    n_heard = sum(bool(each.utterance.takes) for each in page.doubtful)
+    return ReportFile(path, n_heard, len(report.measured), len(as_bytes(text)))
 
 
 def _aligners(results: Sequence[EvaluateResult]) -> tuple[dict[Path | None, Aligner], list[str]]:

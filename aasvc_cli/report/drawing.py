@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.floating[Any]]
 Levels = npt.NDArray[np.uint8]
+Span = tuple[float, float]
 
 N_COLOURS = 40
 """Shades of a picture: more than the eye tells apart in a spectrogram, few enough to compress well."""
@@ -341,6 +342,78 @@ def curve(curve: Curve, best_step: int | None) -> CurveView:
     said = ", ".join(caption)
     label = f"{curve.name} over {steps} steps of training. Last values: {said}."
     return CurveView(curve.name, _svg(width, height, label, parts), said)
+
+
+N_BARS = 24
+
+
+def histogram(name: str, unit: str, lanes: Mapping[str, Sequence[float]]) -> CurveView:
+    """How often values occur: source and target, or both together, as bars in front of each other.
+
+    Args:
+        lanes: values by style, which is also what they are called
+    """
+    finite = {lane: [value for value in values if math.isfinite(value)] for lane, values in lanes.items()}
+    known = {lane: values for lane, values in finite.items() if values}
+    width, height, left, bottom, top = 300.0, 130.0, 30.0, 18.0, 8.0
+    if not known:
+        return CurveView(name, _svg(width, height, f"{name}: no values", []), "no values")
+    everything = np.concatenate(list(known.values()))
+    low, high = float(everything.min()), float(everything.max())
+    edges = np.linspace(low, high if high - low > 1e-9 else low + 1.0, N_BARS + 1)
+    counts = {lane: np.histogram(values, edges)[0] for lane, values in known.items()}
+    most = max(int(count.max()) for count in counts.values())
+    step = (width - left) / N_BARS
+    parts = []
+    for share in (0.0, 0.5, 1.0):
+        y = top + (height - top - bottom) * (1 - share)
+        parts.append(_line(left, y, width, y, "grid"))
+        parts.append(_text(left - 5, y + 3.5, f"{share * most:.0f}", "end"))
+    floor, tallest = height - bottom, height - top - bottom
+    for lane, lane_counts in counts.items():
+        bars = "".join(
+            f"M{left + index * step:.1f} {floor:g}v{-tallest * count / most:.1f}h{step:.1f}V{floor:g}z"
+            for index, count in enumerate(lane_counts)
+            if count
+        )
+        parts.append(f'<path class="bars {lane}" d="{bars}"/>')
+    for value, anchor in ((edges[0], "start"), (edges[-1], "end")):
+        parts.append(_text(left if anchor == "start" else width, height - 4, f"{value:.3g} {unit}".strip(), anchor))
+    said = "; ".join(f"{lane if len(known) > 1 else 'median'} {_range(values)}" for lane, values in known.items())
+    label = f"{name}{f' in {unit}' if unit else ''}, median and range of nine in ten: {said}."
+    return CurveView(name, _svg(width, height, label, parts), said)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+
+
+def cut_timeline(seconds: tuple[float, float], pieces: Sequence[tuple[Span, Span, bool]]) -> Markup:
+    """Two recordings above each other on one axis, with the pieces that were cut out of both.
+
+    Args:
+        seconds: of source and target
+        pieces: start and end in both, and whether the piece is used
+    """
+    width, height, row = 900.0, 84.0, 20.0
+    scale = width / max(*seconds, 1e-9)
+    upper, lower = 4.0, height - row - 18.0
+    parts = []
+    for y, length in ((upper, seconds[0]), (lower, seconds[1])):
+        parts.append(f'<rect class="whole" x="0" y="{y:g}" width="{length * scale:.1f}" height="{row:g}"/>')
+    for (start, stop), (other_start, other_stop), used in pieces:
+        a, b, c, d = (value * scale for value in (start, stop, other_start, other_stop))
+        band = f"M{a:.1f} {upper:g}H{b:.1f}v{row:g}L{d:.1f} {lower:g}v{row:g}H{c:.1f}v{-row:g}L{a:.1f} {upper + row:g}z"
+        parts.append(f'<path class="piece{"" if used else " left-out"}" d="{band}"/>')
+    for percent, label in time_ticks(max(seconds)):
+        parts.append(_text(width * percent / 100, height - 2, label, "start" if percent < 1 else "middle"))
+    n_used = sum(used for *_, used in pieces)
+    label = (
+        f"Source ({seconds[0]:.0f} seconds, above) and target ({seconds[1]:.0f} seconds, below): {n_used} pieces are "
+        f"used, {len(pieces) - n_used} are left out."
+    )
+    return _svg(width, height, label, parts)
 
 
 def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

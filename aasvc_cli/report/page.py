@@ -48,15 +48,11 @@ def render(page: Page) -> str:
     _check(page)
     ranks = rank(page)
     utterances = sorted(page.utterances, key=lambda u: (ranks.get(u.utterance_id, math.inf), u.utterance_id))
-    script, style = _asset("page.js"), _asset("page.css")
     values = {m.name: _values(page, m.name) for m in page.measures}
-    return _environment().get_template("page.html.jinja").render(
+    return fill(
+        "page.html.jinja",
         page=page,
-        version=__version__,
         significance=SIGNIFICANCE,
-        script=script,
-        style=style,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         utterances=utterances,
         ranks=ranks,
         ranked=[m for m in page.measures if m.ranked],
@@ -72,9 +68,25 @@ def render(page: Page) -> str:
         errors=_errors,
         legend_mark=drawing.legend_mark,
         legend_line=drawing.legend_line,
-        views={u.utterance_id: _view(u, page.f0_range) for u in utterances if u.takes},
+        views={u.utterance_id: view(u, page.f0_range) for u in utterances if u.takes},
         curves=[(each, [drawing.curve(c, each.best_step) for c in each.curves]) for each in page.trainings],
     )  # fmt: skip
+
+
+def fill(template: str, **values: Any) -> str:
+    """A document from one of the templates, with its script and style in it."""
+    script = _asset("page.js")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            version=__version__,
+            script=script,
+            style=_asset("page.css"),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            **values,
+        )
+    )
 
 
 def rank(page: Page) -> dict[str, int]:
@@ -133,7 +145,8 @@ class View:
     """With the picture as data: URI and the path."""
 
 
-def _view(utterance: Utterance, f0_range: tuple[float, float]) -> View:
+def view(utterance: Utterance, f0_range: tuple[float, float]) -> View:
+    """The recordings and pictures of an utterance, ready for the template."""
     seconds = max(take.seconds for take in utterance.takes) or 1.0
     mels = [take.mel for take in utterance.takes if take.mel is not None and take.mel.size]
     colours = drawing.mel_range(mels)  # one range for all, so that loudness can be compared

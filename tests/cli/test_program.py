@@ -44,6 +44,7 @@ NO_DEFAULT = {
         "csv_file", "report", "listening",
     },
     "serve": {"record", "sentences", "target", "listen"},
+    "prepare": {"report"},
 }  # fmt: skip
 """Parameters that nothing stands in for: where results go, and what is to be done at all."""
 

@@ -197,7 +197,10 @@ class TestTwoFolders:
             ([], "b: no such folder"),
             (["b"], "b: is a file, expected the folder with the target recordings"),
             (["b/notes.txt"], r"b: holds no recordings; expected .*flac.*wav.*, found only \.txt"),
-            (["b/other.wav"], r"no recording in .*a \(1 files, e\.g\. 1\.wav\) has a partner .*other\.wav"),
+            (
+                ["b/another.wav", "b/other.wav"],
+                r"no recording in .*a \(1 files, e\.g\. 1\.wav\) has a partner .*another\.wav",
+            ),
         ],
     )
     def test_folders_that_cannot_be_matched(self, home, tmp_path, make, message):

@@ -331,6 +331,12 @@ def test_what_is_to_be_said_of_recordings_is_noted_once_for_each_kind(folders):
 # -- copies
 
 
+def test_pairs_whose_source_and_target_are_the_same_recordings_are_noted(folders):
+    converted, target = folders
+    result = evaluate_folders(converted, target, source=target, **F0, jobs=1)
+    assert result.notes == ("source and target are the same recordings in all pairs; wrong folder? a, b, c",)
+
+
 def test_conversions_that_are_the_target_recordings_are_noted(folders, aasvc):
     converted, target = folders
     write_audio(converted / "b.wav", read_audio(target / "b.flac")[0], RATE)  # another kind of file, the same sound

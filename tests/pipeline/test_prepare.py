@@ -23,10 +23,11 @@ from aasvc_cli.config.reading import override
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
 from aasvc_cli.data.checks import smallest_frames_per_token
 from aasvc_cli.data.manifest import ParallelPair, read_manifest
+from aasvc_cli.data.preparation import PrepareReport
 from aasvc_cli.errors import DataError, Interrupted, StorageError
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.prepare import PrepareReport, prepare
+from aasvc_cli.pipeline.prepare import prepare
 
 RATE = 8000
 CONFIG = Config(features=FeatureConfig(mel=MelConfig(sample_rate=RATE, n_fft=256, hop_length=64, n_mels=20)))
@@ -333,21 +334,44 @@ class TestExcerpts:
         assert self.pairs(home)["good0"].source_seconds == pytest.approx(5.0)
         assert not list((home.prepared / "anna_bob" / "recordings").glob("*")), "nothing is left of the run before"
 
-    def test_long_pairs_are_cut_where_both_pause(self, home, corpus, run):
-        long = (3.0, 0.6, 4.0, 0.9, 2.5, 0.5, 5.0)
-        slower = tuple(seconds * 1.1 if index % 2 == 0 else 0.7 for index, seconds in enumerate(long))
-        corpus.put("long", spoken(*long), spoken(*slower, pitch=200.0))
-        report = run(max_seconds=9.5)
-        pieces = {name: pair for name, pair in self.pairs(home).items() if name.startswith("long")}
-        assert list(pieces) == ["long-1", "long-2"]
-        assert [pair.source_seconds for pair in pieces.values()] == pytest.approx([7.7, 8.1], abs=0.05)
-        assert [pair.target_seconds for pair in pieces.values()] == pytest.approx([8.5, 9.05], abs=0.1)
-        assert report.n_cut == 1
-        assert [(f.utterance_id, f.excluded) for f in report.findings if f.code == "cut"] == [("long", False)]
+    @pytest.fixture
+    def long(self, corpus, demo_corpus) -> dict[str, np.ndarray]:
+        """Five sentences in one recording of each speaker, with pauses of the same lengths."""
+        joined = {}
+        for side in ("male", "female"):
+            takes = [read_audio(path) for path in sorted((demo_corpus / side / "wav" / "train_parallel").iterdir())[:5]]
+            rate = takes[0][1]
+            gaps = [np.zeros(round(seconds * rate)) for seconds in (0.6, 1.1, 0.5, 0.9, 0.4)]
+            joined[side] = np.concatenate([x for (wave, _), gap in zip(takes, gaps, strict=True) for x in (wave, gap)])
+        corpus.put("long", joined["male"], joined["female"], (rate, rate))
+        return {"source": joined["male"], "target": joined["female"]}
 
-    def test_long_pairs_whose_pauses_do_not_agree_are_refused_by_name(self, home, corpus, run):
-        corpus.put("long", spoken(6.0, 0.8, 8.0), spoken(10.0, 0.8, 4.0, pitch=200.0))
-        (finding,) = run().findings
+    def test_long_pairs_are_cut_where_both_pause(self, home, corpus, run, long):
+        report = run(max_seconds=9.0)
+        pieces = {name: pair for name, pair in self.pairs(home).items() if name.startswith("long")}
+        (cut,) = report.cuts
+        assert (cut.utterance_id, set(cut.pieces)) == ("long", set(pieces))
+        assert len(pieces) >= 3
+        for name, piece in cut.pieces.items():
+            assert max(pieces[name].source_seconds, pieces[name].target_seconds) <= 9.0
+            for side, samples in long.items():
+                wave, rate = read_audio(getattr(pieces[name], side))
+                start = round(getattr(piece, side).start * rate)
+                np.testing.assert_allclose(wave, samples[start : start + len(wave)], atol=1e-4)
+        assert [(f.utterance_id, f.excluded) for f in report.findings if f.code == "cut"] == [("long", False)]
+        assert report.to_tree()["n_cut"] == 1
+
+    def test_pieces_are_neither_cut_nor_analysed_again(self, home, run, long, monkeypatch):
+        run(max_seconds=9.0)
+        before = self.pairs(home)
+        monkeypatch.setattr("aasvc_cli.data.excerpts.cut_pair", no_analysis)
+        monkeypatch.setattr("aasvc_cli.data.analysis.extract", no_analysis)
+        run(max_seconds=9.0)
+        assert self.pairs(home) == before
+
+    def test_long_pairs_without_a_shared_pause_are_refused_by_name(self, home, corpus, run):
+        corpus.put("long", spoken(14.8), spoken(14.8, pitch=200.0))
+        (finding,) = [each for each in run().findings if each.utterance_id == "long"]
         assert (finding.utterance_id, finding.code, finding.excluded) == ("long", "too_long", True)
         assert "lasts 14.8 s (source) and 14.8 s (target), more than --max-seconds 12" in finding.message
         assert "long" not in self.pairs(home)
@@ -699,6 +723,52 @@ class TestStorage:
     def test_an_invalid_number_of_processes_is_refused(self, run, jobs):
         with pytest.raises(DataError, match=f"--jobs {jobs}: expected 1 or more"):
             run(jobs=jobs)
+
+
+class TestWords:
+    """Pairs whose two recordings do not hold the same words."""
+
+    @pytest.fixture
+    def swapped(self, corpus: Corpus, demo_corpus: Path) -> set[str]:
+        """Names of the two pairs out of fourteen whose targets were exchanged."""
+        for side, folder in (("male", corpus.source), ("female", corpus.target)):
+            shutil.rmtree(folder)
+            folder.mkdir()
+            recordings = sorted((demo_corpus / side / "wav" / "train_parallel").iterdir())[:14]
+            names = [path.name for path in recordings]
+            if side == "female":
+                names[3], names[8] = names[8], names[3]
+            for path, name in zip(recordings, names, strict=True):
+                shutil.copy(path, folder / name)
+        return {Path(names[3]).stem, Path(names[8]).stem}
+
+    def named(self, report: PrepareReport) -> set[str]:
+        return {finding.utterance_id for finding in report.findings if finding.code == "different_words"}
+
+    def test_they_are_named_and_kept_and_lead_the_ranking(self, home, run, swapped):
+        report = run()
+        assert self.named(report) == swapped
+        assert swapped <= everything(home)
+        assert report.ranking is not None
+        rows = [line.split("\t") for line in report.ranking.read_text().splitlines()]
+        assert rows[0] == ["pair", "misfit", "cost", "length_ratio", "verdict"]
+        assert {row[0] for row in rows if row[-1] == "wrong"} == {row[0] for row in rows[1:3]} == swapped
+        assert [float(row[1]) for row in rows[1:]] == sorted((float(row[1]) for row in rows[1:]), reverse=True)
+        assert any(f"--drop {report.ranking}" in advice for advice in report.advice)
+
+    def test_the_ranking_leaves_them_out_as_often_as_one_likes(self, home, run, swapped):
+        ranking = run().ranking
+        for _ in range(2):
+            report = run(drop=str(ranking))
+            assert report.counts["dropped"] == 2
+            assert not swapped & everything(home)
+            assert sum(report.n_pairs.values()) == 12
+        run()
+        assert swapped <= everything(home)
+
+    def test_a_number_leaves_out_the_worst(self, home, run, swapped):
+        run(drop="2")
+        assert not swapped & everything(home)
 
 
 def test_real_speech_gives_no_findings(home, demo_corpus):

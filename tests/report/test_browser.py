@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from aasvc_cli.report.page import render
+from aasvc_cli.report.preparation import preparation_page, render_preparation
 from tests.browsers import Window, open_browser
-from tests.pages import page
+from tests.pages import page, preparation
 
 pytestmark = pytest.mark.browser
 
@@ -332,3 +333,20 @@ def test_labels_of_the_f0_chart_stay_small_without_an_alignment_beside_it(browse
     )
     assert heights
     assert max(heights) < 20
+
+
+def test_the_page_of_a_preparation_plays_both_sides_and_asks_for_nothing(browser: Any, tmp_path: Path):
+    path = tmp_path / "page.html"
+    path.write_text(render_preparation(preparation_page(preparation(tmp_path))), encoding="utf-8")
+    window = Window(browser, path.as_uri())
+    assert window.articles() == ["one", "two", "three"]
+    window.click("article[data-name=two] .take[data-letter=A] .play")
+    window.until(lambda: window.playing() == [("two", "A")], "the source plays")
+    window.press("b")
+    window.until(lambda: window.playing() == [("two", "B")], "the target takes over")
+    sizes = window.js("[...document.querySelectorAll('.curves svg, .timeline svg')].map(s => s.clientHeight)")
+    assert len(sizes) == 7
+    assert min(sizes) > 50
+    assert window.js("document.documentElement.scrollWidth <= window.innerWidth")
+    assert window.complaints() == []
+    assert [url for url in window.requests() if not url.startswith(("file:", "data:"))] == []
