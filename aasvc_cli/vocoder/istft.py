@@ -250,8 +250,13 @@ class IstftGenerator(nn.Module):
         return self.backbone.context + (1 + self.refinements) * 2 * math.ceil(self.n_fft / self.hop_length) + 1
 
     def normalise(self, log_mel: Tensor) -> Tensor:
-        """(..., M) -> (..., M), zero mean and unit variance over the training data."""
-        return (log_mel - self.mean) / self.scale
+        """(..., M) -> (..., M), zero mean and unit variance over the training data.
+
+        What is softer than silence is silence: in bands that a line or a low sample rate left empty, the logarithm
+        falls as far as rounding lets it, which would mean nothing to the network.
+        """
+        base = math.e if self.mel.log_base is None else self.mel.log_base
+        return (log_mel.clamp_min(math.log(_FLOOR, base)) - self.mean) / self.scale
 
     def magnitude(self, log_mel: Tensor) -> Tensor:
         """The linear mel of a log-mel, as the head takes it: (..., M) -> (..., M)."""

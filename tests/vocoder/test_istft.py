@@ -99,6 +99,18 @@ class TestShapes:
         assert torch.equal(vocoder.synthesise(mels, seed=3), vocoder.synthesise(mels, seed=3))
         assert not torch.equal(vocoder.synthesise(mels, seed=3), vocoder.synthesise(mels, seed=4))
 
+    @pytest.mark.parametrize("log_base", [10.0, None])
+    def test_how_empty_a_band_is_makes_no_difference(self, log_base: float | None):
+        mel = MelConfig(log_base=log_base)
+        vocoder = IstftVocoder(shaken(generator(mel)))
+        asked = torch.randn(1, 20, mel.n_mels, generator=torch.Generator().manual_seed(0)).mul(0.3).sub(2.0)
+        rounding = [asked.clone(), asked.clone()]
+        silence = math.log(1e-5, log_base or math.e)
+        for each, softer in zip(rounding, (0.5, 3.0), strict=True):
+            each[:, :, 60:] = silence - softer
+        one, other = (vocoder.generator.normalise(each) for each in rounding)
+        assert torch.equal(one, other) and not torch.equal(one, vocoder.generator.normalise(asked))
+
     def test_values_that_are_not_numbers_are_silence(self):
         mel = MelConfig()
         vocoder = IstftVocoder(generator(mel))
