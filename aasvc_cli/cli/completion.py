@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from aasvc_cli.features.kinds import model_kinds
-from aasvc_cli.storage.home import BUNDLED, Home, find_home
+from aasvc_cli.storage.home import BUNDLED, UNIVERSAL, Home, find_home
 
 CATALOGUE = {
     "male_female_aas_vc_mel_pretrained": "the published model",
@@ -88,6 +88,7 @@ def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
     return [
         ("griffin-lim", "needs no weights"),
         (BUNDLED, "of the bundled voice"),
+        (UNIVERSAL, "of any voice"),
         *((name, "vocoder") for name in _folders(_home(ctx).vocoders)),
     ]
 
@@ -95,7 +96,7 @@ def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
 def beginnings(ctx: typer.Context) -> list[tuple[str, str]]:
     """What training can begin with: vocoders for a vocoder, else voices."""
     if str(ctx.params.get("kind")) == "vocoder":
-        return [entry for entry in vocoders(ctx) if entry[0] != "griffin-lim"]
+        return [("none", "random weights"), *(entry for entry in vocoders(ctx) if entry[0] != "griffin-lim")]
     return models(ctx)
 
 

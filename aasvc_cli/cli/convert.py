@@ -121,8 +121,8 @@ VocoderOption = Annotated[
     model_option(
         "--vocoder",
         metavar="NAME_OR_FOLDER",
-        help="A downloaded or trained vocoder, bundled, a vocoder folder (ours or published), or griffin-lim.",
-        show_default="the one that goes with the model",
+        help="A downloaded or trained vocoder, universal, bundled, a folder (ours or published), or griffin-lim.",
+        show_default="the one that goes with the model, else universal, or griffin-lim where its mel settings differ",
         autocompletion=completion.vocoders,
     ),
 ]

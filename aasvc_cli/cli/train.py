@@ -252,8 +252,9 @@ InitOption = Annotated[
         metavar="MODEL",
         help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
         "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
-        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: the name of a vocoder.",
-        show_default="random weights",
+        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder, or none for "
+        "random weights.",
+        show_default="random weights; of a vocoder universal, where its mel settings fit",
         autocompletion=completion.beginnings,
     ),
 ]
@@ -343,8 +344,10 @@ def _refuse_options_of_others(given: Mapping[str, Any]) -> None:
         usage("train", "--batch-size auto looks for a number of utterances; use it or --max-frames")
     if given["mels_from"] is not None and kind is not TrainedOption.VOCODER:
         usage("train", "--mels-from: only for vocoders; add --kind vocoder")
-    if (given["recordings"] is not None or given["teacher"] is not None) and kind is not TrainedOption.CONTENT:
-        usage("train", "--recordings and --teacher: only for encoders of content; add --kind content")
+    if given["recordings"] is not None and kind is TrainedOption.VOICE:
+        usage("train", "--recordings: only for vocoders and encoders of content; add --kind vocoder or content")
+    if given["teacher"] is not None and kind is not TrainedOption.CONTENT:
+        usage("train", "--teacher: only for encoders of content; add --kind content")
 
 
 def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,7 +370,7 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     if given["kind"] is TrainedOption.CONTENT:
         traced = content_config(given, overrides)
     elif given["kind"] is TrainedOption.VOCODER:
-        traced = vocoder_config(given, overrides, manifest)
+        traced = vocoder_config(home, given, overrides, manifest)
     else:
         traced = traced_config(conf, overrides, base_layers(home, manifest, conf, given["init"]))
     shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))

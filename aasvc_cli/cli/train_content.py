@@ -25,7 +25,8 @@ RecordingsOption = Annotated[
         metavar="DIR",
         exists=True,
         file_okay=False,
-        help="With --kind content: DIR/<group>/<speaker>, in a group the same names for the same sentences.",
+        help="With --kind content: DIR/<group>/<speaker>, in a group the same names for the same sentences. With "
+        "--kind vocoder: train on these, to speak for anybody, in place of a prepared set.",
         show_default="none",
     ),
 ]

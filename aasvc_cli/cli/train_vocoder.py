@@ -48,7 +48,7 @@ MelsFromOption = Annotated[
 
 
 def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Train a vocoder for the target speaker of a prepared set.
+    """Train a vocoder for the target speaker of a prepared set, or for everybody on recordings of many.
 
     Args:
         given: the options of ``train`` by parameter
@@ -58,14 +58,15 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
         from aasvc_cli.data.manifest import read_manifest
         from aasvc_cli.pipeline.train_vocoder import train_vocoder as run
 
-    manifest = read_manifest(home, given["data"])
+    manifest = None if given["recordings"] is not None else read_manifest(home, given["data"])
     _refuse_options_of_voices(given, overrides)
-    config = vocoder_config(given, overrides, manifest).config
+    config = vocoder_config(home, given, overrides, manifest).config
     with stop_on_signals() as should_stop, training_progress() as on_report:
         result = run(
             home,
             config,
-            data=manifest.name,
+            data=manifest.name if manifest else None,
+            recordings=given["recordings"],
             tag=given["tag"],
             init=given["init"],
             mels_from=given["mels_from"],
@@ -81,12 +82,15 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
     say_next(f"aasvc convert --set eval --vocoder {shlex.quote(result.folder.name)}")
 
 
-def vocoder_config(given: Mapping[str, Any], overrides: Mapping[str, Any], manifest: Manifest | None) -> Traced:
+def vocoder_config(
+    home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any], manifest: Manifest | None
+) -> Traced:
     """The configuration of the training, and where each value comes from."""
-    from aasvc_cli.pipeline.train_vocoder import base_layers, layers_above
+    from aasvc_cli.pipeline.train_vocoder import base_layers, beginning, layers_above
 
-    above = layers_above(given["init"], given["mels_from"])
-    return traced_config(given["conf"], overrides, base_layers(manifest), above=above)
+    init = beginning(given["init"], traced_config(given["conf"], overrides, base_layers(manifest)).config)
+    above = layers_above(home, init, given["mels_from"])
+    return traced_config(given["conf"], overrides, base_layers(manifest, init), above=above)
 
 
 def _refuse_options_of_voices(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -94,3 +98,5 @@ def _refuse_options_of_voices(given: Mapping[str, Any], overrides: Mapping[str, 
     refused += [f"--{name}" for name in ("tensorboard", "devices") if given[name]]
     if refused:
         usage("train", f"{', '.join(refused)}: only for voices; leave it out with --kind vocoder")
+    if given["recordings"] is not None and (given["data"] or given["mels_from"]):
+        usage("train", "--recordings: takes the place of --data, and has no pairs for --mels-from")

@@ -446,6 +446,8 @@ class VocoderConfig(Section):
     stft_weight: NonNegative = 0.5
     adversarial_weight: NonNegative = 2.0
     feature_weight: NonNegative = 8.0
+    versions: Natural = 0
+    """Changed versions of each recording, beside itself: of other throats, rooms, lines and levels."""
     final_scores: StrictBool = True
     """Measure the copy synthesis of the dev set after the last step as ``evaluate`` would, DNSMOS too if installed."""
 

@@ -28,7 +28,7 @@ from aasvc_cli.features.kinds import extract
 from aasvc_cli.features.stats import FeatureStats, RunningStats
 from aasvc_cli.model.aasvc import Conversion
 from aasvc_cli.storage.home import Home, find_home
-from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, find_vocoder_of, speak
+from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, default_vocoder, find_vocoder_of, speak
 
 Wave = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
@@ -146,7 +146,8 @@ class Converter:
         Args:
             model: a tag or a full name of a run, or a folder, ours or published; None for the bundled voice
             home: the data folder; None for the user's own
-            vocoder: a name or a folder, or ``griffin-lim``; None for the one that goes with the voice if it is there
+            vocoder: a name or a folder, or ``griffin-lim``; None for the one that goes with the voice, else the
+                universal one where it fits, else Griffin-Lim
             source_stats: statistics of the source speaker, in place of those of the model folder
             data: a prepared set of the source speaker, where the model folder has no statistics of that speaker
             on_message: told what was chosen for want of something better
@@ -161,15 +162,14 @@ class Converter:
         if vocoder is not None:
             return cls(voice, build_vocoder(vocoder, mel, home=home, device=voice.device), vocoder)
         own = voice.card.get("vocoder")
-        if not isinstance(own, str) or own in ("", GRIFFIN_LIM):
-            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
-        try:
-            return cls(
-                voice, build_vocoder(find_vocoder_of(home, folder, own), mel, home=home, device=voice.device), own
-            )
-        except (ModelError, ConfigError) as error:
-            say(f"warning: the vocoder of this model is not used, but {GRIFFIN_LIM}, which sounds rougher: {error}")
-            return cls(voice, build_vocoder(GRIFFIN_LIM, mel), GRIFFIN_LIM)
+        if isinstance(own, str) and own not in ("", GRIFFIN_LIM):
+            try:
+                place = find_vocoder_of(home, folder, own)
+                return cls(voice, build_vocoder(place, mel, home=home, device=voice.device), own)
+            except (ModelError, ConfigError) as error:
+                say(f"warning: the vocoder of this model is not used, but {default_vocoder(mel)}: {error}")
+        name = default_vocoder(mel)
+        return cls(voice, build_vocoder(name, mel, device=voice.device), name)
 
     @property
     def sample_rate(self) -> int:

@@ -53,6 +53,29 @@ def varied(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
     return np.asarray(wave, dtype=np.float32)
 
 
+def rerecorded(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """A recording of another throat, perhaps in another room, over another line, at another level: (n,) -> (n',).
+
+    All that is drawn at random leaves natural speech, so that a vocoder may learn to say it.
+    """
+
+    def happens(share: float) -> bool:
+        return bool(random.random() < share)
+
+    wave = _resampled(wave, sample_rate * 1.36 ** random.uniform(-1.0, 1.0), sample_rate)
+    if happens(0.12):
+        wave = in_room(wave, sample_rate, random)
+    if happens(0.35):
+        wave = equalised(wave, sample_rate, random)
+    if happens(0.15):
+        wave = with_noise(wave, sample_rate, random, loudest_db=18.0)
+    if happens(0.3):
+        rate = int(random.choice([LOWEST_RATE, LOWEST_RATE, 11025, 16000]))
+        wave = _resampled(_resampled(wave, sample_rate, rate), rate, sample_rate)
+    level = LOUDEST * 10.0 ** (-random.uniform(0.0, 24.0) / 20.0)
+    return np.asarray(wave * np.float32(level / max(1e-3, float(np.abs(wave).max()))), dtype=np.float32)
+
+
 def revoiced(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
     """Another pitch, intonation and vocal tract through WORLD; now and then a monotonous buzz, or a whisper."""
     signal = wave.astype(np.float64) + 1e-5 * random.standard_normal(len(wave))
@@ -122,8 +145,8 @@ def equalised(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave
     return _shaped(wave, sample_rate, random.normal(0.0, 5.0, 7).clip(-10.0, 10.0))
 
 
-def with_noise(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
-    """Coloured noise 3 to 40 dB below the speech, steady or swelling: (n,) -> (n,)."""
+def with_noise(wave: Wave, sample_rate: int, random: np.random.Generator, *, loudest_db: float = 3.0) -> Wave:
+    """Coloured noise, by default 3 to 40 dB below the speech, steady or swelling: (n,) -> (n,)."""
     slope = np.linspace(0.0, -8.0 * random.uniform(0.0, 5.0), 6)
     white = random.standard_normal(len(wave)).astype(np.float32)
     noise = _shaped(white, sample_rate, slope + random.normal(0.0, 4.0, 6))
@@ -131,7 +154,7 @@ def with_noise(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wav
         swell = np.abs(random.normal(1.0, 0.6, 8))
         noise = noise * np.interp(np.arange(len(wave)), np.linspace(0, len(wave), 8), swell).astype(np.float32)
     level = math.sqrt(float(np.mean(wave**2)) / max(1e-12, float(np.mean(noise**2))))
-    return wave + noise * np.float32(level * 10.0 ** (-random.uniform(3.0, 40.0) / 20.0))
+    return wave + noise * np.float32(level * 10.0 ** (-random.uniform(loudest_db, 40.0) / 20.0))
 
 
 def over_line(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:

@@ -582,10 +582,10 @@ class _Run:
         from aasvc_cli.report import drawing
         from aasvc_cli.report.collect import write_previews
         from aasvc_cli.report.content import Alignment
-        from aasvc_cli.vocoder.build import build_vocoder, speak
+        from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, speak
 
         mel_config = self.config.features.mel
-        vocoder = build_vocoder("griffin-lim", mel_config)
+        vocoder = build_vocoder(default_vocoder(mel_config), mel_config)
         trainer.model.eval()
         alignments = {}
         with trainer.average.swapped():

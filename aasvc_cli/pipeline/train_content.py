@@ -8,7 +8,6 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aasvc_cli.audio.files import list_audio, read_audio
+from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import resample
 from aasvc_cli.config.reading import dump_yaml, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import pick_device
+from aasvc_cli.data.readings import Reading, find_readings, held_out
 from aasvc_cli.data.waveforms import varied
 from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features.content import CONTENT_CHANNELS, CONTENT_MEL, WEIGHTS_FILE, content_input, encoded
@@ -46,8 +46,6 @@ Array = npt.NDArray[np.float32]
 Teacher = Callable[[Array, int], Array]
 
 SETTINGS = "train.yaml"
-FEWEST_READERS = 4
-"""Of the speakers of a group with at least as many, the last is kept for measuring."""
 SHORTEST_SECONDS = 0.3
 DEV_CROPS = 48
 """Crops of the speakers who are kept, always the same."""
@@ -95,37 +93,6 @@ def train_content(
 
 def _ignore(_: Any) -> None:
     """Default callback."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One recording: who reads which sentence."""
-
-    group: str
-    speaker: str
-    sentence: str
-    path: Path
-
-
-def find_readings(root: Path) -> list[Reading]:
-    """The recordings below ``<group>/<speaker>``; raises DataError if there are none."""
-    readings = [
-        Reading(speaker.parent.name, speaker.name, path.stem, path)
-        for speaker in sorted(root.glob("*/*"))
-        if speaker.is_dir()
-        for path in list_audio(speaker)
-    ]
-    if not readings:
-        raise DataError(f"{root}: no recordings; expected {root / '<group>' / '<speaker>' / '<sentence>.flac'}")
-    return readings
-
-
-def held_out(readings: Sequence[Reading]) -> set[tuple[str, str]]:
-    """Group and speaker of those who are kept for measuring."""
-    speakers: dict[str, set[str]] = defaultdict(set)
-    for reading in readings:
-        speakers[reading.group].add(reading.speaker)
-    return {(group, max(names)) for group, names in speakers.items() if len(names) >= FEWEST_READERS}
 
 
 class _Run:

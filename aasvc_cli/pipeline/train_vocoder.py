@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.audio.mel import log_mel, resample
 from aasvc_cli.audio.mono import Remark
 from aasvc_cli.config.layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
-from aasvc_cli.config.reading import dump_yaml, override, to_tree
+from aasvc_cli.config.reading import dump_yaml, override, parse_section, to_tree
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
 from aasvc_cli.conversion.voice import find_voice, load_voice, pick_device
 from aasvc_cli.data.dataset import PairDataset
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
+from aasvc_cli.data.readings import many_speakers
+from aasvc_cli.data.waveforms import rerecorded
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features.kinds import extract, feature_key, with_widths
 from aasvc_cli.features.stats import RunningStats
@@ -28,19 +31,41 @@ from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.measures.judges import missing_for, opinions
 from aasvc_cli.measures.signal import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_range, score_pair, voiced_f0
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.files import make_folder, write_bytes, write_json
-from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.files import as_bytes, make_folder, write_bytes, write_json
+from aasvc_cli.storage.home import UNIVERSAL, Home
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.run_folder import LAST, RunFolder, RunResult, run_name
-from aasvc_cli.training.vocoder_trainer import VOCODER_LOSSES, CropSource, Recording, VocoderTrainer, generator_sizes
+from aasvc_cli.training.vocoder_trainer import (
+    VOCODER_LOSSES,
+    CropSource,
+    Recording,
+    VocoderTrainer,
+    generator_sizes,
+    pitch_errors,
+)
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
-from aasvc_cli.vocoder.build import find_vocoder, load_vocoder, read_vocoder, refuse_mismatch, speak, write_vocoder
-from aasvc_cli.vocoder.folder import StoredVocoder
-from aasvc_cli.vocoder.istft import IstftVocoder
+from aasvc_cli.vocoder.build import (
+    default_vocoder,
+    find_vocoder,
+    load_vocoder,
+    read_vocoder,
+    read_vocoder_config,
+    refuse_mismatch,
+    speak,
+    write_vocoder,
+)
+from aasvc_cli.vocoder.folder import CONFIG_FILE, StoredVocoder
+from aasvc_cli.vocoder.istft import IstftSizes, IstftVocoder
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
+NO_INIT = "none"
+"""What asks for random weights."""
+ADAPTATION = {"train.max_steps": 1000, "train.lr": 2.0e-4}
+"""What a vocoder that can speak already needs to get used to one speaker."""
+DISCRIMINATORS = "discriminators.safetensors"
+"""The discriminators of a vocoder that is no run, for those who go on from it."""
 
 
 def train_vocoder(
@@ -48,6 +73,7 @@ def train_vocoder(
     config: Config,
     *,
     data: str | None = None,
+    recordings: Path | None = None,
     tag: str | None = None,
     init: str | Path | None = None,
     mels_from: str | Path | None = None,
@@ -56,16 +82,19 @@ def train_vocoder(
     on_message: Callable[[str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> RunResult:
-    """Train a vocoder on the target's recordings of a prepared set, or go on with one.
+    """Train a vocoder on the target's recordings of a prepared set, or on those of many people, or go on with one.
 
-    The run lives in ``vocoders/<target>_<tag>``, which is a vocoder from the first checkpoint on. If that folder has a
-    checkpoint, training continues from it exactly as if it had never stopped. When ``should_stop`` returns True, the
-    run is saved and the function returns.
+    The run lives in ``vocoders/<target>_<tag>``, or ``vocoders/<folder>_<tag>`` for a folder of recordings, which is a
+    vocoder from the first checkpoint on. If that folder has a checkpoint, training continues from it exactly as if it
+    had never stopped. When ``should_stop`` returns True, the run is saved and the function returns.
 
     Args:
         data: a prepared set; the one prepared last if None
+        recordings: ``<group>/<speaker>/**`` in place of a prepared set; of groups with four speakers and more, one
+            speaker is kept for measuring
         tag: last part of the folder's name; the configuration's name if None
-        init: a vocoder of ours of the same sizes to begin with; its pitch network stays, discriminators join at once
+        init: a vocoder of ours of the same sizes to begin with; its pitch network stays, discriminators join at once.
+            None for the universal one where it fits, ``none`` for random weights
         mels_from: a voice for the pairs of the prepared set. Half of the examples are then the mels that it writes for
             them, held to the timing of the recordings.
         overwrite: start anew, discarding what the folder holds
@@ -79,10 +108,11 @@ def train_vocoder(
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
-    manifest = read_manifest(home, data)
+    manifest = read_manifest(home, data) if recordings is None else many_speakers(recordings, config)
     folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{run_name(tag, config)}", SETTINGS)
-    adapted = with_widths(override(config, settings_of(init, mels_from)))
-    run = _Run(home, folder, adapted, manifest, init=init, mels_from=mels_from)
+    begun = beginning(init, config)
+    adapted = with_widths(override(config, settings_of(home, begun, mels_from)))
+    run = _Run(home, folder, adapted, manifest, init=begun, mels_from=mels_from)
     with folder.alone():
         if overwrite:
             folder.clear()
@@ -93,29 +123,48 @@ def _ignore(_: Any) -> None:
     """Default callback."""
 
 
-def base_layers(manifest: Manifest | None) -> list[Layer]:
-    """The default configuration of a vocoder: features are those of the prepared set."""
+def beginning(init: str | Path | None, config: Config) -> str | Path | None:
+    """What a run begins with: what is asked for, else the universal vocoder where its mels and sizes are those of the
+    configuration; None for random weights."""
+    if init is not None:
+        return None if init == NO_INIT else init
+    if default_vocoder(config.features.mel) != UNIVERSAL:
+        return None
+    tree = read_vocoder_config(find_vocoder(None, UNIVERSAL) / CONFIG_FILE)[2]
+    sizes = parse_section(IstftSizes, tree, "generator", UNIVERSAL)
+    ours = generator_sizes(config)
+    same = dataclasses.replace(ours, f0_floor=sizes.f0_floor, f0_ceil=sizes.f0_ceil, correct_mel=sizes.correct_mel)
+    return UNIVERSAL if same == sizes else None
+
+
+def base_layers(manifest: Manifest | None, init: str | Path | None = None) -> list[Layer]:
+    """What a vocoder is trained with where nothing is said: features are those of the prepared set."""
     base = [preset_layer("vocoder")]
+    if init is not None:
+        base.append(Layer(Origin(INIT, str(init)), ADAPTATION))
     if manifest is not None:
         base.append(config_layer(Origin(PREPARED, manifest.name), manifest.config, "features"))
     return base
 
 
-def layers_above(init: str | None, mels_from: str | None) -> list[Layer]:
-    """Settings fixed by --init and --mels-from, above every other layer."""
+def layers_above(home: Home, init: str | Path | None, mels_from: str | None) -> list[Layer]:
+    """What beginning with a vocoder, or hearing a voice, decides whatever else is said."""
     layers = [
-        Layer(Origin(FLAG, "--mels-from"), settings_of(None, mels_from)),
-        Layer(Origin(INIT, str(init)), settings_of(init, None)),
+        Layer(Origin(FLAG, "--mels-from"), settings_of(home, None, mels_from)),
+        Layer(Origin(INIT, str(init)), settings_of(home, init, None)),
     ]
     return [layer for layer in layers if layer.values]
 
 
-def settings_of(init: str | Path | None, mels_from: str | Path | None) -> dict[str, Any]:
+def settings_of(home: Home, init: str | Path | None, mels_from: str | Path | None) -> dict[str, Any]:
     """What follows for the settings, by dotted key, from where a run begins and what it hears."""
     settings: dict[str, Any] = {}
     if init is not None:
         settings |= {"vocoder.pitch_steps": 0, "vocoder.adversarial_start_step": 0}
-    if init is not None or mels_from is not None:  # the initial vocoder may have been trained on a voice's mels itself
+        sizes = read_vocoder(find_vocoder(home, init)).generator
+        # the bins of its pitch network lie in this range
+        settings |= {f"features.mcep.{end}": sizes[end] for end in ("f0_floor", "f0_ceil") if end in sizes}
+    if init is not None or mels_from is not None:  # the vocoder to begin with may have heard a voice itself
         settings |= {"vocoder.correct_mel": True}
     return settings
 
@@ -163,6 +212,7 @@ class _Run:
         say(f"reading the recordings of {self.manifest.target_speaker}")
         n_pitch = settings.pitch_recordings
         recordings = self._load("train", n_pitch if settings.pitch_steps else 0, say)
+        recordings += [self._version(each, number) for number in range(settings.versions) for each in recordings]
         self.dev_recordings = self._load("dev", n_pitch, say)
         trainer = self._trainer(recordings)
         if self.mels_from is not None:
@@ -244,6 +294,14 @@ class _Run:
         whole = np.round(np.clip(wave, -1.0, 32767.0 / 32768.0) * 32768.0).astype(np.int16)
         return Recording(pair.utterance_id, whole, mel, f0)
 
+    def _version(self, recording: Recording, number: int) -> Recording:
+        """A changed version, with the pitch if that of the recording is known."""
+        random = np.random.default_rng([zlib.crc32(as_bytes(recording.utterance_id)), number])
+        wave = rerecorded(recording.wave.astype(np.float32) / np.float32(32768.0), self.mel.sample_rate, random)
+        f0 = None if recording.f0 is None else extract("f0", wave, self.config.features)[:, 0]
+        whole = np.round(wave * 32768.0).astype(np.int16)
+        return Recording(f"{recording.utterance_id}-{number}", whole, extract("mel", wave, self.config.features), f0)
+
     def _feature(self, kind: str, recording: Path, wave: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
         if self.store.facts(kind, recording) is not None:
             return self.store.load(kind, recording)
@@ -282,14 +340,18 @@ class _Run:
             trainer.start_from({name: tensor.to(self.device) for name, tensor in stored.tensors.items()})
         except ModelError as error:
             raise ModelError(f"--init {self.init}: {error}; choose another vocoder, or its --conf") from None
-        message = f"begins with the weights of {folder}"
-        if (folder / LAST).is_file():
-            try:
-                trainer.start_discriminators_from(load_checkpoint(folder / LAST)[0])
-                message += " and its discriminators"
-            except RuntimeError:  # of other sizes; new ones soon learn
-                pass
-        say(message)
+        say(f"begins with the weights of {folder}{self._discriminators_of(trainer, folder)}")
+
+    def _discriminators_of(self, trainer: VocoderTrainer, folder: Path) -> str:
+        """Begin with those that a vocoder comes with, if it does; how to go on to say so."""
+        for name in (LAST, DISCRIMINATORS):
+            if (folder / name).is_file():
+                try:
+                    trainer.start_discriminators_from(load_checkpoint(folder / name)[0])
+                except RuntimeError:  # of other sizes; new ones soon learn
+                    break
+                return " and its discriminators"
+        return ""
 
     def _save(self, trainer: VocoderTrainer, seconds: float) -> None:
         tensors, numbers = trainer.state()
@@ -324,7 +386,7 @@ class _Run:
                 read = np.where(voiced[0].cpu().numpy(), f0[0].cpu().numpy(), 0.0)
                 pitches.append(np.stack([read, recording.f0], axis=1))
             trainer.generator.train()
-        dev = {"log_mel": distance / total, **_pitch_errors(pitches)}
+        dev = {"log_mel": distance / total, **pitch_errors(pitches)}
         if not np.isfinite(dev["log_mel"]):
             raise TrainingError(
                 f"the synthesis of the dev set is not a finite number at step {trainer.step}; the checkpoints from "
@@ -388,20 +450,6 @@ class _Run:
         write_previews(
             self.folder.path, {p.utterance_id: (None, p.target) for p in pairs}, trainer.step, done="synthesised"
         )
-
-
-def _pitch_errors(pitches: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
-    """How pitch was read: (T, 2) of each recording, as read and as analysed, in Hz, 0 where unvoiced."""
-    pairs = np.concatenate([np.zeros((0, 2)), *pitches])
-    both = (pairs > 0).all(axis=1)
-    if not both.any():
-        return {}
-    cents = np.abs(1200.0 * np.log2(pairs[both, 0] / pairs[both, 1]))
-    return {
-        "pitch_cents": float(np.median(cents)),
-        "pitch_gross": float((cents > 50.0).mean()),
-        "voicing_errors": float(((pairs[:, 0] > 0) != (pairs[:, 1] > 0)).mean()),
-    }
 
 
 class _Forced:

@@ -131,6 +131,8 @@ def find_home(root: Path | None = None) -> Home:
 
 BUNDLED = "bundled"
 """Name of the voice, and of the vocoder, that ship with the package."""
+UNIVERSAL = "universal"
+"""Name of the vocoder for any voice that ships with the package."""
 
 
 def bundled(name: str) -> Path:

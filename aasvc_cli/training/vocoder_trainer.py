@@ -365,3 +365,17 @@ def _blurred(mel: Tensor, random: torch.Generator) -> Tensor:
     noise = BLUR_NOISE * torch.randn(mel.shape, generator=random).to(mel)
     level = 0.3 * torch.randn(len(mel), 1, 1, generator=random).to(mel)
     return torch.where(chosen, mel + share * (smooth - mel) + noise, mel) + level
+
+
+def pitch_errors(pitches: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
+    """How pitch was read: (T, 2) of each recording, as read and as analysed, in Hz, 0 where unvoiced."""
+    pairs = np.concatenate([np.zeros((0, 2)), *pitches])
+    both = (pairs > 0).all(axis=1)
+    if not both.any():
+        return {}
+    cents = np.abs(1200.0 * np.log2(pairs[both, 0] / pairs[both, 1]))
+    return {
+        "pitch_cents": float(np.median(cents)),
+        "pitch_gross": float((cents > 50.0).mean()),
+        "voicing_errors": float(((pairs[:, 0] > 0) != (pairs[:, 1] > 0)).mean()),
+    }

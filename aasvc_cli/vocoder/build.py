@@ -24,7 +24,7 @@ from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ConfigError, DataError, ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import write_text
-from aasvc_cli.storage.home import BUNDLED, Home, bundled
+from aasvc_cli.storage.home import BUNDLED, UNIVERSAL, Home, bundled
 from aasvc_cli.vocoder.folder import CONFIG_FILE, WEIGHTS_FILE, StoredVocoder
 from aasvc_cli.vocoder.gan_generators import (
     GanVocoder,
@@ -73,7 +73,7 @@ def find_vocoder(home: Home | None, name: str | Path) -> Path:
     """The folder of a vocoder.
 
     Args:
-        name: one in ``vocoders`` of the data folder, else the bundled one, else a folder
+        name: one in ``vocoders`` of the data folder, else one that ships with the package, else a folder
 
     Raises:
         ModelError: nothing of that name; the nearest names are given.
@@ -176,7 +176,13 @@ def read_vocoder(folder: Path) -> StoredVocoder:
                 f"{folder}: not a vocoder folder, {name} is missing; expected {CONFIG_FILE} and {WEIGHTS_FILE}, or a "
                 "published folder with config.yml, checkpoint-<steps>steps.pkl and stats.h5"
             )
-    path = folder / CONFIG_FILE
+    kind, mel, generator = read_vocoder_config(folder / CONFIG_FILE)
+    tensors, header = load_checkpoint(folder / WEIGHTS_FILE)
+    return StoredVocoder(kind, mel, generator, tensors, header)
+
+
+def read_vocoder_config(path: Path) -> tuple[str, MelConfig, dict[str, Any]]:
+    """Kind, settings of the mels and sizes of the network, out of a configuration; raises ConfigError."""
     tree = read_config_file(path)
     faults = [f"{key}: unknown key" for key in tree if key not in ("kind", "mel", "generator")]
     if tree.get("kind") not in list(KINDS):
@@ -185,9 +191,7 @@ def read_vocoder(folder: Path) -> StoredVocoder:
         faults.append("generator: expected the sizes of the network")
     if faults:
         raise ConfigError(str(path), faults)
-    mel = parse_section(MelConfig, tree.get("mel") or {}, "mel", str(path))
-    tensors, header = load_checkpoint(folder / WEIGHTS_FILE)
-    return StoredVocoder(tree["kind"], mel, tree["generator"], tensors, header)
+    return tree["kind"], parse_section(MelConfig, tree.get("mel") or {}, "mel", str(path)), tree["generator"]
 
 
 def write_vocoder(folder: Path, stored: StoredVocoder) -> None:
@@ -199,16 +203,27 @@ def write_vocoder(folder: Path, stored: StoredVocoder) -> None:
     write_text(folder / CONFIG_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
+def default_vocoder(mel: MelConfig) -> str:
+    """The vocoder of a voice that has none of its own: the universal one where it takes mels of these settings."""
+    settings = read_vocoder_config(find_vocoder(None, UNIVERSAL) / CONFIG_FILE)[1]
+    return GRIFFIN_LIM if _differences(settings, mel) else UNIVERSAL
+
+
 def refuse_mismatch(name: str, vocoder: Vocoder, mel: MelConfig) -> None:
     """Raise ModelError, with both values, if a vocoder doesn't fit the mel settings of a model."""
-    stored, expected = _meaning(vocoder.mel), _meaning(mel)
-    differences = [
+    differences = _differences(vocoder.mel, mel)
+    if differences:
+        raise ModelError(f"vocoder {name} does not fit the model: {'; '.join(differences)}; choose another vocoder")
+
+
+def _differences(vocoder: MelConfig, model: MelConfig) -> list[str]:
+    """What is unlike in the mels of a vocoder and of a model, with both values."""
+    stored, expected = _meaning(vocoder), _meaning(model)
+    return [
         f"{what} {stored[what]}, the model has {expected[what]}"
         for what in expected
         if not _same(stored[what], expected[what])
     ]
-    if differences:
-        raise ModelError(f"vocoder {name} does not fit the model: {'; '.join(differences)}; choose another vocoder")
 
 
 def _named(home: Home | None) -> dict[str, Path]:
@@ -216,8 +231,8 @@ def _named(home: Home | None) -> dict[str, Path]:
     names = {}
     if home is not None and home.vocoders.is_dir():
         names = {path.name: path for path in sorted(home.vocoders.iterdir()) if path.is_dir() and path.name[:1] != "."}
-    if (bundled("vocoder") / CONFIG_FILE).is_file():
-        names.setdefault(BUNDLED, bundled("vocoder"))
+    for name in (BUNDLED, UNIVERSAL):
+        names.setdefault(name, bundled("vocoder"))
     return names
 
 

@@ -393,13 +393,21 @@ class TestShownConfiguration:
         assert shown(aasvc, "--init", "other")["origins"]["model.width"] == {"kind": "file", "place": "aasvc.yaml"}
 
     def test_of_a_vocoder_it_shows_what_follows_from_where_it_begins(self, aasvc: Aasvc, trained: Home):
-        plain, begun = (shown(aasvc, "--kind", "vocoder", *more) for more in ([], ["--init", "x", "--mels-from", "y"]))
+        options = ["--init", "universal", "--mels-from", "y"]
+        plain, begun = (shown(aasvc, "--kind", "vocoder", *more) for more in ([], options))
         assert plain["origins"]["train.max_steps"] == {"kind": "preset", "place": "vocoder"}
         assert plain["origins"]["features.mel.sample_rate"]["kind"] == "prepared"
         assert plain["config"]["vocoder"]["pitch_steps"] > 0
         assert begun["config"]["vocoder"]["pitch_steps"] == 0
-        assert begun["origins"]["vocoder.pitch_steps"] == {"kind": "init", "place": "x"}
+        assert begun["origins"]["vocoder.pitch_steps"] == {"kind": "init", "place": "universal"}
+        assert begun["origins"]["train.max_steps"] == {"kind": "init", "place": "universal"}
         assert begun["config"]["vocoder"]["correct_mel"] and not plain["config"]["vocoder"]["correct_mel"]
+
+    def test_a_vocoder_of_the_preset_begins_with_the_universal_one_unless_told_otherwise(self, aasvc: Aasvc):
+        adapted, anew = (shown(aasvc, "--kind", "vocoder", *more) for more in ([], ["--init", "none"]))
+        assert adapted["origins"]["vocoder.pitch_steps"] == {"kind": "init", "place": "universal"}
+        assert anew["origins"]["vocoder.pitch_steps"]["kind"] == "default"
+        assert adapted["config"]["train"]["max_steps"] < anew["config"]["train"]["max_steps"]
 
     def test_it_reads_and_writes_nothing_else(self, aasvc: Aasvc, home: Home, tmp_path: Path):
         shown(aasvc)

@@ -18,11 +18,16 @@ import torch
 
 import aasvc_cli
 from aasvc_cli.audio.pauses import LevelMeter, find_pieces
+from aasvc_cli.config.reading import parse_config, to_tree
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.conversion import converter as module
 from aasvc_cli.conversion.converter import Converted, Converter
 from aasvc_cli.errors import AudioError, DataError
+from aasvc_cli.features.kinds import with_widths
 from aasvc_cli.model.aasvc import AASVC
-from tests.voices import tiny_config, write_voice
+from aasvc_cli.storage.files import write_json
+from aasvc_cli.storage.home import Home
+from tests.voices import TINY, tiny_config, write_voice
 
 RATE = 16000
 HOP = 128
@@ -46,6 +51,35 @@ def talk(*lengths: float) -> np.ndarray:
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory: pytest.TempPathFactory) -> Converter:
     return Converter.load(write_voice(tmp_path_factory.mktemp("voices") / "tiny", tiny_config()), device="cpu")
+
+
+class TestVocoder:
+    def load(self, root: Path, mel: MelConfig, said: list[str], **card: str) -> Converter:
+        config = with_widths(parse_config({**TINY, "features": {"mel": to_tree(mel)}}, "test"))
+        voice = write_voice(root / "voice", config)
+        write_json(voice / "card.json", card)
+        return Converter.load(voice, home=Home(root), device="cpu", on_message=said.append)
+
+    @pytest.mark.parametrize(
+        ("mel", "expected"),
+        [
+            (MelConfig(), "universal"),
+            (MelConfig(fmax=7600.0), "griffin-lim"),
+            (MelConfig(sample_rate=16000, hop_length=128), "griffin-lim"),
+        ],
+    )
+    def test_a_voice_without_one_of_its_own_takes_the_universal_one_where_that_fits(
+        self, tmp_path: Path, mel: MelConfig, expected: str
+    ):
+        said: list[str] = []
+        converter = self.load(tmp_path, mel, said)
+        assert (converter.vocoder_name, said) == (expected, [])
+        assert converter.convert(buzz(), RATE).sample_rate == mel.sample_rate
+
+    def test_one_that_the_voice_names_and_that_is_missing_is_replaced_aloud(self, tmp_path: Path):
+        said: list[str] = []
+        assert self.load(tmp_path, MelConfig(), said, vocoder="lost").vocoder_name == "universal"
+        assert len(said) == 1 and "is not used, but universal: lost: no such vocoder" in said[0]
 
 
 class TestBatches:

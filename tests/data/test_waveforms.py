@@ -122,3 +122,16 @@ def test_versions_follow_from_the_seed_and_differ(speech: Wave) -> None:
         assert 0.55 < len(version) / len(speech) < 1.8
         np.testing.assert_array_equal(version, waveforms.varied(speech, RATE, rng(seed)))
     assert len({version.tobytes() for version in versions}) > 9
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_recording_made_anew_has_as_many_periods_at_another_pitch_and_level(seed: int) -> None:
+    made = waveforms.rerecorded(tone(200.0), RATE, rng(seed))
+    assert 200.0 / 1.37 < strongest(made) < 200.0 * 1.37
+    assert strongest(made) * len(made) / RATE == pytest.approx(200.0, abs=1.0)
+    assert waveforms.LOUDEST * 10 ** (-24.1 / 20) < np.abs(made).max() <= waveforms.LOUDEST * 1.0001
+
+
+def test_what_is_drawn_decides_how_a_recording_is_made_anew(speech: Wave) -> None:
+    first, again, other = (waveforms.rerecorded(speech, RATE, rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and len(first) != len(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+from aasvc_cli.audio.files import write_audio
 from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.config.layers import preset_layer
 from aasvc_cli.config.reading import override, parse_config
 from aasvc_cli.config.settings import Config, MelConfig
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.measures.judges import missing_for
-from aasvc_cli.pipeline.train_vocoder import train_vocoder
-from aasvc_cli.storage.checkpoint import load_checkpoint
+from aasvc_cli.pipeline.train_vocoder import beginning, train_vocoder
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.discriminators import (
     Discriminators,
@@ -33,7 +36,7 @@ from aasvc_cli.training.discriminators import (
 from aasvc_cli.training.progress import TrainingReport
 from aasvc_cli.training.spectral_losses import SpectralLoss, magnitudes
 from aasvc_cli.training.vocoder_trainer import CropSource, Recording, VocoderTrainer
-from aasvc_cli.vocoder.build import build_vocoder
+from aasvc_cli.vocoder.build import build_vocoder, read_vocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
 from tests.pages import parse
 
@@ -334,6 +337,35 @@ class TestRun:
         further = train_vocoder(trained, tiny(train__max_steps=1), tag="further", init="female_base")
         assert further.step == 1
 
+    def test_without_init_a_run_of_the_preset_begins_with_the_universal_vocoder(self):
+        preset = override(Config(), preset_layer("vocoder").values)
+        assert beginning(None, preset) == "universal"
+        assert beginning("female_mine", preset) == "female_mine"
+        assert beginning("none", preset) is None
+        assert beginning(None, override(preset, {"vocoder.width": 128})) is None
+        assert beginning(None, override(preset, {"features.mel.hop_length": 300})) is None
+
+    def test_the_pitch_range_is_that_of_the_vocoder_that_it_begins_with(self, trained: Home):
+        # the bins of the pitch network lie in it
+        train_vocoder(trained, tiny(train__max_steps=1, features__mcep__f0_floor=100.0), tag="base")
+        further = train_vocoder(trained, tiny(train__max_steps=1), tag="further", init="female_base")
+        assert read_vocoder(further.folder).generator["f0_floor"] == 100.0
+
+    def test_discriminators_that_lie_beside_a_vocoder_are_gone_on_with(self, trained: Home, tmp_path: Path):
+        base = train_vocoder(trained, tiny(train__max_steps=7), tag="base")
+        given = tmp_path / "given"
+        given.mkdir()
+        for name in ("config.yaml", "generator.safetensors"):
+            shutil.copy(base.folder / name, given)
+        tensors = {name: value for name, value in _tensors(base.folder).items() if name.startswith("discriminators.")}
+        save_checkpoint(given / "discriminators.safetensors", tensors, {})
+        said: list[str] = []
+        # without a single step of theirs, they stay what they were
+        config = tiny(train__max_steps=1, vocoder__discriminator_lr=0.0)
+        further = train_vocoder(trained, config, tag="further", init=given, on_message=said.append)
+        assert f"begins with the weights of {given} and its discriminators" in said
+        assert all(torch.equal(_tensors(further.folder)[name], value) for name, value in tensors.items())
+
     def test_a_vocoder_of_other_sizes_cannot_be_the_beginning(self, trained: Home):
         train_vocoder(trained, tiny(train__max_steps=1), tag="base")
         with pytest.raises(ModelError, match="--init female_base: the sizes of its network differ"):
@@ -372,6 +404,22 @@ class TestRun:
         with pytest.raises(DataError, match="aasvc prepare"):
             train_vocoder(home, tiny())
 
+    def test_recordings_of_many_people_take_the_place_of_a_prepared_set(self, home: Home, tmp_path: Path):
+        config = tiny(train__max_steps=4, vocoder__versions=1)
+        for recording in recordings(config.features.mel, count=8):
+            number = int(recording.utterance_id.removeprefix("sound"))
+            folder = tmp_path / "people" / "readers" / f"p{number // 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_audio(folder / f"s{number % 2}.wav", recording.wave / 32768.0, config.features.mel.sample_rate)
+        result = train_vocoder(home, config, recordings=tmp_path / "people", tag="many")
+        assert result.folder == home.vocoders / "people_many" and result.step == 4
+        described = json.loads((result.folder / "data.json").read_text())
+        assert described["dev"] == ["readers-p3-s0", "readers-p3-s1"]
+        assert described["train"] == [f"readers-p{n}-s{k}" for n in range(3) for k in range(2)]
+        shutil.rmtree(tmp_path / "people" / "readers" / "p3")
+        with pytest.raises(DataError, match="expected 4 speakers or more in a group"):
+            train_vocoder(home, config, recordings=tmp_path / "people", tag="few")
+
     def test_only_some_recordings_are_analysed_for_their_pitch(self, trained: Home):
         train_vocoder(trained, tiny(train__max_steps=1), tag="mine")
         kinds = [path.name for path in trained.features.iterdir() if path.name.startswith("f0-")]
@@ -401,3 +449,7 @@ class TestCommand:
         assert done.code == 2 and "leave it out with --kind vocoder" in done.err
         done = aasvc("train", "--mels-from", "tiny")
         assert done.code == 2 and "add --kind vocoder" in done.err
+        done = aasvc("train", "--recordings", trained.root)
+        assert done.code == 2 and "add --kind vocoder or content" in done.err
+        done = aasvc("train", "--kind", "vocoder", "--recordings", trained.root, "--mels-from", "tiny")
+        assert done.code == 2 and "has no pairs for --mels-from" in done.err

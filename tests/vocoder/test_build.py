@@ -18,7 +18,7 @@ from torch.nn import functional
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.home import Home
-from aasvc_cli.vocoder.build import build_vocoder, find_vocoder, load_vocoder
+from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, find_vocoder, load_vocoder
 from aasvc_cli.vocoder.gan_generators import GanVocoder, noise_between
 
 KINDS = ["hifigan", "pwg"]
@@ -480,3 +480,8 @@ class TestByName:
 
     def test_settings_that_mean_the_same_fit(self, data: Path):
         build_vocoder(data / "vocoder-hifigan", MelConfig(win_length=1024, fmax=12000.0))
+
+    def test_a_voice_without_a_vocoder_gets_the_universal_one_where_the_settings_mean_the_same(self):
+        assert default_vocoder(MelConfig(win_length=1024, fmax=12000.0)) == "universal"
+        for other in (MelConfig(sample_rate=8000), MelConfig(n_mels=40), MelConfig(log_base=None)):
+            assert default_vocoder(other) == "griffin-lim"
