@@ -332,9 +332,13 @@ def train(
     elif print_config:
         _show_config(home_folder(), given)
     else:
-        _refuse_options_of_others(given)
-        trainings = {TrainedOption.VOCODER: train_vocoder, TrainedOption.CONTENT: train_content}
-        trainings.get(kind, _train_voice)(home_folder(), given, _overrides(given))
+        _train(given)
+
+
+def _train(given: Mapping[str, Any]) -> None:
+    _refuse_options_of_others(given)
+    trainings = {TrainedOption.VOCODER: train_vocoder, TrainedOption.CONTENT: train_content}
+    trainings.get(given["kind"], _train_voice)(home_folder(), given, _overrides(given))
 
 
 def _refuse_options_of_others(given: Mapping[str, Any]) -> None:

@@ -467,15 +467,9 @@ class _Run:
         if self.writer is not None:
             self.writer.close()
         return TrainResult(
-            self.folder,
-            trainer.step,
-            self.best_step,
-            self.best_dev,
-            stopped or late,
-            seconds,
-            out_of_time=late and not stopped,
-            out_of_patience=stale and not stopped and not late,
-        )
+            self.folder, trainer.step, self.best_step, self.best_dev, stopped or late, seconds,
+            out_of_time=late and not stopped, out_of_patience=stale and not stopped and not late,
+        )  # fmt: skip
 
     def _is_stale(self, trainer: Trainer) -> bool:
         """Whether so many measurements in a row as patience has brought nothing better; the first process knows."""
