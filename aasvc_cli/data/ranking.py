@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,7 +23,7 @@ from aasvc_cli.data.analysis import Spread
 from aasvc_cli.data.manifest import ParallelPair
 from aasvc_cli.data.splitting import read_names
 from aasvc_cli.data.texts import decoded
-from aasvc_cli.data.wording import POOLED_FRAMES, Fit, fit, nearest_in_length, pooled
+from aasvc_cli.data.wording import POOLED_FRAMES, Fit, Verdict, fit, nearest_in_length, pooled
 from aasvc_cli.errors import DataError
 from aasvc_cli.features.content import content, weights_identity
 from aasvc_cli.storage.files import file_sha256, write_text
@@ -31,6 +32,10 @@ from aasvc_cli.storage.result_cache import ResultCache
 Array = npt.NDArray[np.float32]
 
 RANKING_FILE = "ranking.tsv"
+LOSS_WRONG, LOSS_NEAR = 6.0, 4.0
+"""Spreads by which the alignment loss of a pair is above the median, from which on it is wrong, and near to that."""
+_LEAST_SPREAD = 0.02
+"""Of the losses, as a share of their median."""
 WRONG = "wrong"
 """Verdict of the pairs that ``--drop`` leaves out."""
 
@@ -130,6 +135,21 @@ def write_ranking(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
     )
     write_text(path, text.getvalue())
+
+
+def by_loss(losses: Mapping[str, float]) -> list[dict[str, object]]:
+    """Rows of a ranking of pairs by the alignment loss of a trained model: it fails to align what does not fit."""
+    middle = statistics.median(losses.values())
+    # 1.4826 makes the median absolute deviation the standard deviation of a normal distribution
+    spread = 1.4826 * statistics.median(abs(loss - middle) for loss in losses.values())
+    spread = max(spread, _LEAST_SPREAD * abs(middle))
+    verdicts = {name: _verdict((loss - middle) / spread) for name, loss in losses.items()}
+    ordered = sorted(losses.items(), key=lambda item: (-item[1], item[0]))
+    return [{"pair": name, "alignment_loss": loss, "verdict": verdicts[name]} for name, loss in ordered]
+
+
+def _verdict(spreads: float) -> Verdict:
+    return "wrong" if spreads >= LOSS_WRONG else "near" if spreads >= LOSS_NEAR else ""
 
 
 def to_drop(wanted: str, ranked: Sequence[str], known: Sequence[str]) -> set[str]:

@@ -33,6 +33,7 @@ from aasvc_cli.data.dataset import (
     varied_pairs,
 )
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
+from aasvc_cli.data.ranking import RANKING_FILE, by_loss, write_ranking
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
 from aasvc_cli.features.kinds import feature_key, feature_keys, with_widths
 from aasvc_cli.features.stats import NormStats
@@ -235,6 +236,7 @@ class _Run:
                 _check_length(pair, config)
                 _check_there(store, pair, config)
         self.train_set = varied_pairs(manifest.sets["train"], store.load, stats, config)
+        self.plain_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
             if not len(pairs):
@@ -431,6 +433,7 @@ class _Run:
         limit = parse_time(config.time_limit) if config.time_limit else float("inf")
         meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)
         turn = time.monotonic()
+        began_at = trainer.step
         saved, stopped, late, stale = trainer.step, False, False, False
         slowest = 0.0
         while trainer.step < config.max_steps:
@@ -461,6 +464,8 @@ class _Run:
                 saved = step
             if self.world.is_first and config.preview_every and (step % config.preview_every == 0 or last):
                 self._preview(trainer)
+        if self.world.is_first and trainer.step == config.max_steps > began_at:
+            self._rank(trainer, should_stop)
         seconds = meter.seconds
         if any(self.world.any(saved != trainer.step or (self.world.is_first and not self.files.last.exists()))):
             self._save_last(trainer, seconds)
@@ -570,6 +575,15 @@ class _Run:
                 "are kept - lower --lr"
             )
         return dev
+
+    def _rank(self, trainer: Trainer, should_stop: Callable[[], bool]) -> None:
+        """List the training pairs by how badly they align, for ``prepare --drop``; a stop costs only the list."""
+        losses = {}
+        for index, pair in enumerate(self.plain_set.pairs):
+            if should_stop():
+                return
+            losses[pair.utterance_id] = trainer.evaluate([collate([self.plain_set[index]])])["forward_sum"]
+        write_ranking(self.folder / RANKING_FILE, by_loss(losses))
 
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aasvc_cli.data.ranking import to_drop, write_ranking
+from aasvc_cli.data.ranking import by_loss, to_drop, write_ranking
 from aasvc_cli.errors import DataError
 
 NAMES = ["c", "a", "b"]
@@ -59,3 +59,14 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         to_drop("4", NAMES, NAMES)
     with pytest.raises(DataError, match="not a number, and no such file"):
         to_drop(str(tmp_path / "missing"), NAMES, NAMES)
+
+
+def test_by_loss_the_worst_comes_first_and_what_lies_far_from_all_others_is_wrong() -> None:
+    losses = {f"pair{index}": 1.0 + 0.01 * index for index in range(20)} | {"other": 3.0, "odd": 1.5}
+    rows = by_loss(losses)
+    assert [row["pair"] for row in rows[:3]] == ["other", "odd", "pair19"]
+    assert [row["verdict"] for row in rows] == ["wrong", "near"] + [""] * 20
+
+
+def test_losses_that_hardly_differ_are_all_as_usual() -> None:
+    assert {row["verdict"] for row in by_loss(dict.fromkeys("abc", 2.0) | {"d": 2.1})} == {""}

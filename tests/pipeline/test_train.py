@@ -46,6 +46,17 @@ def _log(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
 
 
+def test_a_run_that_reached_its_end_ranks_its_pairs_by_how_badly_they_align(trained: Home):
+    result = train(trained, _config(trained, max_steps=2), tag="ranked")
+    names, *rows = [line.split("\t") for line in (result.folder / "ranking.tsv").read_text().splitlines()]
+    assert names == ["pair", "alignment_loss", "verdict"]
+    assert {row[0] for row in rows} == {pair.utterance_id for pair in read_manifest(trained).sets["train"]}
+    losses = [float(row[1]) for row in rows]
+    assert losses == sorted(losses, reverse=True) and min(losses) > 0
+    stopped = train(trained, _config(trained, max_steps=2), tag="stopped", should_stop=lambda: True)
+    assert not (stopped.folder / "ranking.tsv").exists()
+
+
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / "last.safetensors")[0]
 
@@ -63,6 +74,7 @@ def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
         "last.safetensors",
         "best.safetensors",
         "checkpoints.json",
+        "ranking.tsv",
     }
     assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
     assert [report.step for report in reports if report.dev] == [2, 4, 6]
