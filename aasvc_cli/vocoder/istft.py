@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
+import numpy as np
 import torch
 from pydantic import Field, StrictBool, StrictInt
 from torch import Tensor, nn
@@ -43,15 +45,15 @@ PITCH_FRAMES = 4096
 """Frames whose pitch is read at a time. Fixed, because the rounding of sums depends on it, and over minutes the phase
 of the pulses would run away by it."""
 _NOISE_SAMPLES = 1 << 18
-_NOISE_STRIDE = 7919
+NOISE_STRIDE = 7919
 """Samples of the table of noise by which two seeds are apart."""
 _PITCH_REACH = 3
 """Bins on either side of the likeliest whose mean is the pitch."""
 _FLOOR = 1e-5
 """Smallest mel magnitude above silence."""
-_MOST_REFINED = 10.0
+MOST_REFINED = 10.0
 """Largest factor by which a refinement changes a band."""
-_LIMIT = 5.0
+LIMIT = 5.0
 """Largest change of the log-magnitude of a filter."""
 
 
@@ -87,6 +89,13 @@ class IstftSizes(Section):
         if self.f0_floor >= self.f0_ceil:
             found.append(f"f0_floor: {self.f0_floor:g} Hz is not below f0_ceil, {self.f0_ceil:g} Hz")
         return found
+
+
+_ERF = tuple(
+    float(np.float32(number))
+    for number in (0.3275911 / math.sqrt(2.0), 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+)
+"""In float32, as graphs hold such numbers."""
 
 
 class ConvNeXtBlock(nn.Module):
@@ -182,9 +191,27 @@ class PitchNet(nn.Module):
 
     def decode(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Pitch in Hz (B, T), also where unvoiced, and whether voiced (B, T) for a normalised mel (B, T, M)."""
-        logits, voicing = self(mel)
+        return self.read(*self(mel))
+
+    def decode_exactly(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`decode` in float64, from sums and products alone, which come out alike on any machine.
+
+        The phase of a pulse sums up all pitches before it, and overtones multiply it: what other kernels rounded
+        otherwise in float32 (1e-6 of the pitch) came to 0.05 of full scale in single samples after two seconds.
+        """
+        net, x = self.backbone, mel.double()
+        x = _norm(_conv(x, net.embed, torch.matmul), net.norm_in)
+        for block in cast("Iterable[ConvNeXtBlock]", net.blocks):
+            mixed = _norm(_conv(x, block.depthwise, torch.mul), block.norm)
+            x = x + block.scale.double() * _linear(_gelu(_linear(mixed, block.expand)), block.contract)
+        out = _linear(_norm(x, net.norm_out), net.head)
+        f0, voiced = self.read(out[..., :-1], out[..., -1])
+        return f0.float(), voiced
+
+    def read(self, logits: Tensor, voicing: Tensor) -> tuple[Tensor, Tensor]:
+        """Pitch in Hz (B, T) and whether voiced (B, T) from what :meth:`forward` gives."""
         best = logits.argmax(-1, keepdim=True)
-        reach = torch.arange(-_PITCH_REACH, _PITCH_REACH + 1, device=mel.device)
+        reach = torch.arange(-_PITCH_REACH, _PITCH_REACH + 1, device=logits.device)
         near = (best + reach).clamp(0, len(self.centres) - 1)  # (B, T, 2 reach + 1)
         weights = torch.softmax(logits.gather(-1, near), dim=-1)
         f0 = (weights * self.centres[near]).sum(-1).exp()
@@ -279,18 +306,21 @@ class IstftGenerator(nn.Module):
         pulse_gain, noise_gain, turn, level = filters.chunk(4, dim=-1)  # (B, T, F) each
         if self.correction is not None:
             log_mel = log_mel + self.scale * self.correction(hidden).float()
-        pulses = excitation.pulses * torch.polar(pulse_gain.clamp(-_LIMIT, _LIMIT).exp(), turn)
-        mixed = pulses + _scaled(excitation.noise, noise_gain.clamp(-_LIMIT, _LIMIT).exp())
-        wave = self.inverse(_scaled(mixed, self.band_gain(log_mel, mixed) * level.clamp(-_LIMIT, _LIMIT).exp()))
+        pulses = excitation.pulses * torch.polar(pulse_gain.clamp(-LIMIT, LIMIT).exp(), turn)
+        mixed = pulses + _scaled(excitation.noise, noise_gain.clamp(-LIMIT, LIMIT).exp())
+        wave = self.inverse(_scaled(mixed, self.band_gain(log_mel, mixed) * level.clamp(-LIMIT, LIMIT).exp()))
         for _ in range(self.refinements):
             reached = self._analyse(wave)
-            gain = self.band_gain(log_mel, reached).clamp(1.0 / _MOST_REFINED, _MOST_REFINED)
+            gain = self.band_gain(log_mel, reached).clamp(1.0 / MOST_REFINED, MOST_REFINED)
             wave = self.inverse(_scaled(reached, gain))
         return wave
 
     def band_gain(self, log_mel: Tensor, spectrum: Tensor) -> Tensor:
         """The gain per bin (B, T, F) that gives a spectrum (B, T, F) the mel bands (B, T, M) asked for."""
-        power = spectrum.real.square() + spectrum.imag.square()
+        return self.gain_of_power(log_mel, spectrum.real.square() + spectrum.imag.square())
+
+    def gain_of_power(self, log_mel: Tensor, power: Tensor) -> Tensor:
+        """:meth:`band_gain` of a spectrum that is known by its power (B, T, F)."""
         current = (power + _FLOOR**2).sqrt() @ self.basis.T
         wanted = self.magnitude(log_mel)
         # the floor of the logarithm means silence, not that much sound in every bin
@@ -307,7 +337,12 @@ class IstftGenerator(nn.Module):
         return wave[:, start : start + n_frames * hop] / envelope[:, start : start + n_frames * hop].clamp_min(1e-3)
 
     def excite(self, f0: Tensor, voiced: Tensor, phase: Tensor, noise: Tensor) -> Excitation:
-        """Pulses at a pitch, and noise, as spectra.
+        """Pulses at a pitch, and noise, as spectra of T frames; arguments as for :meth:`sources`."""
+        pulses, noise = self.sources(f0, voiced, phase, noise)
+        return Excitation(_scaled(self._analyse(pulses), self.fade), self._analyse(noise))
+
+    def sources(self, f0: Tensor, voiced: Tensor, phase: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Pulses at a pitch, and noise that is weak beside them.
 
         Args:
             f0: (B, T + 1) in Hz, from :func:`held_pitch`; the last entry ends the last frame
@@ -316,23 +351,24 @@ class IstftGenerator(nn.Module):
             noise: (B, T * hop_length), white, of unit variance
 
         Returns:
-            spectra of T frames
+            samples (B, T * hop_length) of each
         """
         hop, rate = self.hop_length, self.mel.sample_rate
         level = voiced.float()
         ramp = torch.arange(hop, device=f0.device) / hop  # (hop,)
         # the pitch is linear within a frame, so its integral is known in closed form
-        turns = (f0[:, :-1] + f0[:, 1:]).double() * (hop / rate / 2.0)  # (B, T), cycles
+        turns = (
+            (f0[:, :-1] + f0[:, 1:]).double() * hop / (2 * rate)
+        )  # (B, T), cycles; whole numbers stay exact in graphs
         start = phase.double().unsqueeze(1) + torch.cumsum(turns, dim=1) - turns
         slope = (f0[:, 1:] - f0[:, :-1]).unsqueeze(-1)
         within = (f0[:, :-1].unsqueeze(-1) * ramp + slope * (0.5 * ramp.square())) * (hop / rate)
         cycles = torch.remainder(start.unsqueeze(-1) + within, 1.0).float()  # (B, T, hop)
         f0_now = f0[:, :-1].unsqueeze(-1) + slope * ramp
         gate = level[:, :-1].unsqueeze(-1) + (level[:, 1:] - level[:, :-1]).unsqueeze(-1) * ramp
-        pulses = gate * _pulse_train(cycles, f0_now, rate)
+        pulses = gate * pulse_train(cycles, f0_now, rate)
         weight = 1.0 - (1.0 - VOICED_NOISE) * gate
-        pulse_spectrum = _scaled(self._analyse(pulses.flatten(1)), self.fade)
-        return Excitation(pulse_spectrum, self._analyse(weight.flatten(1) * noise))
+        return pulses.flatten(1), weight.flatten(1) * noise
 
     def _analyse(self, wave: Tensor) -> Tensor:
         """(B, T * hop_length) -> (B, T, F) complex; silence before and behind."""
@@ -375,11 +411,11 @@ class IstftVocoder:
             return wave
         with torch.inference_mode():
             net.to(log_mel.device)
-            log_mel = torch.nan_to_num(log_mel.float(), nan=-10.0, posinf=4.0, neginf=-10.0).clamp(-24.0, 10.0)
+            log_mel = limited(log_mel.float())
             f0, voiced = self._pitch(log_mel)
             # cycles at the start of each frame, from the first one on
             f0 = held_pitch(f0, voiced)
-            cycles = torch.cumsum((f0[:, :-1] + f0[:, 1:]).double() * (hop / self.sample_rate / 2.0), dim=1)
+            cycles = torch.cumsum((f0[:, :-1] + f0[:, 1:]).double() * hop / (2 * self.sample_rate), dim=1)
             cycles = torch.remainder(functional.pad(cycles, (1, 0)), 1.0)
             for start in range(0, n_frames, self.chunk_frames):
                 end = min(n_frames, start + self.chunk_frames)
@@ -399,7 +435,7 @@ class IstftVocoder:
         for start in range(0, n_frames, PITCH_FRAMES):
             end = min(n_frames, start + PITCH_FRAMES)
             low = max(0, start - margin)
-            f0, voiced = net.pitch.decode(net.normalise(log_mel[:, low : min(n_frames, end + margin)]))
+            f0, voiced = net.pitch.decode_exactly(net.normalise(log_mel[:, low : min(n_frames, end + margin)]))
             found.append((f0[:, start - low : end - low], voiced[:, start - low : end - low]))
         f0, voiced = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         return torch.cat([f0, f0[:, -1:]], dim=1), torch.cat([voiced, voiced[:, -1:]], dim=1)
@@ -407,7 +443,7 @@ class IstftVocoder:
     def _noise(self, start: int, end: int, seed: int) -> Tensor:
         """The noise of a stretch of samples; it begins anew where the table ends."""
         table = self.generator.noise
-        first = (start + seed * _NOISE_STRIDE) % len(table)
+        first = (start + seed * NOISE_STRIDE) % len(table)
         last = first + end - start
         return table.repeat(-(-last // len(table)))[first:last]
 
@@ -415,6 +451,11 @@ class IstftVocoder:
 def head_size(mel: MelConfig) -> int:
     """Size of the head's transform: that of the mel, but at least four hops."""
     return max(mel.n_fft, 4 * mel.hop_length)
+
+
+def limited(log_mel: Tensor) -> Tensor:
+    """A log-mel within what can be computed with; values that are not numbers count as silence."""
+    return torch.nan_to_num(log_mel, nan=-10.0, posinf=4.0, neginf=-10.0).clamp(-24.0, 10.0)
 
 
 def _spread(basis: Tensor) -> Tensor:
@@ -461,6 +502,33 @@ def _envelope(window: Tensor, n_frames: int, hop_length: int) -> Tensor:
     return torch.cat([few[:, :middle], repeated, few[:, middle:]], dim=1)
 
 
+def _conv(x: Tensor, conv: nn.Conv1d, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A convolution that keeps the length, (B, T, D) to (B, T, D'), in float64, one product for each tap."""
+    size, length = conv.kernel_size[0], x.shape[1]
+    padded, weight = functional.pad(x, (0, 0, size // 2, size // 2)), conv.weight.double()
+    result = cast(Tensor, conv.bias).double()
+    for tap in range(size):
+        result = result + product(padded[:, tap : tap + length], weight[:, :, tap].T)
+    return result
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return functional.linear(x, layer.weight.double(), layer.bias.double())
+
+
+def _norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
+    size = list(layer.normalized_shape)
+    return functional.layer_norm(x, size, layer.weight.double(), layer.bias.double(), layer.eps)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """In float64, with the error function to 2e-7 (Abramowitz and Stegun, 7.1.26), as graphs have none there."""
+    size = x.abs()
+    t = 1.0 / (1.0 + _ERF[0] * size)
+    series = t * (_ERF[1] + t * (_ERF[2] + t * (_ERF[3] + t * (_ERF[4] + t * _ERF[5]))))
+    return 0.5 * (x + size * (1.0 - series * torch.exp(-0.5 * x.square())))
+
+
 def held_pitch(f0: Tensor, voiced: Tensor) -> Tensor:
     """The pitch (B, T + 1), with unvoiced frames next to voiced ones taking over the pitch of these.
 
@@ -471,7 +539,7 @@ def held_pitch(f0: Tensor, voiced: Tensor) -> Tensor:
     return torch.where(voiced, f0, torch.where(will, after, torch.where(was, before, f0)))
 
 
-def _pulse_train(cycles: Tensor, f0: Tensor, sample_rate: int) -> Tensor:
+def pulse_train(cycles: Tensor, f0: Tensor, sample_rate: int) -> Tensor:
     """All harmonics below half the sample rate, equally strong, of unit variance together.
 
     The sum of cosines 1 … K has a closed form, the kernel of Dirichlet.
