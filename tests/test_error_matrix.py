@@ -251,7 +251,7 @@ MATRIX = [
 ]  # fmt: skip
 
 
-COMMANDS = ("download", "prepare", "stats", "train", "convert", "evaluate", "serve", "doctor")
+COMMANDS = ("download", "prepare", "stats", "train", "convert", "evaluate", "export", "serve", "doctor")
 
 
 @pytest.fixture

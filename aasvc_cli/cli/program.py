@@ -42,6 +42,7 @@ COMMANDS = {
     "train": "Train a voice on a prepared set.",
     "convert": "Convert recordings to the target voice.",
     "evaluate": "Score converted recordings against the target speaker's.",
+    "export": "Write a voice as ONNX graphs, or as a page that converts.",
     "serve": "Convert, record and listen in a browser.",
     "doctor": "Check the installation, and free caches.",
 }

@@ -13,22 +13,23 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from aasvc_cli.audio.files import check_header
 from aasvc_cli.audio.mel import n_frames, resample
 from aasvc_cli.audio.pauses import WHOLE_SECONDS, LevelMeter, Piece, fade, find_pieces
-from aasvc_cli.conversion.voice import Voice, find_voice, load_voice
+from aasvc_cli.conversion.voice import Utterance, Voice, find_voice, is_exported, load_voice
 from aasvc_cli.errors import AudioError, ConfigError, DataError, ModelError
-from aasvc_cli.features.kinds import extract
 from aasvc_cli.features.stats import FeatureStats, RunningStats
-from aasvc_cli.model.aasvc import Conversion
 from aasvc_cli.storage.home import Home, find_home
-from aasvc_cli.vocoder.build import GRIFFIN_LIM, Vocoder, build_vocoder, default_vocoder, find_vocoder_of, speak
+from aasvc_cli.vocoder.folder import GRIFFIN_LIM
+
+if TYPE_CHECKING:
+    from aasvc_cli.conversion.exported import ExportedVocoder, ExportedVoice
+    from aasvc_cli.vocoder.build import Vocoder
 
 Wave = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
@@ -124,7 +125,9 @@ class Converter:
     Nothing in it changes by converting, so several threads may use one.
     """
 
-    def __init__(self, voice: Voice, vocoder: Vocoder, vocoder_name: str = GRIFFIN_LIM) -> None:
+    def __init__(
+        self, voice: Voice | ExportedVoice, vocoder: Vocoder | ExportedVocoder, vocoder_name: str = GRIFFIN_LIM
+    ) -> None:
         self.voice = voice
         self.vocoder = vocoder
         self.vocoder_name = vocoder_name
@@ -157,6 +160,13 @@ class Converter:
         """
         home, say = home or find_home(), on_message or _ignore
         folder = find_voice(home, model)
+        if is_exported(folder):
+            from aasvc_cli.conversion.exported import load_exported
+
+            spoken = load_exported(folder, device, vocoder=vocoder, source_stats=source_stats, data=data)
+            return cls(*spoken, spoken[1].name)
+        from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, find_vocoder_of
+
         voice = load_voice(folder, device, home=home, source_stats=source_stats, data=data, on_message=say)
         mel = voice.config.features.mel
         if vocoder is not None:
@@ -308,7 +318,7 @@ class Converter:
         stats = self.voice.stats.source
         if on_message is None or stats.likeness is None or self.voice.source_from_input:
             return
-        feature = torch.cat([utterance.source for utterance in inputs]).cpu().numpy()
+        feature = np.concatenate([utterance.source for utterance in inputs])
         difference = stats.likeness.difference(feature, stats.mean, stats.scale)
         distance, limit = float(np.abs(difference).mean()), stats.likeness.limit
         if distance <= limit:
@@ -342,10 +352,10 @@ class Converter:
 
     def _check_length(self, n_samples: int, sample_rate: int, name: str) -> None:
         """Raise AudioError if a recording is too short for the model."""
-        model, mel = self.voice.model, self.voice.config.features.mel
+        fewest, mel = self.voice.min_source_frames, self.voice.config.features.mel
         resampled = math.ceil(n_samples * mel.sample_rate / sample_rate)
-        if n_frames(resampled, mel.hop_length) < model.min_source_frames:
-            needed = (model.min_source_frames - 1) * mel.hop_length / mel.sample_rate
+        if n_frames(resampled, mel.hop_length) < fewest:
+            needed = (fewest - 1) * mel.hop_length / mel.sample_rate
             raise AudioError(
                 f"{name}: too short, {resampled / mel.sample_rate:.3f} s; this model converts {needed:.3f} s or more"
             )
@@ -358,14 +368,11 @@ class Converter:
         samples = resample(samples, sample_rate, features.mel.sample_rate)
         # the duration predictor mostly takes the same feature
         kinds = (str(features.source), str(features.duration))
-        extracted = {kind: extract(kind, samples, features) for kind in set(kinds)}
+        extracted = {kind: self.voice.extract(kind, samples) for kind in set(kinds)}
         sides = (stats.source, stats.duration)
         if self.voice.source_from_input:
             sides = own or (_stats_of(extracted[kinds[0]]), _stats_of(extracted[kinds[1]]))
-        source, duration = (
-            torch.from_numpy(side.normalise(extracted[kind])).to(self.voice.device)
-            for side, kind in zip(sides, kinds, strict=True)
-        )
+        source, duration = (side.normalise(extracted[kind]) for side, kind in zip(sides, kinds, strict=True))
         return _Inputs(source, duration)
 
     def _inputs_of_pieces(
@@ -377,7 +384,7 @@ class Converter:
     def _long_enough(self, samples: Wave, recording: Recording) -> Wave:
         """Extend a sound between two long pauses into them if it is shorter than the model's minimum."""
         mel = self.voice.config.features.mel
-        needed = self.voice.model.min_source_frames * mel.hop_length / mel.sample_rate
+        needed = self.voice.min_source_frames * mel.hop_length / mel.sample_rate
         missing = math.ceil(needed * recording.sample_rate) - len(samples)
         return np.pad(samples, (0, missing)) if missing > 0 else samples
 
@@ -389,42 +396,42 @@ class Converter:
         for _, samples in _read_pieces(recording, pieces):
             wave = resample(self._long_enough(samples, recording), recording.sample_rate, features.mel.sample_rate)
             for kind, statistics in running.items():
-                statistics.update(extract(kind, wave, features))
+                statistics.update(self.voice.extract(kind, wave))
         return running[kinds[0]].result(), running[kinds[1]].result()
 
     def _convert_sorted(
         self, inputs: Sequence[_Inputs], seeds: Sequence[int], options: ConvertOptions
-    ) -> list[Conversion]:
+    ) -> list[Utterance]:
         """Convert utterances, those of about the same length in one batch."""
         order = sorted(range(len(inputs)), key=lambda index: len(inputs[index].source))
-        results: dict[int, Conversion] = {}
+        results: dict[int, Utterance] = {}
         for batch in _batches(order, [len(utterance.source) for utterance in inputs]):
-            conversions = self.voice.model.convert_batch(
+            conversions = self.voice.convert(
                 [inputs[index].source for index in batch],
                 [inputs[index].duration for index in batch],
-                generators=[torch.Generator().manual_seed(seeds[index]) for index in batch],
+                [seeds[index] for index in batch],
                 noise_scale=options.noise_scale,
                 speed=options.speed,
             )
             results.update(zip(batch, conversions, strict=True))
         return [results[index] for index in range(len(inputs))]
 
-    def _speak(self, conversion: Conversion, name: str, seed: int) -> Converted:
+    def _speak(self, conversion: Utterance, name: str, seed: int) -> Converted:
         """The waveform of the converted mel."""
         # an unusual input can drive single bands far beyond any speech; one such burst would set the level of it all
-        log_mel = self.voice.stats.target.restore(conversion.mel.float().cpu().numpy())
+        log_mel = self.voice.stats.target.restore(conversion.mel)
         if not np.isfinite(log_mel).all():
             raise ModelError(
                 f"{self.voice.folder}: its result for {name} is not a finite spectrum; use another checkpoint or model"
             )
-        spoken = speak(self.vocoder, log_mel, self.voice.device, seed=seed)
+        spoken = self.voice.speak(self.vocoder, log_mel, seed)
         peak = float(np.abs(spoken).max())
         gain = PEAK / peak if peak > FULL_SCALE else 1.0
         return Converted(
             wave=spoken * np.float32(gain),
             sample_rate=self.sample_rate,
             log_mel=log_mel,
-            durations=conversion.durations.cpu().numpy().astype(np.int64),
+            durations=conversion.durations,
             gain=gain,
         )
 
@@ -433,8 +440,8 @@ class Converter:
 class _Inputs:
     """The inputs of the model for one utterance, (S, D) each, normalised."""
 
-    source: torch.Tensor
-    duration: torch.Tensor
+    source: Mel
+    duration: Mel
 
 
 @dataclass(frozen=True, eq=False)

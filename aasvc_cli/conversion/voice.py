@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from aasvc_cli.audio.mel import Array
 from aasvc_cli.config.reading import dump_yaml, parse_config
 from aasvc_cli.config.settings import Config
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.source_stats import SOURCE_SIDES, find_prepared_source, prepared_source_stats
 from aasvc_cli.errors import DataError, ModelError
-from aasvc_cli.features.kinds import SIDES, feature_keys, feature_width, with_widths
+from aasvc_cli.features.kinds import SIDES, extract, feature_keys, feature_width, with_widths
 from aasvc_cli.features.stats import FeatureStats, NormStats
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"
 CARD_FILE = "card.json"
+EXPORTED_FILE = "voice.onnx"
+"""What makes a folder an exported model, see :mod:`aasvc_cli.conversion.exported`."""
 WEIGHT_FILES = ("best.safetensors", "last.safetensors")
 """In the order in which they are looked for."""
 _WEIGHT_PREFIX = "model."
@@ -63,6 +69,58 @@ class Voice:
     device: torch.device
     source_from_input: bool = False
     card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def min_source_frames(self) -> int:
+        """Fewest source frames that can be converted."""
+        return self.model.min_source_frames
+
+    def extract(self, kind: str, wave: Array) -> Array:
+        """One feature of a recording, see :func:`aasvc_cli.features.kinds.extract`."""
+        return extract(kind, wave, self.config.features)
+
+    def convert(
+        self,
+        sources: Sequence[Array],
+        durations: Sequence[Array],
+        seeds: Sequence[int],
+        *,
+        noise_scale: float | None,
+        speed: float,
+    ) -> list[Utterance]:
+        """What the target would say, see :meth:`aasvc_cli.model.aasvc.AASVC.convert_batch`."""
+        import torch
+
+        conversions = self.model.convert_batch(
+            [torch.from_numpy(source).to(self.device) for source in sources],
+            [torch.from_numpy(duration).to(self.device) for duration in durations],
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            noise_scale=noise_scale,
+            speed=speed,
+        )
+        return [
+            Utterance(one.mel.float().cpu().numpy(), one.durations.cpu().numpy().astype(np.int64))
+            for one in conversions
+        ]
+
+    def speak(self, vocoder: Any, log_mel: Array, seed: int) -> Array:
+        """The sound of a log-mel (T, M), not normalised, by a vocoder on the same device: (T * hop_length,)."""
+        from aasvc_cli.vocoder.build import speak
+
+        return speak(vocoder, log_mel, self.device, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """What a model says for one utterance.
+
+    Attributes:
+        mel: (T, M) float32, normalised with the target's statistics
+        durations: (K,) int64, target frames of each token
+    """
+
+    mel: Array
+    durations: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +229,8 @@ def read_voice(folder: Path, home: Home | None = None, *, weights: bool = True) 
 
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder")
+    if is_exported(folder):
+        raise ModelError(f"{folder}: is an exported model, which can only convert; use the folder it was exported from")
     if (folder / CONFIG_FILE).is_file() or not is_published_folder(folder):
         return _read_ours(folder, weights, None)
 
@@ -270,10 +330,16 @@ def _read_ours(folder: Path, with_weights: bool, origin: str | None) -> VoiceFil
     state = {
         name.removeprefix(_WEIGHT_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_WEIGHT_PREFIX)
     }
-    return VoiceFiles(config, target, stats, state, _read_card(folder), origin or str(path))
+    return VoiceFiles(config, target, stats, state, read_card(folder), origin or str(path))
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is what ``aasvc export`` writes."""
+    return (folder / EXPORTED_FILE).is_file() and not (folder / CONFIG_FILE).exists()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The model card of a folder, empty if there is none; raises DataError."""
     path = folder / CARD_FILE
     if not path.is_file():
         return {}

@@ -85,17 +85,18 @@ def load_encoder(path: Path) -> ContentEncoder:
 
 @lru_cache(maxsize=1)
 def _encoder() -> ContentEncoder:
-    encoder = load_encoder(_weights())
+    encoder = load_encoder(weights_file())
     if encoder.sizes.n_out != CONTENT_CHANNELS:
-        raise ModelError(f"{_weights()}: writes {encoder.sizes.n_out} channels, expected {CONTENT_CHANNELS}")
+        raise ModelError(f"{weights_file()}: writes {encoder.sizes.n_out} channels, expected {CONTENT_CHANNELS}")
     return encoder
 
 
 @lru_cache(maxsize=1)
 def weights_identity() -> str:
     """16 hexadecimal digits of the bundled encoder's weights."""
-    return file_sha256(_weights())[:16]
+    return file_sha256(weights_file())[:16]
 
 
-def _weights() -> Path:
+def weights_file() -> Path:
+    """Of the bundled encoder."""
     return bundled("content") / WEIGHTS_FILE

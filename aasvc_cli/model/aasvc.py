@@ -187,7 +187,7 @@ class AASVC(nn.Module):
         frames = gaussian_upsampling(tokens, durations, token_padding, frame_padding, target.shape[1])
         if self.config.mask_padding:
             frames = frames.masked_fill(frame_padding.unsqueeze(-1), 0.0)
-        before, after = self._decode(frames, frame_padding)
+        before, after = self.decode(frames, frame_padding)
         return TeacherForced(
             before=before, after=after, target=target, frame_padding=frame_padding, log_alignment=log_alignment,
             path=path, durations=durations, token_lengths=token_lengths, target_lengths=target_lengths,
@@ -243,7 +243,7 @@ class AASVC(nn.Module):
         with torch.inference_mode():
             tokens, durations = self._rhythm(source, duration_feature, noise_scale, noise, generator, speed)
             frames = gaussian_upsampling(tokens, durations, None, None, int(durations.sum()))
-            _, after = self._decode(frames, None)
+            _, after = self.decode(frames, None)
         return Conversion(mel=after[0], durations=durations[0])
 
     def convert_batch(
@@ -291,7 +291,7 @@ class AASVC(nn.Module):
                 batch_first=True,
             )
             padding = padding_mask(torch.tensor(lengths, device=frames.device), frames.shape[1])
-            _, after = self._decode(frames, padding)
+            _, after = self.decode(frames, padding)
         return [
             Conversion(mel=mel[:length], durations=durations[0])
             for mel, length, (_, durations) in zip(after, lengths, rhythms, strict=True)
@@ -350,7 +350,7 @@ class AASVC(nn.Module):
             inputs: Tensor = self.duration_branch(feature, known, tokens.shape[1], token_lengths)
             return inputs
 
-    def _decode(self, frames: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def decode(self, frames: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mel before and after the postnet, (B, T, M) each."""
         before = self.output(self.decoder(frames, padding))
         if self.postnet is None:

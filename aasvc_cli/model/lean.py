@@ -24,6 +24,10 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 def relative_shift(scores: Tensor) -> Tensor:
     """Pick, for query i and key j, the score of offset i - j: (…, T, 2T - 1) -> (…, T, T); spoils ``scores``."""
+    if torch.compiler.is_exporting():  # graphs have no strided views
+        *outer, length, width = scores.shape
+        padded = F.pad(scores, (1, 0)).reshape(*outer, width + 1, length)
+        return padded[..., 1:, :].reshape(*outer, length, width)[..., :length]
     result: Tensor = _RelativeShift.apply(scores)
     return result
 

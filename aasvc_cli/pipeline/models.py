@@ -30,7 +30,7 @@ from typing import Any
 
 from aasvc_cli.config.reading import parse_config
 from aasvc_cli.config.yaml_files import read_config_file
-from aasvc_cli.conversion.voice import CARD_FILE, CONFIG_FILE, WEIGHT_FILES
+from aasvc_cli.conversion.voice import CARD_FILE, CONFIG_FILE, WEIGHT_FILES, is_exported
 from aasvc_cli.errors import AasvcError
 from aasvc_cli.published.voices import is_published_folder
 from aasvc_cli.storage.files import read_json
@@ -148,6 +148,8 @@ def _facts(folder: Path) -> str:
     """What the files themselves show."""
     if is_published_folder(folder) and not (folder / CONFIG_FILE).is_file():
         return "published model"
+    if is_exported(folder):
+        return "exported model"
     if not (folder / CONFIG_FILE).is_file():
         return f"no model: {CONFIG_FILE} is missing"
     path = folder / CONFIG_FILE

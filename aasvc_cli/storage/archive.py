@@ -7,6 +7,7 @@ import errno
 import re
 import stat
 import struct
+import tarfile
 import unicodedata
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from aasvc_cli.errors import DataError, StorageError
-from aasvc_cli.storage.files import atomic_write, storage_error
+from aasvc_cli.storage.files import atomic_write, reading, storage_error
 
 _DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, struct.error)
 with contextlib.suppress(ImportError):  # a Python may have been built without it
@@ -246,3 +247,10 @@ def _reading(archive: Path) -> Iterator[zipfile.ZipFile]:
         raise storage_error("read", archive, error) from None
     with opened:
         yield opened
+
+
+def read_tar(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Files of a tar archive that are known by name; raises DataError if one is missing or the archive is damaged."""
+    with reading(path, f"a tar archive with {', '.join(names)}"), tarfile.open(path) as archive:
+        streams = {name: archive.extractfile(name) for name in names}
+        return {name: stream.read() for name, stream in streams.items() if stream is not None}

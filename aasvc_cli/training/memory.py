@@ -1,4 +1,7 @@
-"""Memory of the device: how much there is, how much was used, whether it ran out, and what fits into it."""
+"""Memory of the device: how much there is, how much was used, whether it ran out, and what fits into it.
+
+A conversion gives memory back, too, and may do without torch: it is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from aasvc_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 SPARED = 0.1
 """Part of the free memory that is left to others if the user names no amount."""
@@ -22,6 +27,8 @@ _ALLOCATION_FAILED = re.compile(r"DefaultCPUAllocator|CUDA out of memory|CUBLAS_
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    import torch
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and bool(_ALLOCATION_FAILED.search(str(error)))
@@ -29,6 +36,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def release_memory(device: torch.device) -> None:
     """Give back what is no longer needed, to be tried again with."""
+    import torch
+
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -45,6 +54,8 @@ def return_free_memory() -> None:
 
 def usable_memory(device: torch.device) -> int:
     """Bytes that this process could come to use in all: what it has, and most of what is free."""
+    import torch
+
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return torch.cuda.memory_reserved(device) + int((1 - SPARED) * free)
@@ -53,6 +64,8 @@ def usable_memory(device: torch.device) -> int:
 
 def reset_peak(device: torch.device) -> None:
     """Begin to watch how much memory this process comes to use."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):  # elsewhere than on Linux the peak of the whole process counts
@@ -61,6 +74,8 @@ def reset_peak(device: torch.device) -> None:
 
 def peak(device: torch.device) -> int:
     """Most bytes that this process has used since :func:`reset_peak`."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     known = _status("VmHWM")

@@ -25,7 +25,7 @@ from aasvc_cli.errors import ConfigError, DataError, ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import write_text
 from aasvc_cli.storage.home import BUNDLED, UNIVERSAL, Home, bundled
-from aasvc_cli.vocoder.folder import CONFIG_FILE, WEIGHTS_FILE, StoredVocoder
+from aasvc_cli.vocoder.folder import CONFIG_FILE, GRIFFIN_LIM, WEIGHTS_FILE, StoredVocoder
 from aasvc_cli.vocoder.gan_generators import (
     GanVocoder,
     HiFiGan,
@@ -36,7 +36,6 @@ from aasvc_cli.vocoder.gan_generators import (
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes, IstftVocoder
 
-GRIFFIN_LIM = "griffin-lim"
 _SIZES = TypeVar("_SIZES", HiFiGanSizes, ParallelWaveGanSizes)
 
 

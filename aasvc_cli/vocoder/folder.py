@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from aasvc_cli.config.settings import MelConfig
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "generator.safetensors"
+GRIFFIN_LIM = "griffin-lim"
+"""Names the vocoder that has no folder."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aasvc_cli.config.settings import NUMBER, MelConfig, Section
+from aasvc_cli.vocoder.noise import NOISE_BLOCK
 
 CHUNK_FRAMES = 256
 """Frames synthesised at once. Shorter pieces spend their time on the frames around them (a quarter more at 64), longer
 ones need more memory and gain nothing (``tests/benchmarks/vocoders.py``)."""
 BLOCK_ROWS = 2048
 """Samples that pass through a layer of ParallelWaveGAN at once, so that what they become stays in the cache."""
-_NOISE_BLOCK = 1 << 14
-"""Samples of noise drawn from one seed, so that any stretch of it can be drawn without what comes before."""
 _FINAL_SLOPE = 0.01
 """HiFi-GAN's last activation has the framework's default slope, not the configured one."""
 _UPSAMPLERS = ("ConvInUpsampleNetwork", "UpsampleNetwork")
@@ -361,12 +360,12 @@ class ParallelWaveGan(nn.Module):
         of the bands may then be taken once per frame and upsampled afterwards, as sums over a few frames.
         """
         sizes = self.sizes
-        features = self._with_context(mel.T[None])
+        features = self.with_context(mel.T[None])
         if sizes.freq_axis_kernel_size == 1 and sizes.upsample_slope is None:
             return _FrameConditions(features[0].T, self._upsampling(len(mel), mel))
-        return _SampleConditions(self._upsample(features)[0].T.contiguous())
+        return _SampleConditions(self.upsample(features)[0].T.contiguous())
 
-    def _with_context(self, mel: Tensor) -> Tensor:
+    def with_context(self, mel: Tensor) -> Tensor:
         """(B, M, T) -> (B, M, T)."""
         if self.context is None:
             return mel
@@ -374,7 +373,7 @@ class ParallelWaveGan(nn.Module):
         sides = (window, 0) if self.sizes.use_causal_conv else (window, window)
         return cast(Tensor, self.context(functional.pad(mel, sides, mode="replicate") if window else mel))
 
-    def _upsample(self, features: Tensor) -> Tensor:
+    def upsample(self, features: Tensor) -> Tensor:
         """(B, M, T) -> (B, M, T * hop_length)."""
         sizes = self.sizes
         x = features.unsqueeze(1)  # (B, 1, M, T)
@@ -398,7 +397,7 @@ class ParallelWaveGan(nn.Module):
         for scale in reversed(self.sizes.upsample_scales):
             reach = math.ceil((reach + sides * scale) / scale) + 1
         short = min(n_frames, 4 * reach + 2)
-        answers = self._upsample(torch.eye(short, device=like.device, dtype=like.dtype)[None])[0]  # (from, samples)
+        answers = self.upsample(torch.eye(short, device=like.device, dtype=like.dtype)[None])[0]  # (from, samples)
         answers = answers.view(short, short, -1).permute(1, 2, 0)  # (frame, sample in it, from)
         padded = functional.pad(answers, (reach, reach))
         around = torch.stack([padded[frame, :, frame : frame + 2 * reach + 1] for frame in range(short)])
@@ -495,8 +494,8 @@ class GanVocoder:
         """
         self.mel = mel
         self.chunk_frames = chunk_frames
-        self._generator = generator.eval().requires_grad_(False)
-        self._mean, self._scale = mean, scale
+        self.generator = generator.eval().requires_grad_(False)
+        self.mean, self.scale = mean, scale
 
     @property
     def sample_rate(self) -> int:
@@ -530,7 +529,7 @@ class GanVocoder:
         """The same piece by piece: (B, n) each, as soon as it is there."""
         if log_mel.ndim != 3 or log_mel.shape[2] != self.mel.n_mels:
             raise ValueError(f"expected (B, T, {self.mel.n_mels}), got {tuple(log_mel.shape)}")
-        hop, reach, total = self.hop_length, self._generator.reach, log_mel.shape[1]
+        hop, reach, total = self.hop_length, self.generator.reach, log_mel.shape[1]
         step = max(1, self.chunk_frames or total)
         for start in range(0, total, step):
             stop = min(start + step, total)
@@ -538,28 +537,28 @@ class GanVocoder:
             with torch.inference_mode():
                 mel = self._normalise(log_mel[:, first:last].float())
                 drawn = None
-                if self._generator.draws_noise:
+                if self.generator.draws_noise:
                     drawn = noise[:, first * hop : last * hop] if noise is not None else None
                     if drawn is None:
                         drawn = noise_between(seed, first * hop, last * hop).to(mel.device).expand(len(mel), -1)
-                wave = self._generator.generate(mel, drawn)
+                wave = self.generator.generate(mel, drawn)
             yield wave[:, (start - first) * hop : (stop - first) * hop].clone()
 
     def _normalise(self, log_mel: Tensor) -> Tensor:
-        if self._mean is None or self._scale is None:
+        if self.mean is None or self.scale is None:
             return log_mel
-        return (log_mel - self._mean.to(log_mel.device)) / self._scale.to(log_mel.device)
+        return (log_mel - self.mean.to(log_mel.device)) / self.scale.to(log_mel.device)
 
 
 def noise_between(seed: int, start: int, stop: int) -> Tensor:
     """Samples ``start`` to ``stop`` of the endless standard normal noise that belongs to a seed: (stop - start,)."""
-    first, last = start // _NOISE_BLOCK, max(start, stop - 1) // _NOISE_BLOCK
+    first, last = start // NOISE_BLOCK, max(start, stop - 1) // NOISE_BLOCK
     blocks = [
         # an odd multiplier spreads the seeds, so that block 1 of seed 0 is not block 0 of seed 1
         torch.randn(
-            _NOISE_BLOCK, generator=torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + block) % (1 << 63))
+            NOISE_BLOCK, generator=torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + block) % (1 << 63))
         )
         for block in range(first, last + 1)
     ]
-    offset = first * _NOISE_BLOCK
+    offset = first * NOISE_BLOCK
     return torch.cat(blocks)[start - offset : stop - offset]

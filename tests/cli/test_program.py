@@ -32,13 +32,14 @@ from aasvc_cli.storage.files import atomic_write
 from aasvc_cli.storage.home import HOME_VARIABLE, Home
 
 Aasvc = Callable[..., Any]
-COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "serve", "doctor"]
+COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "export", "serve", "doctor"]
 NO_DEFAULT = {
     "download": {"names", "mirror"},
     "convert": {
         "inputs", "output", "out_dir", "from0", "set_name", "data", "source_stats", "save_mel", "raw_format",
         "raw_rate", "jsonl",
     },
+    "export": {"model", "folder", "source_stats", "data"},
     "evaluate": {
         "systems", "model", "converted", "target", "source", "text", "measures", "asr_model", "language", "fail_if",
         "csv_file", "report", "listening",

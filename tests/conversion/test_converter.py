@@ -23,7 +23,7 @@ from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.conversion import converter as module
 from aasvc_cli.conversion.converter import Converted, Converter
 from aasvc_cli.errors import AudioError, DataError
-from aasvc_cli.features.kinds import with_widths
+from aasvc_cli.features.kinds import extract, with_widths
 from aasvc_cli.model.aasvc import AASVC
 from aasvc_cli.storage.files import write_json
 from aasvc_cli.storage.home import Home
@@ -178,7 +178,7 @@ class TestLongRecordings:
         sound = buzz(module.WHOLE_SECONDS)
         (part,) = self.parts(converter, sound)
         mel = converter.voice.config.features.mel
-        heard = module.extract("mel", sound, converter.voice.config.features)
+        heard = extract("mel", sound, converter.voice.config.features)
         source = torch.from_numpy(converter.voice.stats.source.normalise(heard))
         direct = converter.voice.model.convert(source, source, generator=torch.Generator().manual_seed(1))
         expected = converter.voice.stats.target.denormalise(direct.mel.numpy()).astype(np.float32)

@@ -36,7 +36,7 @@ class Example:
 
     def log_mel(self, vocoder: GanVocoder) -> torch.Tensor:
         """(1, T, M), not normalised."""
-        return (self.mel * vocoder._scale + vocoder._mean)[None]
+        return (self.mel * vocoder.scale + vocoder.mean)[None]
 
 
 @pytest.fixture(params=KINDS)
@@ -71,14 +71,14 @@ def test_our_form_of_a_published_vocoder_is_made_once_and_sounds_the_same(exampl
 
 def test_a_mel_is_given_to_the_generator_in_bounded_pieces(vocoder, monkeypatch):
     seen = []
-    generate = vocoder._generator.generate
+    generate = vocoder.generator.generate
     monkeypatch.setattr(
-        vocoder._generator, "generate", lambda mel, noise: seen.append(mel.shape[1]) or generate(mel, noise)
+        vocoder.generator, "generate", lambda mel, noise: seen.append(mel.shape[1]) or generate(mel, noise)
     )
     vocoder.chunk_frames = 10
     pieces = list(vocoder.stream(torch.zeros(1, 95, 80)))
     assert [piece.shape[1] for piece in pieces] == [2560] * 9 + [1280]
-    assert max(seen) <= 10 + 2 * vocoder._generator.reach
+    assert max(seen) <= 10 + 2 * vocoder.generator.reach
 
 
 def test_the_seed_decides_what_is_drawn_and_company_does_not(example, vocoder):
