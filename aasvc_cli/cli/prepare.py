@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,8 +41,8 @@ SHOWN_FINDINGS = 10
 """Pairs left out that `prepare` shows; its report has all of them."""
 
 CHOICES = (
-    "corpus", "source", "target", "name", "pairs", "training", "dev", "evaluation", "drop", "trim", "loudness",
-    "max_seconds", "seed", "sample_rate", "jobs", "overwrite",
+    "corpus", "source", "target", "name", "pairs", "training", "dev", "evaluation", "drop", "language", "trim",
+    "loudness", "max_seconds", "seed", "sample_rate", "jobs", "overwrite",
 )  # fmt: skip
 """Options that the stage takes by the same name."""
 
@@ -135,6 +136,26 @@ DropOption = Annotated[
 ]
 
 
+AsrModelOption = Annotated[
+    str | None,
+    data_option(
+        "--asr-model",
+        metavar="NAME_OR_FOLDER",
+        help="Recognise what both sides of each pair say (a Whisper model's name or its folder), and compare it.",
+        show_default="what they say is compared without text",
+    ),
+]
+
+LanguageOption = Annotated[
+    str | None,
+    data_option(
+        "--language",
+        metavar="CODE",
+        help="Language of the sentences, for --asr-model.",
+        show_default="guessed from the script of their texts",
+    ),
+]
+
 TrimOption = Annotated[
     bool | None,
     data_option(
@@ -193,6 +214,8 @@ def prepare(
     dev: DevOption = None,
     evaluation: EvaluationOption = None,
     drop: DropOption = None,
+    asr_model: AsrModelOption = None,
+    language: LanguageOption = None,
     trim: TrimOption = None,
     loudness: LoudnessOption = False,
     max_seconds: MaxSecondsOption = 12.0,
@@ -232,8 +255,13 @@ def _run(given: Mapping[str, Any]) -> PrepareReport:
 
     config = configured(given["conf"], model_overrides(given))
     choices = {name: given[name] for name in CHOICES}
+    recogniser = None
+    if given["asr_model"] is not None:
+        from aasvc_cli.measures.judges import Whisper
+
+        recogniser = Whisper(given["asr_model"], threads=given["jobs"] or os.cpu_count() or 1)
     with workers_of(given["cluster"]) as workers, progress("prepare") as on_progress:
-        return run(home_folder(), config, **choices, workers=workers, on_progress=on_progress)
+        return run(home_folder(), config, **choices, recogniser=recogniser, workers=workers, on_progress=on_progress)
 
 
 def _report(outcome: PrepareReport, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from aasvc_cli.audio.quality import Quality
 from aasvc_cli.data.excerpts import Cut
 from aasvc_cli.data.manifest import Finding
+from aasvc_cli.data.spoken_texts import SpokenTexts
 from aasvc_cli.data.wording import Fit, Verdict
 
 
@@ -21,22 +22,37 @@ class Ranked:
 
     Attributes:
         set: of the pair, before sets are drawn
+        texts: what both sides say, if speech was recognised
     """
 
     set: str
     utterance_id: str
     fit: Fit
     verdict: Verdict
+    texts: SpokenTexts | None = None
+
+    @property
+    def badness(self) -> tuple[float, float]:
+        """By which pairs are ranked: the difference of the texts, if they are known, and the misfit."""
+        return (0.0 if self.texts is None else self.texts.difference), self.fit.misfit
 
     def row(self) -> dict[str, object]:
         """Its line in the ranking."""
-        return {
-            "pair": self.utterance_id,
-            "misfit": self.fit.misfit,
-            "cost": self.fit.cost,
-            "length_ratio": self.fit.length_ratio,
-            "verdict": self.verdict,
-        }
+        known: dict[str, object] = {"pair": self.utterance_id, "misfit": self.fit.misfit, "cost": self.fit.cost}
+        known["length_ratio"] = self.fit.length_ratio
+        if self.texts is not None:
+            known |= {"text_difference": self.texts.difference}
+            known |= {"source_text": self.texts.source, "target_text": self.texts.target}
+        return known | {"verdict": self.verdict}
+
+    def message(self, usual: float) -> str:
+        """What to say of it; ``usual`` is the misfit of most pairs."""
+        if self.texts is not None:
+            return f"the source says “{self.texts.source}”, the target “{self.texts.target}”"
+        return (
+            f"costs {self.fit.misfit:.2f} times what other sentences of these two speakers cost, usually it is "
+            f"{usual:.2f} times; is it the same sentence?"
+        )
 
 
 @dataclass(frozen=True)

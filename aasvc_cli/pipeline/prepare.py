@@ -32,10 +32,12 @@ from aasvc_cli.data.matching import match
 from aasvc_cli.data.preparation import MeasuredPair, PrepareReport, Ranked
 from aasvc_cli.data.ranking import RANKING_FILE, fits_of, to_drop, write_ranking
 from aasvc_cli.data.splitting import split
+from aasvc_cli.data.spoken_texts import spoken_texts
 from aasvc_cli.data.wording import FEWEST_PAIRS, limits
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features.kinds import feature_key
 from aasvc_cli.features.store import FeatureStore
+from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.storage.files import remove_file, write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
@@ -61,6 +63,8 @@ def prepare(
     dev: str | None = None,
     evaluation: str | None = None,
     drop: str | None = None,
+    recogniser: Recogniser | None = None,
+    language: str | None = None,
     trim: bool | None = None,
     loudness: bool = False,
     sample_rate: int | None = None,
@@ -79,6 +83,8 @@ def prepare(
         pairs: a table of source, target and perhaps text, in place of matching by name
         training: as ``dev``; what is left is used for nothing then, and the batch follows the published series
         drop: pairs to leave out: so many of the worst, those that a ranking calls wrong, or a list of names
+        recogniser: tells what both sides of each pair say, which then decides which pairs hold different words
+        language: of the sentences, for the recogniser; None to guess it from the script of their texts
         trim: leave the silence at both ends out; None for what the configuration says
         loudness: bring every recording to its speaker's usual level
         sample_rate: of the features, in place of the configuration's, in Hz
@@ -123,6 +129,8 @@ def prepare(
             bench,
             partial(each_in_chunks, pool),
             loudness,
+            recogniser,
+            language,
             on_progress,
         )
     bench.store.remove_leftovers()
@@ -220,6 +228,8 @@ def _work(
     bench: Bench,
     spread: Spread,
     loudness: bool,
+    recogniser: Recogniser | None,
+    language: str | None,
     on_progress: Progress | None,
 ) -> _Work:
     """Everything that decodes recordings."""
@@ -231,13 +241,19 @@ def _work(
     good, breaking, noticed = check_pairs(candidates, config)
     fits = fits_of([pair for _, pair in good], bench.cache, spread) if len(good) >= FEWEST_PAIRS else []
     bounds = limits(fits)
-    ranked: list[Ranked] = []
-    if bounds is not None:
+    ranked = [
+        Ranked(where, pair.utterance_id, each, "" if bounds is None else bounds.verdict(each.misfit))
+        for (where, pair), each in zip(good, fits, strict=False)
+    ]
+    if recogniser is not None:
+        texts = spoken_texts([pair for _, pair in good], recogniser, language, bench.cache, on_progress)
         ranked = [
-            Ranked(where, pair.utterance_id, each, bounds.verdict(each.misfit))
-            for (where, pair), each in zip(good, fits, strict=True)
+            dataclasses.replace(each, texts=both, verdict=both.verdict)
+            for each, both in zip(ranked, texts, strict=False)
         ]
-        ranked.sort(key=lambda each: (-each.fit.misfit, each.utterance_id))
+    elif bounds is None:
+        ranked = []
+    ranked.sort(key=lambda each: (*(-value for value in each.badness), each.utterance_id))
     usual = 0.0 if bounds is None else bounds.usual
     return _Work(analyses, candidates, cuts, good, breaking, [*long_ones, *noticed], ranked, usual)
 
@@ -257,11 +273,7 @@ def _judge(work: _Work, drop: str | None) -> tuple[set[str], list[Finding]]:
             findings.append(Finding(pair.utterance_id, where, "", "dropped", True, f"left out by --drop {drop}"))
         elif each is not None and each.verdict:
             code = {"wrong": "different_words", "near": "unlike"}[each.verdict]
-            message = (
-                f"costs {each.fit.misfit:.2f} times what other sentences of these two speakers cost, usually it is "
-                f"{work.usual:.2f} times; is it the same sentence?"
-            )
-            findings.append(Finding(pair.utterance_id, where, "", code, False, message))
+            findings.append(Finding(pair.utterance_id, where, "", code, False, each.message(work.usual)))
     return dropped, findings
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -415,6 +415,20 @@ class TestExcerpts:
         assert (again.advice, again.sample_rate) == ((), 8000)
         assert read_manifest(home).config.features.mel.sample_rate == 8000
 
+    @pytest.mark.parametrize("narrow", ["anna", "bob"])
+    def test_where_only_one_speaker_is_narrow_the_advice_says_what_that_means(self, home, tmp_path, narrow):
+        corpus = Corpus(tmp_path / "phone", 0)
+        for index in range(6):
+            both = [sound(1.0, 2 * index + side, 24000) for side in (0, 1)]
+            at = ["anna", "bob"].index(narrow)
+            both[at] = soxr.resample(sound(1.0, 2 * index + at, 8000), 8000, 24000)
+            corpus.put(f"u{index}", *both, rates=(24000, 24000))
+        config = override(CONFIG, {"features.mel.sample_rate": 24000})
+        (advice,) = prepare(home, config, source=corpus.source, target=corpus.target, jobs=1).advice
+        assert f"{narrow} has sound up to 4.0 kHz only" in advice
+        assert ("so will the voice" in advice) == (narrow == "bob")
+        assert ("has to make up the rest" in advice) == (narrow == "anna")
+
     def test_few_training_pairs_take_the_batch_of_the_published_series(self, home, corpus, run):
         config = override(CONFIG, {"train.batch_size": 2, "train.accum": 8})
         assert run(config).batch_size == 16
@@ -769,6 +783,29 @@ class TestWords:
     def test_a_number_leaves_out_the_worst(self, home, run, swapped):
         run(drop="2")
         assert not swapped & everything(home)
+
+    def test_with_a_recogniser_what_both_sides_say_decides(self, home, run, swapped):
+        class Recogniser:
+            """Hears the same words in every recording but one."""
+
+            description: ClassVar[dict[str, str]] = {"engine": "made up"}
+            n_asked = 0
+
+            def recognise(self, wave: np.ndarray, sample_rate: int, language: str) -> str:
+                assert language == "de"
+                Recogniser.n_asked += 1
+                return "etwas ganz anderes" if Recogniser.n_asked == 5 else "guten Tag"
+
+        for _ in range(2):
+            report = run(recogniser=Recogniser(), language="de")
+            (finding,) = [each for each in report.findings if each.code == "different_words"]
+            assert finding.message == "the source says “etwas ganz anderes”, the target “guten Tag”"
+        assert Recogniser.n_asked == 28, "what was recognised is kept"
+        assert report.ranking is not None
+        names, first, *_ = [line.split("\t") for line in report.ranking.read_text().splitlines()]
+        worst = dict(zip(names, first, strict=True))
+        assert (worst["pair"], worst["verdict"]) == (finding.utterance_id, "wrong")
+        assert (worst["source_text"], worst["target_text"]) == ("etwas ganz anderes", "guten Tag")
 
 
 def test_real_speech_gives_no_findings(home, demo_corpus):
