@@ -222,8 +222,13 @@ def propose_sample_rate(candidates: Sequence[Candidate], sample_rate: int) -> in
     band = min(_usual_band(candidates, side) for side in ("source", "target"))
     if band >= _FULL_BAND * sample_rate / 2:
         return None
-    proposed = next((rate for rate in RATES if rate / 2 >= _MARGIN * band), RATES[-1])
+    proposed = _fitting_rate(band)
     return proposed if proposed < sample_rate else None
+
+
+def _fitting_rate(band: float) -> int:
+    """The lowest of the usual sample rates that has a band."""
+    return next((rate for rate in RATES if rate / 2 >= _MARGIN * band), RATES[-1])
 
 
 def advise(
@@ -263,15 +268,18 @@ def _band_advice(candidates: Sequence[Candidate], speakers: tuple[str, str], rat
     bands = [
         f"{name} has sound up to {band / 1000:.1f} kHz" for name, band in zip(speakers, (source, target), strict=True)
     ]
-    smaller = f"--sample-rate {proposed} makes a smaller and faster one"
-    if source >= _FULL_BAND * rate / 2:
-        return f"{bands[1]} only, and so will the voice; the upper bands of a model at {rate} Hz stay empty, {smaller}"
-    if target >= _FULL_BAND * rate / 2:
+    if target < _NARROW * source:
+        return f"{bands[1]} only, and so will the voice; --sample-rate {proposed} makes a smaller and faster model"
+    if source < _NARROW * target:
+        wide = min(rate, _fitting_rate(target))
         return (
-            f"{bands[0]} only, {bands[1]}; a model at {rate} Hz has to make up the rest, {smaller} "
-            "if the voice need not reach higher"
+            f"{bands[0]} only, {bands[1]}; --sample-rate {proposed} makes a small and fast model of what both have, "
+            f"one at {wide} Hz has to make up the rest"
         )
-    return f"{' and '.join(bands)}, so the upper bands of a model at {rate} Hz stay empty; {smaller}"
+    return (
+        f"{' and '.join(bands)}, so the upper bands of a model at {rate} Hz stay empty; --sample-rate {proposed} makes "
+        "a smaller and faster one"
+    )
 
 
 def _ratio_findings(pairs: Pairs) -> list[Finding]:
