@@ -230,8 +230,8 @@ def _named(home: Home | None) -> dict[str, Path]:
     names = {}
     if home is not None and home.vocoders.is_dir():
         names = {path.name: path for path in sorted(home.vocoders.iterdir()) if path.is_dir() and path.name[:1] != "."}
-    for name in (BUNDLED, UNIVERSAL):
-        names.setdefault(name, bundled("vocoder"))
+    for name, folder in ((BUNDLED, "vocoder"), (UNIVERSAL, "universal")):
+        names.setdefault(name, bundled(folder))
     return names
 
 
