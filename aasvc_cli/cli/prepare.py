@@ -58,11 +58,12 @@ CorpusArgument = Annotated[
 ]
 
 SourceOption = Annotated[
-    str | None,
+    list[Path] | None,  # so that a variable may hold several, with colons between them as in PATH
     data_option(
         "--source",
         metavar="SPEAKER_OR_DIR",
-        help="Speaker to convert from: a name in the corpus, or a folder of recordings.",
+        help="Speaker to convert from: a name in the corpus, or a folder of recordings. Several times for several "
+        "speakers, who are learnt together.",
         show_default="male in a corpus of male and female, else the only one left",
         autocompletion=completion.speakers,
     ),
@@ -236,6 +237,8 @@ def prepare(
 
     Example: [bold]aasvc prepare --source my/voice --target their/voice[/bold]
 
+    Several speakers, one target: [bold]aasvc prepare --source A --source B --target C[/bold]
+
     Recordings with the same path or name belong together, with or without a prefix for each speaker; wav, flac, ogg
     and mp3 of any rate will do. Pairs that cannot be used are left out and listed. Run it again after an
     interruption: only what is missing is done.
@@ -279,6 +282,8 @@ def _preparation(report: PrepareReport) -> list[str]:
         f"{report.name}: {pairs} pairs; {clock(report.source_seconds)} of {report.source_speaker}, "
         f"{clock(report.target_seconds)} of {report.target_speaker}"
     ]
+    if report.n_pairs_of:
+        lines.append(f"pairs: {', '.join(f'{count} of {speaker}' for speaker, count in report.n_pairs_of.items())}")
     if set(report.matched_by) - {"path"}:
         lines.append(f"matched: {', '.join(f'{count} by {rule}' for rule, count in report.matched_by.items())}")
     if report.trimmed_seconds:

@@ -49,7 +49,18 @@ def summary_lines(result: EvaluateResult) -> list[str]:
             [measure.heading, _number(summary.mean), _interval(summary.low, summary.high), *others, str(summary.n),
              meaning]
         )  # fmt: skip
-    return draw(rows, result.name, left=(0, len(rows[0]) - 1))
+    return draw(rows, result.name, left=(0, len(rows[0]) - 1)) + _source_lines(result)
+
+
+def _source_lines(result: EvaluateResult) -> list[str]:
+    """The means of each source speaker, one line per measure; none if there is only one."""
+    if not result.by_source:
+        return []
+    rows = [["measure", *result.by_source]]
+    for measure in result.measures:
+        summaries = [each.get(measure.name) for each in result.by_source.values()]
+        rows.append([measure.heading, *("" if each is None else _number(each.mean) for each in summaries)])
+    return ["", *draw(rows, "mean by source speaker")]
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:

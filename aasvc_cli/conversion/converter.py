@@ -319,6 +319,9 @@ class Converter:
         if on_message is None or stats.likeness is None or self.voice.source_from_input:
             return
         feature = np.concatenate([utterance.source for utterance in inputs])
+        if len(self.voice.stats.speakers) > 1:
+            self._compare_with_each(feature, name, on_message)
+            return
         difference = stats.likeness.difference(feature, stats.mean, stats.scale)
         distance, limit = float(np.abs(difference).mean()), stats.likeness.limit
         if distance <= limit:
@@ -334,6 +337,27 @@ class Converter:
                 "--target OTHER, then aasvc train"
             )
         on_message(f"{name}: {what} (distance {distance:.2f}, {UNLIKE} {limit:.2f}); {advice}")
+
+    def _compare_with_each(self, feature: Mel, name: str, on_message: OnMessage) -> None:
+        """Tell if a recording, (T, D) as the network is given it, is far from those of every source speaker.
+
+        Each speaker has a scale of their own: that of all would hide how they differ.
+        """
+        whole, nearest = self.voice.stats.source, ("", math.inf, 1.0)
+        for speaker, own in self.voice.stats.speakers.items():
+            if own.likeness is None:
+                return
+            difference = own.likeness.difference(feature, whole.mean, whole.scale) * (whole.scale / own.scale)
+            distance = float(np.abs(difference).mean())
+            if distance / own.likeness.limit < nearest[1] / nearest[2]:
+                nearest = (speaker, distance, own.likeness.limit)
+        speaker, distance, limit = nearest
+        if distance > limit:
+            on_message(
+                f"{name}: sounds unlike the recordings of each of the {len(self.voice.stats.speakers)} speakers this "
+                f"voice was trained on (nearest is {speaker}: distance {distance:.2f}, {UNLIKE} {limit:.2f}); it is "
+                "converted all the same, with the statistics of all of them"
+            )
 
     def _silence(self, start: int, stop: int, rate: float) -> Iterator[Converted]:
         """A pause of the source, whose sample ``start`` counts all samples of pauses before it: these never drift."""

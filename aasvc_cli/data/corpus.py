@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from aasvc_cli.audio.files import AUDIO_SUFFIXES, Listing, list_sounds
@@ -80,6 +82,30 @@ def locate(
         if not recordings.n_files:
             raise DataError(_no_recordings(recordings.root / "wav", recordings))
     return both
+
+
+def locate_all(
+    home: Home, corpus: str | Path | None, sources: Sequence[str | Path], target: str | Path | None
+) -> tuple[tuple[Recordings, ...], Recordings]:
+    """The recordings of any number of source speakers and of the target, each under a name of its own.
+
+    See :func:`locate`.
+
+    Raises:
+        DataError: as there, or a source is given twice.
+    """
+    located = [locate(home, corpus, source, target) for source in sources or (None,)]
+    ours, theirs = [source for source, _ in located], located[0][1]
+    for one, other in combinations(ours, 2):
+        if one.root.samefile(other.root):
+            raise DataError(f"{one.root}: is given twice as a source; name each speaker once")
+    counts = Counter(each.speaker for each in (*ours, theirs))
+    if max(counts.values()) > 1:
+        ours = [replace(each, speaker=f"{clean_name(each.root.parent.name)}-{each.speaker}") for each in ours]
+    counts = Counter(each.speaker for each in (*ours, theirs))
+    if max(counts.values()) > 1:
+        ours = [replace(each, speaker=f"source{number}") for number, each in enumerate(ours, start=1)]
+    return tuple(ours), theirs
 
 
 def find_speakers(root: Path) -> dict[str, Path]:

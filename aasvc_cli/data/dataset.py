@@ -221,6 +221,7 @@ def epoch_batches(
     source_lengths: Sequence[int] | None = None,
     max_frames: int | None = None,
     processes: int = 1,
+    speakers: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """The batches of one epoch, a function of the arguments only.
 
@@ -232,18 +233,22 @@ def epoch_batches(
         max_frames: frames of each process on either side, padding included, at most; an utterance that is longer is
             alone in its batch
         processes: among how many a batch is dealt out
+        speakers: of each utterance. Each speaker has an equal part in every batch then, to within one utterance, and
+            as many utterances in the epoch as the one who has most; the others' come again.
 
     Returns:
-        indices of each batch of all processes; every utterance once
+        indices of each batch of all processes; every utterance once, unless ``speakers`` says otherwise
     """
     chooser = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     chooser.shuffle(order)
-    if bucket:
-        size = batch_size * processes
-        if max_frames is not None:
-            usual = len(lengths) * max_frames * processes // max(1, sum(lengths))
-            size = max(1, min(size, usual))
+    size = batch_size * processes
+    if max_frames is not None:
+        usual = len(lengths) * max_frames * processes // max(1, sum(lengths))
+        size = max(1, min(size, usual))
+    if speakers is not None:
+        order = _in_turn(order, speakers, lengths if bucket else None, size, chooser)
+    elif bucket:
         order = _by_length(order, lengths, size, chooser)
         if source_lengths is not None:
             order = _by_source_in_pools(order, source_lengths, size, chooser)
@@ -255,6 +260,50 @@ def epoch_batches(
 def longer_sides(lengths: Sequence[int], source_lengths: Sequence[int] | None) -> list[int]:
     """Frames of each utterance on its longer side."""
     return list(lengths) if source_lengths is None else list(map(max, lengths, source_lengths))
+
+
+def pair_batches(
+    pairs: Sequence[ParallelPair],
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    bucket: bool,
+    max_frames: int | None,
+    processes: int,
+) -> list[list[int]]:
+    """The batches of one epoch of pairs, balanced over their speakers if there are several: :func:`epoch_batches`."""
+    speakers = [pair.speaker for pair in pairs]
+    return epoch_batches(
+        [pair.target_frames or 1 for pair in pairs],
+        batch_size,
+        seed=seed,
+        epoch=epoch,
+        bucket=bucket,
+        source_lengths=[pair.source_frames or 1 for pair in pairs],
+        max_frames=max_frames,
+        processes=processes,
+        speakers=speakers if len(set(speakers)) > 1 else None,
+    )
+
+
+def _in_turn(
+    order: Sequence[int], speakers: Sequence[str], lengths: Sequence[int] | None, size: int, chooser: random.Random
+) -> list[int]:
+    """One utterance of each speaker after the other, with ``lengths`` those of similar rank in length together."""
+    own: dict[str, list[int]] = {}
+    for index in order:
+        own.setdefault(speakers[index], []).append(index)
+    most = max(map(len, own.values()))
+    columns = []
+    for _, utterances in sorted(own.items()):
+        column: list[int] = []
+        while len(column) < most:
+            column += chooser.sample(utterances, min(len(utterances), most - len(column)))
+        if lengths is not None:
+            column = _by_length(column, lengths, max(1, size // len(own)), chooser)
+        columns.append(column)
+    return [index for row in zip(*columns, strict=True) for index in row]
 
 
 def _by_length(order: Sequence[int], lengths: Sequence[int], size: int, chooser: random.Random) -> list[int]:
@@ -332,16 +381,13 @@ def batch_stream(
     Args:
         varied_from: number of the batch from which on sources are augmented, or rather of the first epoch after it
     """
-    lengths = [pair.target_frames or 1 for pair in dataset.pairs]
-    source_lengths = [pair.source_frames or 1 for pair in dataset.pairs]
     while True:
-        batches = epoch_batches(
-            lengths,
+        batches = pair_batches(
+            dataset.pairs,
             batch_size,
             seed=seed,
             epoch=position.epoch,
             bucket=bucket,
-            source_lengths=source_lengths,
             max_frames=max_frames,
             processes=processes,
         )

@@ -26,6 +26,7 @@ class ParallelPair:
     Attributes:
         source_frames, target_frames: length of the features; 0 while unknown
         source_seconds, target_seconds: length of the recordings
+        speaker: who says the source; empty in a set of one source speaker
     """
 
     utterance_id: str
@@ -36,6 +37,7 @@ class ParallelPair:
     target_frames: int = 0
     source_seconds: float = 0.0
     target_seconds: float = 0.0
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Manifest:
         sets: the good pairs of each of :data:`SETS`
         excluded: (utterance_id, set, reason) of every pair that was left out
         source_root, target_root: the folders that the recordings come from
+        more_source_roots: those of further source speakers
     """
 
     name: str
@@ -76,6 +79,12 @@ class Manifest:
     excluded: Sequence[tuple[str, str, str]] = field(default_factory=list)
     source_root: Path = Path()
     target_root: Path = Path()
+    more_source_roots: tuple[Path, ...] = ()
+
+    @property
+    def source_roots(self) -> tuple[Path, ...]:
+        """The folders of all source speakers."""
+        return (self.source_root, *self.more_source_roots)
 
 
 # --- manifests on disk ----------------------------------------------------------------------------------------------
@@ -99,6 +108,8 @@ def write_manifest(home: Home, manifest: Manifest) -> Path:
         "sets": {name: [_pair_tree(home, pair) for pair in manifest.sets.get(name, ())] for name in SETS},
         "excluded": [list(entry) for entry in manifest.excluded],
     }
+    if manifest.more_source_roots:
+        tree["more_source_roots"] = [home.kept(root) for root in manifest.more_source_roots]
     write_json(path, tree)
     write_json(home.prepared / "latest.json", {"name": manifest.name})
     return path
@@ -131,6 +142,7 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
             excluded=[(str(utterance), str(where), str(why)) for utterance, where, why in tree["excluded"]],
             source_root=home.found(tree["source_root"]),
             target_root=home.found(tree["target_root"]),
+            more_source_roots=tuple(home.found(root) for root in tree.get("more_source_roots", ())),
         )
 
 
@@ -140,7 +152,7 @@ def list_prepared(home: Home) -> list[str]:
 
 
 def _pair_tree(home: Home, pair: ParallelPair) -> dict[str, Any]:
-    return {
+    tree = {
         "utterance_id": pair.utterance_id,
         "source": home.kept(pair.source),
         "target": home.kept(pair.target),
@@ -150,6 +162,7 @@ def _pair_tree(home: Home, pair: ParallelPair) -> dict[str, Any]:
         "source_seconds": pair.source_seconds,
         "target_seconds": pair.target_seconds,
     }
+    return tree | {"speaker": pair.speaker} if pair.speaker else tree
 
 
 def _parse_pair(home: Home, tree: Mapping[str, Any]) -> ParallelPair:
@@ -163,6 +176,7 @@ def _parse_pair(home: Home, tree: Mapping[str, Any]) -> ParallelPair:
         target_frames=int(tree["target_frames"]),
         source_seconds=float(tree["source_seconds"]),
         target_seconds=float(tree["target_seconds"]),
+        speaker=str(tree.get("speaker", "")),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class PrepareReport:
 
     Attributes:
         name: of the prepared set; other commands take it as ``--data``
+        source_speaker: the joint name of several
         n_pairs: good pairs of each set
         n_matched: pairs before the checks
         matched_by: how many of them by which rule, as in :mod:`aasvc_cli.data.matching`
@@ -101,6 +102,7 @@ class PrepareReport:
         n_computed, n_fresh: recordings analysed now, and those whose features were there already
         analysed_seconds: length of the recordings analysed now
         elapsed_seconds: wall-clock time
+        n_pairs_of: good pairs of each source speaker, if there are several
     """
 
     name: str
@@ -128,6 +130,7 @@ class PrepareReport:
     n_fresh: int
     analysed_seconds: float
     elapsed_seconds: float
+    n_pairs_of: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_cut(self) -> int:

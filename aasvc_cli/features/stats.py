@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -157,6 +157,7 @@ class NormStats:
         kinds: kind of feature (``mel``, ...) of ``source``, ``target`` and ``duration``
         keys: :func:`feature_key` of the same three
         origin: the data or model they come from
+        speakers: of the source features of each source speaker, if there are several; ``source`` are those of all
     """
 
     source: FeatureStats
@@ -165,14 +166,18 @@ class NormStats:
     kinds: Mapping[str, str]
     keys: Mapping[str, str]
     origin: str
+    speakers: Mapping[str, FeatureStats] = field(default_factory=dict)
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
         sides = {"source": self.source, "target": self.target, "duration": self.duration}
-        return {
+        tree: dict[str, Any] = {
             "origin": self.origin,
             **{side: {"kind": self.kinds[side], "key": self.keys[side]} | sides[side].to_tree() for side in SIDES},
         }
+        if self.speakers:
+            tree["speakers"] = {name: stats.to_tree() for name, stats in self.speakers.items()}
+        return tree
 
     @classmethod
     def from_tree(cls, tree: Any, origin: str) -> NormStats:
@@ -188,5 +193,7 @@ class NormStats:
         with reading(origin, what, advice="run: aasvc stats"):
             kinds = {side: str(tree[side]["kind"]) for side in SIDES}
             keys = {side: str(tree[side]["key"]) for side in SIDES}
+            listed = dict(tree.get("speakers", {}))
         source, target, duration = (FeatureStats.from_tree(tree[side], f"{origin}: {side}") for side in SIDES)
-        return cls(source, target, duration, kinds, keys, str(tree.get("origin", origin)))
+        speakers = {str(name): FeatureStats.from_tree(each, f"{origin}: {name}") for name, each in listed.items()}
+        return cls(source, target, duration, kinds, keys, str(tree.get("origin", origin)), speakers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ class EvaluateResult:
         analysis: the analysis behind the signal measures, one per mode and sample rate.
         recogniser: what recognised the speech, and how; None if nothing did.
         corpus: measure name -> mean over utterances with interval.
+        by_source: the same for each source speaker, if there are several.
         baseline: the same for the unconverted source recordings; None if not asked for.
         ceiling: the same for the target recordings, where a measure needs one recording only.
         failures: what could not be scored; never counted in the means.
@@ -126,6 +127,7 @@ class EvaluateResult:
     analysis: tuple[AnalysisSettings, ...]
     utterances: tuple[UtteranceScores, ...]
     corpus: Mapping[str, Summary]
+    by_source: Mapping[str, Mapping[str, Summary]] = field(default_factory=dict)
     baseline: Mapping[str, Summary] | None = None
     ceiling: Mapping[str, Summary] | None = None
     failures: tuple[Failure, ...] = ()
@@ -179,6 +181,8 @@ class EvaluateResult:
             "n_failed": len(self.failures),
             "corpus": _summaries(self.corpus),
         }
+        if self.by_source:
+            tree["by_source"] = {speaker: _summaries(each) for speaker, each in self.by_source.items()}
         if self.baseline is not None:
             tree["baseline"] = _summaries(self.baseline)
         if self.ceiling is not None:

@@ -160,8 +160,8 @@ def evaluate_run(
     matches = counterparts(converted, {name: pair.target for name, pair in pairs.items()})
     if not matches.pairs and not matches.failures:
         raise DataError(f"{converted_folder}: none of its {len(converted)} recordings is in {manifest.name}; {hint}")
-    by_target = {str(pair.target): pair for pair in pairs.values()}
-    members = {name: by_target[str(target)] for name, (_, target) in matches.pairs.items()}
+    by_target = {str(pair.target): pair for pair in pairs.values()}  # of several sources, all have the same targets
+    members = {name: pairs.get(name) or by_target[str(target)] for name, (_, target) in matches.pairs.items()}
     sources = {name: pair.source for name, pair in members.items()}
     texts = {name: pair.text for name, pair in members.items() if pair.text}
     given, notes = _texts(text, matches)
@@ -170,9 +170,11 @@ def evaluate_run(
         manifest.target_speaker, notes,
     )  # fmt: skip
     log = folder / "log.jsonl"
+    result = _evaluate(material, home, options)
     result = replace(
-        _evaluate(material, home, options), path=results / f"scores-{set_name}.json", folder=folder,
-        log=log if log.is_file() else None, prepared=manifest.name, set_name=set_name,
+        result, path=results / f"scores-{set_name}.json", folder=folder, log=log if log.is_file() else None,
+        prepared=manifest.name, set_name=set_name,
+        by_source=_by_source(result, {name: pair.speaker for name, pair in members.items()}, options.seed),
     )  # fmt: skip
     write_json(results / f"scores-{set_name}.json", result.to_tree())
     return result
@@ -479,6 +481,19 @@ def _summaries(
         name: [each.counts.get(name) if each else None for each in transcripts] for name in names
     }
     return summarise_scores(scores, counts, seed=seed)
+
+
+def _by_source(result: EvaluateResult, speakers: Mapping[str, str], seed: int) -> dict[str, dict[str, Summary]]:
+    """The means of each source speaker; nothing if there is only one."""
+    groups: dict[str, list[UtteranceScores]] = defaultdict(list)
+    for each in result.utterances:
+        groups[speakers[each.utterance_id]].append(each)
+    if len(groups) < 2:
+        return {}
+    return {
+        speaker: _summaries([each.scores for each in group], [each.transcript for each in group], seed)
+        for speaker, group in sorted(groups.items())
+    }
 
 
 def _f0_range(material: _Material, options: Options, workers: Workers) -> F0Range:

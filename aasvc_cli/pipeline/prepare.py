@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,12 +26,12 @@ from aasvc_cli.data.checks import (
     refuse_same_speaker,
     smallest_frames_per_token,
 )
-from aasvc_cli.data.corpus import Recordings, clean_name, locate
+from aasvc_cli.data.corpus import Recordings, clean_name, locate_all
 from aasvc_cli.data.excerpts import Cut, Progress, analyse_all, excerpted, first_jobs
 from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, Manifest, ParallelPair, read_manifest, write_manifest
-from aasvc_cli.data.matching import match
 from aasvc_cli.data.preparation import MeasuredPair, PrepareReport, Ranked
 from aasvc_cli.data.ranking import RANKING_FILE, fits_of, to_drop, write_ranking
+from aasvc_cli.data.sources import by_speaker, joint_name, match_all, sentences
 from aasvc_cli.data.splitting import split
 from aasvc_cli.data.spoken_texts import spoken_texts
 from aasvc_cli.data.wording import FEWEST_PAIRS, limits
@@ -55,7 +56,7 @@ def prepare(
     config: Config,
     *,
     corpus: str | Path | None = None,
-    source: str | Path | None = None,
+    source: str | Path | Sequence[str | Path] | None = None,
     target: str | Path | None = None,
     name: str | None = None,
     pairs: str | Path | None = None,
@@ -78,7 +79,7 @@ def prepare(
     """Match, check and split the recordings of two speakers, compute what features are missing, and write a manifest.
 
     Args:
-        corpus, source, target: see :func:`aasvc_cli.data.corpus.locate`
+        corpus, source, target: see :func:`aasvc_cli.data.corpus.locate`; several sources are learnt together
         name: of the prepared set; by default ``<source speaker>_<target speaker>``
         pairs: a table of source, target and perhaps text, in place of matching by name
         training: as ``dev``; what is left is used for nothing then, and the batch follows the published series
@@ -108,9 +109,9 @@ def prepare(
     if sample_rate is not None:
         mel = at_sample_rate(config.features.mel, sample_rate)
         config = dataclasses.replace(config, features=dataclasses.replace(config.features, mel=mel))
-    ours, theirs = locate(home, corpus, source, target)
+    ours, theirs = locate_all(home, corpus, _listed(source), target)
     name = _check_name(home, name, ours, theirs, overwrite)
-    matching = match(ours, theirs, Path(pairs).expanduser() if pairs is not None else None)
+    matching = match_all(ours, theirs, Path(pairs).expanduser() if pairs is not None else None)
     requested = {"train": training, "dev": dev, "eval": evaluation}
     bench = Bench(
         store=FeatureStore(home.features, config.features, feature_key),
@@ -120,30 +121,35 @@ def prepare(
         max_seconds=_longest(max_seconds, config),
     )
     if not _may_be_cut(matching.pairs, bench.max_seconds):  # an impossible split is reported before the analysis
-        _assign_sets(matching.pairs, matching.pairs, requested, seed)
+        _assign_together(matching.pairs, matching.pairs, requested, seed)
     with workers or Workers(jobs or core_count()) as pool:
-        work = _work(
-            matching.pairs,
-            ours.n_files + theirs.n_files,
-            config,
-            bench,
-            partial(each_in_chunks, pool),
-            loudness,
-            recogniser,
-            language,
-            on_progress,
-        )
+        spread = partial(each_in_chunks, pool)
+        works = [  # what is usual depends on who speaks
+            _work(
+                own,
+                each.n_files + theirs.n_files,
+                config,
+                bench,
+                spread,
+                loudness,
+                recogniser,
+                language,
+                on_progress,
+            )
+            for each, own in zip(ours, by_speaker(matching.pairs), strict=True)
+        ]
+    work = works[0] if len(works) == 1 else _joined(works)
     bench.store.remove_leftovers()
     analyses, candidates, good, breaking = work.analyses, work.candidates, work.good, work.breaking
     dropped, named = _judge(work, drop)
     good = [each for each in good if each[1].utterance_id not in dropped]
     findings = [*matching.findings, *work.findings, *named]
     everything = [*matching.pairs, *((each.set, each.pair) for each in candidates)]
-    sets = _assign_sets(good, everything, requested, seed)
+    sets = _assign_together(good, everything, requested, seed)
     smallest = smallest_frames_per_token(pair for _, pair in [*good, *breaking])
     check_enough(sets, findings, len(breaking), smallest, config)
     ranking = home.prepared / name / RANKING_FILE
-    advice = advise(candidates, (ours.speaker, theirs.speaker), config, findings, ranking)
+    advice = _advice(works, ours, theirs, config, findings, ranking)
     if training is not None:
         before, config = config, _with_advised_batch(config, len(sets["train"]))
         if config != before:
@@ -155,13 +161,14 @@ def prepare(
 
     manifest = Manifest(
         name=name,
-        source_speaker=ours.speaker,
+        source_speaker=joint_name([each.speaker for each in ours]),
         target_speaker=theirs.speaker,
         config=config,
         sets=sets,
         excluded=[(each.utterance_id, each.set, f"{each.code}: {each.message}") for each in findings if each.excluded],
-        source_root=ours.root.absolute(),
+        source_root=ours[0].root.absolute(),
         target_root=theirs.root.absolute(),
+        more_source_roots=tuple(each.root.absolute() for each in ours[1:]),
     )
     computed = [analysis for analysis in analyses.values() if analysis.computed]
     kept = [pair for key in SETS for pair in sets[key]]
@@ -169,13 +176,14 @@ def prepare(
         name=name,
         manifest=home.prepared / name / "manifest.json",
         report=home.prepared / name / "report.json",
-        source_speaker=ours.speaker,
+        source_speaker=manifest.source_speaker,
         target_speaker=theirs.speaker,
+        n_pairs_of=dict(Counter(pair.speaker for pair in kept)) if len(ours) > 1 else {},
         n_pairs={key: len(sets[key]) for key in SETS},
         n_matched=len(matching.pairs),
         matched_by=dict(matching.rules),
         source_seconds=math.fsum(pair.source_seconds for pair in kept),
-        target_seconds=math.fsum(pair.target_seconds for pair in kept),
+        target_seconds=math.fsum({pair.target: pair.target_seconds for pair in kept}.values()),
         ranking=ranking if work.ranked else None,
         trimmed_seconds=_trimmed_seconds(candidates) if bench.trim else 0.0,
         cuts=tuple(work.cuts),
@@ -208,7 +216,7 @@ class _Work:
     Attributes:
         good, breaking, findings: as of :func:`aasvc_cli.data.checks.check_pairs`
         ranked: the good pairs, the worst first; empty if their content tells nothing
-        usual: misfit of a usual pair
+        usual: misfit of a usual pair, by source speaker
     """
 
     analyses: Mapping[Job, Analysis]
@@ -218,7 +226,7 @@ class _Work:
     breaking: Pairs
     findings: Sequence[Finding]
     ranked: Sequence[Ranked]
-    usual: float
+    usual: Mapping[str, float]
 
 
 def _work(
@@ -253,9 +261,46 @@ def _work(
         ]
     elif bounds is None:
         ranked = []
-    ranked.sort(key=lambda each: (*(-value for value in each.badness), each.utterance_id))
-    usual = 0.0 if bounds is None else bounds.usual
+    ranked.sort(key=_worst_first)
+    usual = {pairs[0][1].speaker: 0.0 if bounds is None else bounds.usual}
     return _Work(analyses, candidates, cuts, good, breaking, [*long_ones, *noticed], ranked, usual)
+
+
+def _worst_first(ranked: Ranked) -> tuple[float | str, ...]:
+    return *(-value for value in ranked.badness), ranked.utterance_id
+
+
+def _joined(works: Sequence[_Work]) -> _Work:
+    """What came of the recordings of several sources; those of the target are analysed with the first."""
+    return _Work(
+        analyses={job: analysis for work in reversed(works) for job, analysis in work.analyses.items()},
+        candidates=[each for work in works for each in work.candidates],
+        cuts=[each for work in works for each in work.cuts],
+        good=[each for work in works for each in work.good],
+        breaking=[each for work in works for each in work.breaking],
+        findings=[each for work in works for each in work.findings],
+        ranked=sorted((each for work in works for each in work.ranked), key=_worst_first),
+        usual={speaker: usual for work in works for speaker, usual in work.usual.items()},
+    )
+
+
+def _advice(
+    works: Sequence[_Work],
+    ours: Sequence[Recordings],
+    theirs: Recordings,
+    config: Config,
+    findings: Sequence[Finding],
+    ranking: Path,
+) -> list[str]:
+    """What to do about the recordings as a whole, of several sources with the name of each."""
+    if len(ours) == 1:
+        return advise(works[0].candidates, (ours[0].speaker, theirs.speaker), config, findings, ranking)
+    advice = []
+    for work, each in zip(works, ours, strict=True):
+        own = [finding for finding in findings if finding.utterance_id.startswith(f"{each.speaker}/")]
+        about = advise(work.candidates, (each.speaker, theirs.speaker), config, own, ranking)
+        advice += [f"{each.speaker}: {sentence}" for sentence in about]
+    return advice
 
 
 def _judge(work: _Work, drop: str | None) -> tuple[set[str], list[Finding]]:
@@ -273,7 +318,7 @@ def _judge(work: _Work, drop: str | None) -> tuple[set[str], list[Finding]]:
             findings.append(Finding(pair.utterance_id, where, "", "dropped", True, f"left out by --drop {drop}"))
         elif each is not None and each.verdict:
             code = {"wrong": "different_words", "near": "unlike"}[each.verdict]
-            findings.append(Finding(pair.utterance_id, where, "", code, False, each.message(work.usual)))
+            findings.append(Finding(pair.utterance_id, where, "", code, False, each.message(work.usual[pair.speaker])))
     return dropped, findings
 
 
@@ -354,10 +399,16 @@ def _with_advised_batch(config: Config, n_pairs: int) -> Config:
 # --- names and sets ---------------------------------------------------------------------------------------------------
 
 
-def _check_name(home: Home, name: str | None, ours: Recordings, theirs: Recordings, overwrite: bool) -> str:
+def _listed(source: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    if source is None:
+        return []
+    return [source] if isinstance(source, (str, Path)) else list(source)
+
+
+def _check_name(home: Home, name: str | None, ours: Sequence[Recordings], theirs: Recordings, overwrite: bool) -> str:
     """The name of the prepared set, if it is free or of the same folders."""
     if name is None:
-        name = f"{ours.speaker}_{theirs.speaker}"
+        name = f"{joint_name([each.speaker for each in ours])}_{theirs.speaker}"
     elif clean_name(name) != name:
         raise DataError(
             f"--name {name}: expected letters, digits, dots, dashes and underscores, e.g. {clean_name(name)}"
@@ -366,10 +417,11 @@ def _check_name(home: Home, name: str | None, ours: Recordings, theirs: Recordin
         old = read_manifest(home, name)
     except AasvcError:
         return name  # missing, or no longer usable
-    roots = (ours.root.absolute(), theirs.root.absolute())
-    if not overwrite and (old.source_root, old.target_root) != roots:
+    roots = (*(each.root.absolute() for each in ours), theirs.root.absolute())
+    known = (*old.source_roots, old.target_root)
+    if not overwrite and known != roots:
         raise DataError(
-            f"prepared data named {name} already stands for {old.source_root} and {old.target_root}; choose another "
+            f"prepared data named {name} already stands for {' and '.join(map(str, known))}; choose another "
             "--name, or replace it with --overwrite"
         )
     return name
@@ -385,6 +437,30 @@ def _drop_stale_stats(home: Home, manifest: Manifest) -> None:
         pass  # no manifest, or one of no use: whatever statistics there are cannot be trusted
     for path in (home.stats / manifest.name).glob("*.json"):
         remove_file(path)
+
+
+def _assign_together(
+    good: Pairs, candidates: Pairs, requested: Mapping[str, str | None], seed: int
+) -> dict[str, tuple[ParallelPair, ...]]:
+    """:func:`_assign_sets`, where what several speakers say is in one set, as the target says it only once.
+
+    Counts, fractions and lists are of sentences then, each with all who say it.
+    """
+    if not any(pair.speaker for _, pair in candidates):
+        return _assign_sets(good, candidates, requested, seed)
+    said = sentences(candidates)
+
+    def once(pairs: Pairs) -> Pairs:
+        named = {said[pair.utterance_id]: (where, pair) for where, pair in pairs}
+        return [(where, dataclasses.replace(pair, utterance_id=name)) for name, (where, pair) in named.items()]
+
+    drawn = _assign_sets(once(good), once(candidates), requested, seed)
+    places = {pair.utterance_id: key for key, pairs in drawn.items() for pair in pairs}
+    sets: dict[str, list[ParallelPair]] = {key: [] for key in SETS}
+    for _, pair in sorted(good, key=lambda each: each[1].utterance_id):
+        if (key := places.get(said[pair.utterance_id])) is not None:
+            sets[key].append(pair)
+    return {key: tuple(pairs) for key, pairs in sets.items()}
 
 
 def _assign_sets(

@@ -13,7 +13,7 @@ from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.errors import DataError
 from aasvc_cli.features.kinds import SIDES, feature_key, feature_keys
-from aasvc_cli.features.likeness import Likeness, upper_quartile
+from aasvc_cli.features.likeness import Array, Likeness, upper_quartile
 from aasvc_cli.features.stats import FeatureStats, NormStats, RunningStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.files import write_json
@@ -99,25 +99,38 @@ def _from_training_set(home: Home, manifest: Manifest, on_progress: Callable[[in
     # source and duration features usually are the same, and are read once then
     wanted = dict.fromkeys(_role(side, features) for side in SIDES)
     found: dict[tuple[str, str], FeatureStats] = {}
+    several = len({pair.speaker for pair in pairs}) > 1
+    speakers: dict[str, FeatureStats] = {}
     done, total = 0, len(wanted) * len(pairs)
     for side, kind in wanted:
         running = RunningStats()
         quartiles = []
+        own: dict[str, tuple[RunningStats, list[Array]]] = {}
         for pair in pairs:
             feature = store.load(kind, pair.source if side == "source" else pair.target)
             running.update(feature)
             if side == "source":
                 quartiles.append(upper_quartile(feature))
+                if several:
+                    of_speaker, quartiles_of_speaker = own.setdefault(pair.speaker, (RunningStats(), []))
+                    of_speaker.update(feature)
+                    quartiles_of_speaker.append(quartiles[-1])
             done += 1
             if on_progress:
                 on_progress(done, total)
-        result = running.result()
-        if side == "source":  # what convert is given is compared with it
-            result = dataclasses.replace(result, likeness=Likeness.of(quartiles, result.scale))
-        found[side, kind] = result
+        # what convert is given is compared with that of the source
+        found[side, kind] = _with_likeness(running, quartiles) if side == "source" else running.result()
+        if kind == features.source and own:
+            speakers = {name: _with_likeness(*known) for name, known in sorted(own.items())}
     source, target, duration = (found[_role(side, features)] for side in SIDES)
     kinds = {side: str(getattr(features, side)) for side in SIDES}
-    return NormStats(source, target, duration, kinds, feature_keys(features), f"training set of {manifest.name}")
+    origin = f"training set of {manifest.name}"
+    return NormStats(source, target, duration, kinds, feature_keys(features), origin, speakers)
+
+
+def _with_likeness(running: RunningStats, quartiles: list[Array]) -> FeatureStats:
+    result = running.result()
+    return dataclasses.replace(result, likeness=Likeness.of(quartiles, result.scale))
 
 
 def _role(side: str, features: FeatureConfig) -> tuple[str, str]:

@@ -588,7 +588,7 @@ class _Run:
     def _preview(self, trainer: Trainer) -> None:
         """Pictures and sounds of the first dev pairs."""
         from aasvc_cli.report import drawing
-        from aasvc_cli.report.collect import write_previews
+        from aasvc_cli.report.collect import preview_name, write_previews
         from aasvc_cli.report.content import Alignment
         from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, speak
 
@@ -599,7 +599,7 @@ class _Run:
         with trainer.average.swapped():
             for index in range(min(self.config.train.n_previews, len(self.dev_set))):
                 item = self.dev_set[index]
-                name = f"step-{trainer.step:06d}-{item.utterance_id}"
+                name = preview_name(trainer.step, item.utterance_id)
                 source, said, rhythm = item.tensors(self.device)
                 forced = trainer.model.align(source, said, rhythm)
                 generator = torch.Generator().manual_seed(self.config.train.seed)

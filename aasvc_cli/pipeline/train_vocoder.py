@@ -433,13 +433,13 @@ class _Run:
     def _preview(self, trainer: VocoderTrainer) -> None:
         """Pictures and sounds of the first dev recordings."""
         from aasvc_cli.report import drawing
-        from aasvc_cli.report.collect import write_previews
+        from aasvc_cli.report.collect import preview_name, write_previews
 
         with trainer.average.swapped():
             vocoder = IstftVocoder(trainer.generator)
             for recording in self.dev_recordings[: self.config.train.n_previews]:
                 wave = speak(vocoder, recording.mel, self.device)
-                base = self.folder.path / "previews" / f"step-{trainer.step:06d}-{recording.utterance_id}"
+                base = self.folder.path / "previews" / preview_name(trainer.step, recording.utterance_id)
                 mels = [log_mel(wave, self.mel)[: len(recording.mel)], self._true_mel(recording)]
                 if self.mels_from is not None:
                     mels.insert(0, recording.mel)

@@ -224,13 +224,20 @@ def training_of(log: Path, name: str, best_step: int | None = None) -> Training 
     return Training(name, curves, best_step) if curves else None
 
 
+def preview_name(step: int, utterance_id: str) -> str:
+    """What the files of a preview are called, in one folder whatever the utterance's own is."""
+    return f"step-{step:06d}-{utterance_id.replace('/', '-')}"
+
+
 def latest_previews(folder: Path, utterance_ids: Iterable[str], step: int) -> dict[str, dict[int, Path]]:
     """Sounds of the last few previews up to a step: utterance -> step -> ``step-<step>-<utterance>.wav``."""
     steps = {int(found[1]) for path in folder.glob("step-*.wav") if (found := PREVIEW_NAME.match(path.name))}
     latest = sorted(before for before in steps if before <= step)[-PREVIEW_STEPS:]
     return {
         utterance_id: {
-            before: path for before in latest if (path := folder / f"step-{before:06d}-{utterance_id}.wav").is_file()
+            before: path
+            for before in latest
+            if (path := folder / f"{preview_name(before, utterance_id)}.wav").is_file()
         }
         for utterance_id in utterance_ids
     }

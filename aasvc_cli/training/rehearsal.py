@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aasvc_cli.config.settings import TrainConfig
-from aasvc_cli.data.dataset import Batch, epoch_batches, longer_sides, longest_batch
+from aasvc_cli.data.dataset import Batch, longest_batch, pair_batches
 from aasvc_cli.data.manifest import ParallelPair
 from aasvc_cli.training.memory import is_out_of_memory, peak, release_memory, reset_peak
 from aasvc_cli.training.voice_trainer import Trainer
@@ -55,15 +55,13 @@ def rehearse(
         collated: gives the batch of some of the pairs, with sources as long as they can become
     """
     config = trainer.config.train
-    targets, sources = [pair.target_frames for pair in pairs], [pair.source_frames for pair in pairs]
-    lengths = longer_sides(targets, sources)
-    batches = epoch_batches(
-        targets,
+    lengths = [max(pair.source_frames, pair.target_frames) for pair in pairs]
+    batches = pair_batches(
+        pairs,
         config.batch_size,
         seed=config.seed,
         epoch=0,
         bucket=config.bucket,
-        source_lengths=sources,
         max_frames=config.max_frames,
         processes=processes,
     )

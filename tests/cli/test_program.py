@@ -496,7 +496,7 @@ class TestPrepare:
                     "target_seconds": 61.0, "source_speaker": "a", "target_speaker": "b", "findings": (),
                     "n_excluded": 0, "report": home.prepared / "a_b" / "report.json", "n_breaking": 0,
                     "frames_per_token": 4, "smallest_frames_per_token": 2, "to_tree": dict, "matched_by": {"path": 10},
-                    "trimmed_seconds": 0.0, "n_cut": 0, "advice": (), "batch_size": 4,
+                    "trimmed_seconds": 0.0, "n_cut": 0, "advice": (), "batch_size": 4, "n_pairs_of": {},
                     **facts,
                 }
             )  # fmt: skip
@@ -529,6 +529,10 @@ class TestPrepare:
         assert "matched: 7 by path, 3 by affix\ntrimmed: 0:01:05 of silence" in text
         assert "cut: 2 long pairs" in text
         assert "advice: do this\n" in text
+
+    def test_several_sources_are_counted_one_by_one(self, shown: Callable[..., str]):
+        assert "pairs: 7 of anna, 3 of bob\n" in shown(n_pairs_of={"anna": 7, "bob": 3})
+        assert "pairs: " not in shown()
 
     def test_notes_on_files_are_shown_in_full(self, shown: Callable[..., str]):
         assert "note: 3 m4a not readable\n" in shown(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import threading
+from collections import Counter
 from itertools import combinations, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from aasvc_cli.data.dataset import (
     collate,
     epoch_batches,
     longest_batch,
+    pair_batches,
 )
 from aasvc_cli.data.manifest import ParallelPair
 from aasvc_cli.features.stats import FeatureStats, NormStats
@@ -193,6 +195,54 @@ def test_the_longest_batch_is_the_longest_of_all_that_may_be(lengths, batch_size
     longest = longest_batch(lengths, batch_size, max_frames)
     assert tuple(sorted(longest)) in allowed
     assert padded(longest) == max(map(padded, allowed))
+
+
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=2, max_size=4),
+    batch_size=st.integers(1, 7),
+    max_frames=st.none() | st.integers(200, 1500),
+    processes=st.integers(1, 3),
+    bucket=st.booleans(),
+    epoch=st.integers(0, 3),
+)
+def test_every_speaker_has_an_equal_part_in_every_batch(counts, batch_size, max_frames, processes, bucket, epoch):
+    speakers = [name for name, count in zip("abcd", counts, strict=False) for _ in range(count)]
+    lengths = np.random.default_rng(sum(counts)).integers(50, 400, len(speakers)).tolist()
+    batches = epoch_batches(
+        lengths, batch_size, seed=1, epoch=epoch, bucket=bucket, source_lengths=lengths, max_frames=max_frames,
+        processes=processes, speakers=speakers,
+    )  # fmt: skip
+    times = Counter(index for batch in batches for index in batch)
+    assert set(times) == set(range(len(speakers))), "everybody says everything"
+    for name in set(speakers):
+        own = [times[index] for index, speaker in enumerate(speakers) if speaker == name]
+        assert sum(own) == max(counts), "as often as the one who has most"
+        assert max(own) - min(own) <= 1, "nothing is said twice before all is said once"
+    for batch in batches:
+        parts = Counter(speakers[index] for index in batch)
+        assert max(parts.values()) - min(parts[name] for name in set(speakers)) <= 1
+
+
+def test_the_lengths_in_a_batch_of_several_speakers_are_alike():
+    lengths = np.random.default_rng(0).integers(100, 500, 300).tolist()
+    padded = []
+    for bucket in (True, False):
+        batches = epoch_batches(
+            lengths * 3, 6, seed=1, epoch=0, bucket=bucket, speakers=["a"] * 300 + ["b"] * 300 + ["c"] * 300
+        )
+        padded.append(sum(len(batch) * max((lengths * 3)[i] for i in batch) for batch in batches))
+    assert padded[0] < 1.1 * 3 * sum(lengths) < padded[1]
+
+
+def test_pairs_of_one_speaker_are_batched_as_if_nothing_were_known_of_speakers():
+    pairs = list(_dataset(20).pairs)
+    settings = {"seed": 3, "epoch": 1, "bucket": True, "max_frames": None, "processes": 1}
+    expected = epoch_batches(
+        [pair.target_frames for pair in pairs], 4, source_lengths=[pair.source_frames for pair in pairs], **settings
+    )
+    assert pair_batches(pairs, 4, **settings) == expected
+    named = [dataclasses.replace(pair, speaker="a") for pair in pairs]
+    assert pair_batches(named, 4, **settings) == expected
 
 
 @given(n_pairs=st.integers(1, 12), processes=st.integers(1, 4), batch_size=st.integers(1, 3), stop=st.integers(0, 5))
