@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -281,7 +282,8 @@ def convert_set(
     """
     voice_folder, prepared, jobs = plan_set(load.home, set_name, load.model, load.data)
     load = replace(load, model=voice_folder.absolute(), data=prepared)
-    return _Run(load, options, run).over(jobs, jobs[0].output.parent)
+    folder = os.path.commonpath([job.output.parent for job in jobs])  # names may have folders of their own
+    return _Run(load, options, run).over(jobs, Path(folder))
 
 
 @dataclass(frozen=True)
