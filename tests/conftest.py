@@ -43,7 +43,9 @@ def tier(keywords: Container[str]) -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare --tiers and --mutations."""
-    parser.addoption("--mutations", type=int, default=40, help="how many mutations of each format test_mutations makes")
+    parser.addoption(
+        "--mutations", type=int, default=240, help="how many mutations of each format test_mutations makes"
+    )
     parser.addoption(
         "--tiers",
         type=lambda text: list(TIERS) if text == "all" else text.split(","),
