@@ -68,11 +68,12 @@ def _loader() -> Any:
             self.repeated: list[str] = []
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            lines: dict[str, int] = {}
+            first: dict[str, Any] = {}
             for key, _ in node.value:
-                line = key.start_mark.line + 1
-                if lines.setdefault(key.value if isinstance(key.value, str) else "", line) != line:
-                    self.repeated.append(f"{key.value}: given twice, in lines {lines[key.value]} and {line}")
+                if isinstance(key.value, str) and first.setdefault(key.value, key) is not key:
+                    lines = [each.start_mark.line + 1 for each in (first[key.value], key)]
+                    where = "line {}" if lines[0] == lines[1] else "lines {} and {}"
+                    self.repeated.append(f"{key.value}: given twice, in {where.format(*lines)}")
             return super().construct_mapping(node, deep)
 
     unwanted = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")]

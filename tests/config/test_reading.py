@@ -167,6 +167,7 @@ class TestYaml:
             "train: given twice, in lines 1 and 6",
             "width: given twice, in lines 4 and 5",
         )
+        assert faults_of("train: {seed: 1, 'seed': 2}") == ("seed: given twice, in line 1",)
         assert parse("loss: &a {prior: none}\naugment: {<<: {}, share: 0.5}").augment.share == 0.5
 
     @pytest.mark.parametrize(
