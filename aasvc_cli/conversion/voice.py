@@ -424,7 +424,7 @@ def _with_source(stats: NormStats, config: Config, path: Path) -> NormStats:
     """The same statistics with those of the source speaker taken from a file."""
     from aasvc_cli.published.voices import read_h5_stats
 
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"{path}: no such file; --source-stats takes the statistics of the source speaker")
     sides = ("source", "duration")
     if path.suffix.lower() in (".h5", ".hdf5"):

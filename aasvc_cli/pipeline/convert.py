@@ -461,7 +461,7 @@ def convert_one(
         elapsed_seconds=time.perf_counter() - began,
         pieces=pieces,
         gain=gain,
-        warnings=(*sound.remarks, *warnings),
+        warnings=(*(f"{sound.name}: {remark}" for remark in sound.remarks), *warnings),
     )
 
 

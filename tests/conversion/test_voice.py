@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +230,16 @@ class TestPublished:
         voice = load_voice(data / "aasvc-stochastic", source_stats=path)
         assert np.array_equal(voice.stats.source.mean, stats.source.mean)
         assert not np.array_equal(voice.stats.target.mean, stats.target.mean)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_source_statistics_come_through_a_pipe_as_well(self, folder: Path, tmp_path: Path):
+        os.mkfifo(tmp_path / "pipe")
+        text = (folder / "stats.json").read_text()
+        writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text(text))
+        writer.start()
+        voice = load_voice(folder, source_stats=tmp_path / "pipe")
+        writer.join()
+        assert np.array_equal(voice.stats.source.mean, plain_stats(voice.config).source.mean)
 
     def test_source_statistics_replace_those_of_a_folder_of_ours(self, folder: Path, tmp_path: Path):
         path = tmp_path / "stats.h5"

@@ -476,6 +476,12 @@ class TestBatches:
         assert all("was killed; try fewer --jobs" in error for error in lost)
         assert len(lost) <= 1
 
+    def test_what_is_to_be_said_of_a_recording_names_it(self, home: Home, voice: Path, tmp_path: Path):
+        source = tmp_path / "in.wav"
+        soundfile.write(source, np.stack([buzz(1), -buzz(1)], axis=1), RATE)
+        (file,) = self.run(home, voice, source, output=tmp_path / "out.wav").files
+        assert any(warning.startswith(f"{source}: the two channels are inverted") for warning in file.warnings)
+
     def test_a_long_recording_tells_its_pieces(self, home: Home, voice: Path, tmp_path: Path):
         sound = np.concatenate([buzz(9), np.zeros(2 * RATE, np.float32), buzz(14)])
         source = write(tmp_path / "in.wav", sound)
