@@ -200,6 +200,14 @@ MATRIX = [
     Mistake("convert a.wav -o x.wav --model tiny", "a folder stands there",
             spoil=lambda place: (place.work / "x.wav").mkdir()),
     Mistake(f"{CONVERT} --json b.wav/result.json", "b.wav is a file"),
+    Mistake("convert \x1b[2J.wav --out-dir o", r"\x1b[2J.wav: no such file"),  # which would clear a terminal
+    Mistake(f"{CONVERT} --json a.wav", "--json a.wav: is the name of a recording"),
+    Mistake(f"{CONVERT} --jsonl out.wav", "--jsonl out.wav: is the name of a recording"),
+    Mistake(f"{CONVERT} --json x --jsonl ./x", "--jsonl x: is a file that --json writes, too"),
+    Mistake(
+        "convert a.pcm --raw-format s16le --raw-rate 16000 -o o.wav --json ../work/a.pcm",
+        "a file that this command reads", spoil=write("a.pcm"),
+    ),
     Mistake("convert a.wav -o b.wav/out.wav --model tiny", "b.wav"),
     Mistake(f"{CONVERT} --save-mel out.txt", "out.txt"),
     Mistake(f"{CONVERT} --device abacus", "abacus"),
@@ -224,6 +232,8 @@ MATRIX = [
     Mistake("evaluate --model tny", "did you mean tiny?"),
     Mistake("evaluate --model tiny", "aasvc convert --set eval --model tiny"),
     Mistake("evaluate --converted nowhere --target target", "nowhere"),
+    Mistake(f"{SCORE} --csv scores --report scores", "--report scores: is a file that --csv writes, too"),
+    Mistake(f"{SCORE} --text t --csv t", "--csv t: is a file that this command reads", spoil=write("t")),
     Mistake("evaluate --converted a.wav --target target", "a.wav"),
     Mistake("evaluate --converted empty --target target", "empty", spoil=lambda place: (place.work / "empty").mkdir()),
     Mistake(f"{SCORE} --f0-min 300 --f0-max 200", "F0 range"),

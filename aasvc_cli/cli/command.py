@@ -20,8 +20,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from aasvc_cli.cli.help import command_help, group_help
-from aasvc_cli.cli.options import ITS_OWN, NEEDS, YIELDS
-from aasvc_cli.cli.output import check_working_directory, checked_target, is_first_process, say, settings
+from aasvc_cli.cli.options import ITS_OWN, NEEDS, TEXT_RESULTS, YIELDS
+from aasvc_cli.cli.output import check_results, check_working_directory, checked_target, is_first_process, say, settings
 from aasvc_cli.config.layers import CONFIG_VARIABLE, DEFAULT, ENVIRONMENT, FILE, FLAG, Origin
 from aasvc_cli.config.yaml_files import OPTIONS
 from aasvc_cli.errors import ConfigError
@@ -75,12 +75,22 @@ class AasvcCommand(TyperCommand):
         check_working_directory()
         if "json_target" in ctx.params:
             ctx.params["json_target"] = checked_target(ctx.params["json_target"], "--json")
+        _check_results(ctx.params)
         return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         show_file_defaults(self, ctx)
         formatter.write(command_help(self, ctx))
+
+
+def _check_results(params: Mapping[str, Any]) -> None:
+    """Refuse results of text that would take the place of something else that the command line names."""
+    results = {option: params[name] for name, option in TEXT_RESULTS.items() if params.get(name) not in (None, "-")}
+    if results:
+        others = [value for name, value in params.items() if name not in TEXT_RESULTS]
+        names = [name for value in others for name in (value if isinstance(value, (list, tuple)) else [value])]
+        check_results(results, [name for name in names if isinstance(name, (str, Path))])
 
 
 class AasvcGroup(TyperGroup):

@@ -31,6 +31,9 @@ YIELDS = {
 NEEDS: dict[str, tuple[tuple[str, str], ...]] = {"convert": (("data", "set_name"),)}
 """Parameters that mean nothing without another: from a file or a variable, they are then left out."""
 
+TEXT_RESULTS = {"json_target": "--json", "jsonl": "--jsonl", "csv_file": "--csv", "report": "--report"}
+"""Parameters that name a file of text to write, and their options."""
+
 ITS_OWN = {"train": ("model",)}
 """Names that mean something else in one command, here an old spelling: ``AASVC_MODEL``, or ``model`` for all commands
 in a file, does not reach it."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 import typer
 
 from aasvc_cli.config.layers import Origin, SettingsFile, settings_files
-from aasvc_cli.errors import AasvcError, ConfigError, StorageError
+from aasvc_cli.errors import AasvcError, ConfigError, DataError, StorageError
 from aasvc_cli.storage.home import Home, find_home
 
 EXIT_ERROR = 1
@@ -130,7 +130,15 @@ def say(message: str) -> None:
     """Write a message to standard error; a closed stream does not stop the work."""
     if not settings.quiet:
         with contextlib.suppress(OSError):
-            typer.echo(message, err=True)
+            typer.echo(_harmless(message), err=True)
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+
+
+def _harmless(message: str) -> str:
+    """A message whose names and values from files cannot move the cursor or change colours: controls as escapes."""
+    return message.translate(_CONTROLS)
 
 
 def say_next(command: str) -> None:
@@ -194,6 +202,31 @@ def checked_target(target: str | None, option: str) -> str | None:
     return target
 
 
+def check_results(results: Mapping[str, str | Path], inputs: Iterable[str | Path]) -> None:
+    """Refuse, before any work, results that would take the place of a recording, of an input or of each other.
+
+    Args:
+        results: files of text that are going to be written, by the option that names them
+        inputs: whatever else was given that may be the name of a file
+
+    Raises:
+        DataError: one that would; the message names both.
+    """
+    from aasvc_cli.audio.files import AUDIO_SUFFIXES
+    from aasvc_cli.storage.files import same_file
+
+    taken = [("", Path(name)) for name in inputs]
+    for option, name in results.items():
+        path = Path(name)
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            raise DataError(f"{option} {path}: is the name of a recording; choose one for text")
+        for other, place in taken:
+            if same_file(path, place):
+                what = f"that {other} writes, too" if other else "that this command reads"
+                raise DataError(f"{option} {path}: is a file {what}; choose another name")
+        taken.append((option, path))
+
+
 def check_working_directory() -> None:
     """Raise StorageError if the folder that the program was started in has been removed meanwhile."""
     try:
@@ -208,7 +241,7 @@ def fail(message: str, code: int, kind: str = "error: ") -> int:
         kind = typer.style(kind, fg="red", bold=True)
     with contextlib.suppress(OSError):
         line = " ".join(part.strip() for part in message.splitlines() if part.strip())
-        typer.echo(f"aasvc: {kind}{line}", err=True, color=colour())
+        typer.echo(f"aasvc: {kind}{_harmless(line)}", err=True, color=colour())
     return code
 
 

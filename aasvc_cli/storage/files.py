@@ -153,6 +153,13 @@ def _pour(source: Path, target: Path | int) -> None:
                 left = left[stream.write(left) :]
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two names, links followed, mean one regular file, which may not be there yet."""
+    if not os.path.exists(one):
+        return os.path.realpath(one) == os.path.realpath(other)
+    return os.path.isfile(one) and os.path.isfile(other) and os.path.samefile(one, other)
+
+
 def is_standard_output(path: Path) -> bool:
     """Whether a path is another name of standard output, such as ``/dev/stdout``."""
     try:
