@@ -200,7 +200,7 @@ MATRIX = [
     Mistake("convert a.wav -o x.wav --model tiny", "a folder stands there",
             spoil=lambda place: (place.work / "x.wav").mkdir()),
     Mistake(f"{CONVERT} --json b.wav/result.json", "b.wav is a file"),
-    Mistake("convert \x1b[2J.wav --out-dir o", r"\x1b[2J.wav: no such file"),  # which would clear a terminal
+    Mistake("convert \x1b[2J.wav --out-dir o", r"\x1b[2J.wav: no file"),  # which would clear a terminal
     Mistake(f"{CONVERT} --json a.wav", "--json a.wav: is the name of a recording"),
     Mistake(f"{CONVERT} --jsonl out.wav", "--jsonl out.wav: is the name of a recording"),
     Mistake(f"{CONVERT} --json x --jsonl ./x", "--jsonl x: is a file that --json writes, too"),

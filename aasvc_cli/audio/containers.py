@@ -177,11 +177,13 @@ def _part(file: IO[bytes], kind: str, start: int, stop: int) -> Part:
     if stated is None:
         return Part(start, stop)
     offset, length = stated
+    if length == 0:
+        return Part(start, stop, patch=_forgotten_length(file, kind, start, offset, stop))
     return Part(start, stop, min(1.0, max(0, stop - offset) / length))
 
 
 def _stated(file: IO[bytes], kind: str, start: int, stop: int) -> tuple[int, int] | None:
-    """Where the samples begin and how many bytes of them the header promises; None if it doesn't say."""
+    """Where the samples begin and how many bytes of them the header promises; None if nobody knew it yet."""
     if kind == "au":
         head = _read(file, start, 12)
         offset, length = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
@@ -205,10 +207,22 @@ def _stated(file: IO[bytes], kind: str, start: int, stop: int) -> tuple[int, int
                 length = long_length
             elif (field == 4 and length >= _STREAM_SIZE) or length >= 1 << 62:
                 return None
-            return (content, length) if length > 0 else None
+            return content, length
         step = 8 if kind == "w64" else 1 if kind == "caf" else 2
         place = content + length + -length % step
     return None
+
+
+def _forgotten_length(file: IO[bytes], kind: str, start: int, content: int, stop: int) -> tuple[int, bytes] | None:
+    """The length that a WAV has where it says 0, as programs write that meant to fill it in later; None for others.
+
+    Any other wrong length is one that the decoder reads to the end of the file.
+    """
+    head, there = _read(file, content, 8), stop - content
+    another_chunk = abs(int.from_bytes(head[4:8], "little") + 8 - there) <= 1
+    if kind != "wav" or not there or another_chunk or _read(file, start, 4) != b"RIFF":
+        return None
+    return content - 4 - start, min(there, 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def _page_end(file: IO[bytes], page: int) -> int:

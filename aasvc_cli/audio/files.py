@@ -251,7 +251,7 @@ def readable(name: str, source: Path | IO[bytes]) -> Iterator[None]:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
-_ABOUT_DAMAGE = ("malformed", "lost sync", "unknown error", "internal error", "does not exist")
+_ABOUT_DAMAGE = ("malformed", "lost sync", "unknown error", "nternal error", "does not exist")
 """Words of libsndfile where it can't make sense of what follows a right beginning."""
 _OTHER_SOUNDS = (
     (4, b"ftyp", "MPEG-4 (m4a, mp4)"),

@@ -270,33 +270,11 @@ def spooled(stream: IO[bytes], name: str = "standard input") -> Iterator[Path]:
         try:
             with path.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
-            _mend_length(path)
         except OSError as error:
             raise storage_error("write", path, error) from None
         if not path.stat().st_size:
             raise AudioError(f"{name}: nothing came in, expected a recording", "empty")
         yield path
-
-
-def _mend_length(path: Path) -> None:
-    """Give a WAV the length it has, if it says 0, as programs do that meant to fill it in later.
-
-    Any other wrong length is one that libsndfile reads to the end of the file.
-    """
-    with path.open("r+b") as file:
-        head = file.read(1 << 16)
-        size = path.stat().st_size
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return
-        place = 12
-        while place + 8 <= len(head):
-            length = int.from_bytes(head[place + 4 : place + 8], "little")
-            if head[place : place + 4] == b"data":
-                if length == 0 and size > place + 8:
-                    file.seek(place + 4)
-                    file.write(min(size - place - 8, 0xFFFFFFFF).to_bytes(4, "little"))
-                return
-            place += 8 + length + length % 2
 
 
 def read_names(stream: IO[bytes]) -> Iterator[Path]:

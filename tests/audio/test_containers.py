@@ -158,6 +158,26 @@ def test_a_stream_that_does_not_know_its_length_is_whole(tmp_path, size):
     assert read(tmp_path / "a.wav") == (1.0, {})
 
 
+def test_a_length_that_was_never_filled_in_is_that_of_the_file(tmp_path):
+    path, content = tmp_path / "a.wav", bytearray(encoded(1.0, "wav"))
+    place = content.index(b"data") + 4
+    content[place : place + 4] = bytes(4)
+    path.write_bytes(content)
+    assert read(path) == (1.0, {})
+    path.write_bytes(content[: place + 4] + b"LIST\x04\x00\x00\x00INFO")
+    with pytest.raises(AudioError, match=r"a\.wav: holds no samples"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("rate", [0, 1 << 31, (1 << 32) - 1])
+def test_a_rate_that_is_none_is_refused_in_plain_words(tmp_path, rate):
+    content = bytearray(encoded(1.0, "wav"))
+    content[24:28] = struct.pack("<I", rate)
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(AudioError, match=r"a\.wav: not readable as audio \(damaged or cut short\)"):
+        read_audio(tmp_path / "a.wav")
+
+
 def test_what_follows_a_recording_but_is_no_sound_does_no_harm(tmp_path):
     for suffix in ("wav", "mp3"):
         path = tmp_path / f"a.{suffix}"
