@@ -200,6 +200,9 @@ MATRIX = [
     Mistake("convert a.wav -o x.wav --model tiny", "a folder stands there",
             spoil=lambda place: (place.work / "x.wav").mkdir()),
     Mistake(f"{CONVERT} --json b.wav/result.json", "b.wav is a file"),
+    usage("convert a.wav --out-dir=", "an empty name"),
+    Mistake(f"convert {'x' * 300}.wav -o out.wav", "x.wav: the name is too long"),
+    Mistake(f"convert a.wav -o {'x' * 300}.wav", "x.wav: the name is too long"),
     Mistake("convert \x1b[2J.wav --out-dir o", r"\x1b[2J.wav: no file"),  # which would clear a terminal
     Mistake(f"{CONVERT} --json a.wav", "--json a.wav: is the name of a recording"),
     Mistake(f"{CONVERT} --jsonl out.wav", "--jsonl out.wav: is the name of a recording"),

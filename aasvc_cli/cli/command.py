@@ -207,6 +207,8 @@ class _Checker:
             return () if param.multiple or param.nargs == -1 else None
         kind = param.type_descriptor.annotation
         value = [_at_home(each) for each in value] if isinstance(value, (list, tuple)) else _at_home(value)
+        if kind in (Path, list[Path]) and "" in (value if isinstance(value, list) else [value]):
+            raise typer.BadParameter("an empty name")  # which would mean the working directory
         if type(value) is kind:  # a default
             return value
         if kind in (list[str], list[Path]) and all(isinstance(each, str) for each in value):

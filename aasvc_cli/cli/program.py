@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -175,6 +176,8 @@ def run(arguments: Sequence[str]) -> int:
         return fail("not enough memory", EXIT_ERROR)
     except Exception as error:
         traceback_if_wanted()
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # of whatever was asked about it first
+            return fail(f"{os.fsdecode(error.filename or 'a path')}: the name is too long", EXIT_ERROR)
         if watch.asked:  # some libraries turn an interrupt into this
             return _interrupted()
         advice = "" if settings.debug else " (run `aasvc --debug ...` to see where)"

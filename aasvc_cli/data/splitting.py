@@ -95,6 +95,8 @@ def _size(name: str, wanted: str | None, n_all: int, n_left: int) -> int:
 
 def read_names(path: Path, option: str) -> set[str]:
     """Names of utterances, one a line, that were given with an option; raises DataError."""
+    if path.is_fifo():
+        raise DataError(f"--{option} {path}: is a pipe, and the names are read more than once; give a file")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:

@@ -14,6 +14,8 @@ from typing import IO, Any, TypeGuard
 from aasvc_cli.errors import AasvcError, DataError, StorageError
 
 _MOST_LINKS = 40
+_LONGEST_NAME = 240
+"""Bytes of a name that leave room for the additions of a temporary file; file systems take 255."""
 
 
 def storage_error(action: str, path: Path, error: OSError) -> StorageError:
@@ -72,7 +74,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         target = destination(path)
         if _is_replaced(target):
             make_folder(target.parent)
-            with temporary_file(target.parent, f".{target.name}.") as temporary:
+            with temporary_file(target.parent, _unfinished_prefix(target)) as temporary:
                 yield temporary
                 if durable:
                     with temporary.open("r+b") as stream:
@@ -196,6 +198,16 @@ def line_writer(path: Path) -> Iterator[Callable[[str], None]]:
         raise storage_error("write", path, error) from None
 
 
+def _unfinished_prefix(target: Path) -> str:
+    """How the name of a temporary file begins; a name as long as file systems allow has no room for more."""
+    name = target.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        import hashlib
+
+        name = f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    return f".{name}."
+
+
 _unfinished: set[Path] = set()
 
 
@@ -228,7 +240,7 @@ def remove_unfinished(path: Path) -> None:
     with contextlib.suppress(OSError):
         target = destination(path)
         if isinstance(target, Path):
-            for leftover in target.parent.glob(f".{escape(target.name)}.*"):
+            for leftover in target.parent.glob(f"{escape(_unfinished_prefix(target))}*"):
                 leftover.unlink(missing_ok=True)
 
 

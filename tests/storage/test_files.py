@@ -250,6 +250,16 @@ class TestDestinations:
             writable.parent.chmod(0o700)
         assert (protected.read_bytes(), writable.read_bytes()) == (b"old", b"new")
 
+    @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 241])
+    def test_a_name_as_long_as_there_may_be_is_written_and_swept(self, tmp_path: Path, name: str):
+        with atomic_write(tmp_path / name) as stream:
+            (temporary,) = tmp_path.iterdir()
+            temporary.with_name(f"{temporary.name[:-1]}~").write_bytes(b"left by one that was killed")
+            stream.write(b"new")
+        remove_unfinished(tmp_path / name)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_bytes() == b"new"
+
     def test_what_was_left_beside_the_end_of_a_link_is_swept(self, tmp_path: Path):
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "real" / "x")
