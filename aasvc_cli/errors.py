@@ -24,6 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_LONGEST_FAULT = 400
+"""Characters of one fault of a configuration, whose keys and values may be of any length."""
+
 
 class AasvcError(Exception):
     """Base of all errors that are shown to the user as one line."""
@@ -40,7 +43,9 @@ class ConfigError(AasvcError):
 
     def __init__(self, origin: str, faults: Sequence[str]) -> None:
         self.origin = origin
-        self.faults = tuple(faults)
+        self.faults = tuple(
+            fault if len(fault) <= _LONGEST_FAULT else f"{fault[:_LONGEST_FAULT]}..." for fault in faults
+        )
         super().__init__(f"{origin}: " + "; ".join(self.faults))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, tuple[str, ...]]]:

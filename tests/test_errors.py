@@ -30,3 +30,7 @@ def test_a_configuration_error_names_its_origin_and_every_fault():
     error = ConfigError("my.yaml", ["train.lr: too low", "model.width: odd"])
     assert str(error) == "my.yaml: train.lr: too low; model.width: odd"
     assert error.faults == ("train.lr: too low", "model.width: odd")
+
+
+def test_a_fault_of_a_configuration_is_cut_to_a_few_lines_whoever_raises_it():
+    assert len(str(ConfigError("my.yaml", ["9" * 5000, "short"]))) < 500
