@@ -256,6 +256,10 @@ MATRIX = [
     Mistake("serve --listen source", "twice or more"),
     Mistake("serve --listen source --listen voice", "no recording has the same name"),
     Mistake("serve --listen source --listen target --answers a.wav", "a.wav"),
+    # --- export
+    usage("export tiny", "FOLDER"),
+    usage("export tiny x --format tflite", "tflite"),
+    Mistake("export nowhere exported", "nowhere"),
     # --- doctor
     usage("doctor --yes", "--yes goes with --clean"),
     usage("doctor --clean", "add --yes"),
