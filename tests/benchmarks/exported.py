@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from startup import measure, write_recording
 
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.conversion.converter import Converter
 from aasvc_cli.pipeline.export import export_model
 from aasvc_cli.storage.home import find_home
-from tests.benchmarks.startup import measure, write_recording
 
 
 def show_cold(models: dict[str, str], source: Path, rounds: int) -> None:
