@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import soundfile
 
+from aasvc_cli.measures.listening import Answer, to_csv
 from aasvc_cli.measures.results import EvaluateResult
 from aasvc_cli.pipeline.report import write_report
 from tests.pages import RATE, parse, tone
@@ -64,6 +65,21 @@ def test_two_systems_share_one_report_and_a_crossed_bound_does_not_keep_it_from_
     assert document.find("h1")[0].text == "one and two"
     assert len(document.find("audio")) == 4
     assert "1 of 2 utterances" in document.find("header")[0].text
+
+
+def test_the_answers_of_a_listening_test_stand_in_the_report(
+    aasvc: Callable[..., Any], recordings: Folders, tmp_path: Path
+):
+    answers = [Answer(str(who), "preference", 1, 0, "c&d", "one", "two", "first", 3.0) for who in range(4)]
+    (tmp_path / "answers.csv").write_text(to_csv(answers), encoding="utf-8")
+    report = tmp_path / "out.html"
+    done = evaluate(
+        aasvc, recordings, recordings["one"], recordings["two"], "--report", report, "--report-utterances", 0,
+        "--listening", tmp_path / "answers.csv",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    (table,) = parse(report.read_text(encoding="utf-8")).find("section", id="listening")
+    assert "one preferred to two 100 % 100 … 100 4" in " ".join(table.text.split())
 
 
 def test_a_folder_in_place_of_the_report_is_refused_before_any_work(

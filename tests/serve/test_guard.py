@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from aasvc_cli.serve.guard import COOKIE, HEADERS, Policy
+from aasvc_cli.serve.voices import Voices
 from aasvc_cli.storage.home import Home
 from tests.serve.clients import answer, asking, message, recording
 
@@ -102,7 +103,7 @@ def test_a_hostile_request_gets_a_clear_refusal(home: Home, row: Any):
         async with asyncio.timeout(8):
             return await opened.request(method, path, **rest)
 
-    response = asking(home, work, policy)
+    response = asking(home, work, policy, known=Voices(home))
     assert response.status_code == status
     assert 10 < len(message(response)) < 300
     assert {name: response.headers.get(name) for name in HEADERS} == HEADERS

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
+from aasvc_cli.audio.files import read_audio
 from aasvc_cli.serve.app import build
 from aasvc_cli.serve.guard import Policy
 from aasvc_cli.serve.recording import Session
@@ -19,6 +22,15 @@ from tests.browsers import Window
 from tests.serve.pages import barriers, opened, tab_to, width_on_a_small_screen
 
 pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def spoken(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sentence with a pause before it and after it, and again."""
+    wave, rate = read_audio(demo_corpus / "male" / "wav" / "eval" / "eval_0680.ogg")
+    path = tmp_path_factory.mktemp("microphone") / "spoken.wav"
+    soundfile.write(path, np.pad(wave, rate), rate, subtype="PCM_16")
+    return path
 
 
 @pytest.fixture
@@ -84,6 +96,32 @@ def test_a_session_goes_by_the_keyboard_alone_and_is_gone_on_with(window: Window
 
 def hidden(window: Window, selector: str) -> bool:
     return window.js("document.querySelector(arguments[0]).hidden", selector)
+
+
+def wait_for_level(window: Window, above: float, below: float, seconds: float) -> None:
+    """Until the microphone has heard only levels between two bounds for so long."""
+    since = time.monotonic()
+    end = since + 20
+    while time.monotonic() - since < seconds:
+        level = float(window.js("document.querySelector('#level').value"))
+        if not above <= level <= below:
+            since = time.monotonic()
+        assert time.monotonic() < end, "the microphone does not hear that"
+
+
+def test_a_good_reading_is_kept_without_another_key_and_the_next_sentence_comes(window: Window, session: Session):
+    begin(window)  # for the microphone to be open; what it hears then has faults
+    window.press(" ")
+    window.until(lambda: not hidden(window, "#faults"), "that was nothing")
+    wait_for_level(window, -100, -50, 0.3)
+    begin(window)
+    wait_for_level(window, -40, 0, 0.1)
+    wait_for_level(window, -100, -50, 0.5)
+    window.press(" ")
+    window.until(lambda: text(window, "#sentence") == "Good night.", "the next sentence is shown")
+    assert hidden(window, "#faults")
+    assert text(window, "#status").startswith("eval_0680 is kept")
+    print(f"checked within {window.js('document.querySelector(`#status`).dataset.checked')} s")
 
 
 def test_what_is_wrong_with_a_reading_is_told_and_it_is_not_kept(window: Window, session: Session):
