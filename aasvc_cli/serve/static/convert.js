@@ -90,10 +90,10 @@ async function record() {
   const button = $("#record");
   if (microphone.isRecording) {
     const endOfSpeech = performance.now();
-    source = microphone.stop();
     button.classList.remove("recording");
     button.setAttribute("aria-pressed", "false");
     $(".word", button).textContent = "Record";
+    source = microphone.stop();
     players.load(takes.source, source);
     players.load(takes.target, null);
     await convert(endOfSpeech);

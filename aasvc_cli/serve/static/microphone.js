@@ -50,6 +50,7 @@ export class Microphone {
   stop() {
     const blocks = this.blocks ?? [], rate = this.context.sampleRate;
     this.blocks = null;
+    if (!blocks.length) throw new Error("nothing was recorded; wait a moment before you stop");
     const samples = new Float32Array(blocks.reduce((n, block) => n + block.length, 0));
     let place = 0;
     for (const block of blocks) { samples.set(block, place); place += block.length; }

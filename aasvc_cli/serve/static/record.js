@@ -81,7 +81,10 @@ async function record() {
   button.classList.toggle("recording", on);
   button.setAttribute("aria-pressed", String(on));
   $(".word", button).textContent = on ? "Stop" : "Record";
-  if (!on) await send(microphone.stop());
+  if (on) return;
+  const reading = microphone.stop();
+  status("Checking …");
+  await send(reading);
 }
 
 const commands = {
