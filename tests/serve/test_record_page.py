@@ -119,8 +119,9 @@ def test_a_good_reading_is_kept_without_another_key_and_the_next_sentence_comes(
     wait_for_level(window, -40, 0, 0.1)
     wait_for_level(window, -100, -50, 0.5)
     window.press(" ")
+    window.until(lambda: not text(window, "#status").startswith(("Recording", "Checking")), "it is judged", 60)
+    assert text(window, "#faults") == ""
     window.until(lambda: text(window, "#sentence") == "Good night.", "the next sentence is shown")
-    assert hidden(window, "#faults")
     assert text(window, "#status").startswith("eval_0680 is kept")
     print(f"checked within {window.js('document.querySelector(`#status`).dataset.checked')} s")
 
