@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -154,7 +154,7 @@ class TestVariables:
         for command, option in self.every_option():
             kind = option.type_descriptor.annotation
             if option.multiple:
-                kind = str
+                (kind,) = get_args(kind)
             value = given[kind] if kind in given else str(next(iter(kind)))
             if option.name == "batch_size":
                 value = "7"  # or auto
@@ -168,7 +168,9 @@ class TestVariables:
                     if (command, option.name) == ("convert", "data"):
                         patch.setenv("AASVC_SET", "dev")  # without it, --data means nothing
                     group = typer.main.get_command(cli.app)
-                    parsed = group.commands[command].make_context(command, []).params  # type: ignore[attr-defined]
+                    asked = group.commands[command]  # type: ignore[attr-defined]
+                    words = ["x" for param in asked.params if param.required]
+                    parsed = asked.make_context(command, words).params
                 expected = {bool: True}.get(kind) or kind(value)
                 assert parsed[option.name] == ([expected] if option.multiple else expected), variable
 
