@@ -40,6 +40,7 @@ DOORS = {
     "config": "presets and settings files",
     "data": "texts and lists of a corpus; codecs, in memory",
     "exporting.page": "the files of the page",
+    "features.folder": "features that another program wrote",
     "features.store": "features",
     "measures.judges": "models that judge",
     "pipeline.doctor": "what can be freed",

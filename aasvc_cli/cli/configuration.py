@@ -19,6 +19,9 @@ PARAMETERS = {
     "features.source": "src_feat",
     "features.target": "trg_feat",
     "features.duration": "dp_feat",
+    **dict.fromkeys(
+        (f"features.folder.{key}" for key in ("path", "name", "channels", "frames_per_second")), "src_feat"
+    ),
     "train.auto_batch": "batch_size",
 }
 """Parameters that are not named like the last part of their key."""

@@ -105,6 +105,15 @@ SourceStatsOption = Annotated[
         "--source-stats", metavar="FILE", help="Statistics of the source speaker, for a published model folder."
     ),
 ]
+GivenFeaturesOption = Annotated[
+    Path | None,
+    data_option(
+        "--src-feat",
+        metavar="DIR|FILE.npy",
+        help="Features of the recordings, for a voice that was trained on those of another program.",
+        show_default="a .npy beside each recording",
+    ),
+]
 SeedOption = Annotated[int, model_option("--seed", min=0, help="Random seed; another one gives another rhythm.")]
 NoiseScaleOption = Annotated[
     float | None,
@@ -168,6 +177,7 @@ def convert(
     data: SourceDataOption = None,
     model: ModelOption = None,
     source_stats: SourceStatsOption = None,
+    src_feat: GivenFeaturesOption = None,
     seed: SeedOption = 1,
     noise_scale: NoiseScaleOption = None,
     speed: SpeedOption = 1.0,
@@ -208,7 +218,8 @@ def convert(
     if dry_run:
         _show_plan(work, model, data, skip_existing, json_target)
         return
-    load = {"model": model, "device": device or "auto", "vocoder": vocoder, "source_stats": source_stats, "data": data}
+    load = {"model": model, "device": device or "auto", "vocoder": vocoder, "source_stats": source_stats}
+    load |= {"data": data, "features": src_feat}
     options = {"seed": seed, "noise_scale": noise_scale, "speed": speed}
     with _lines_to(jsonl) as on_line, workers_of(cluster) as pool:
         run = {"skip_existing": skip_existing, "workers": workers, "cluster": pool, "on_line": on_line}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aasvc_cli.cli import completion
-from aasvc_cli.features.kinds import model_kinds
+from aasvc_cli.features.kinds import FOLDER, model_kinds
 
 YIELDS = {
     "convert": (
@@ -113,8 +115,8 @@ SourceFeatureOption = Annotated[
     str | None,
     model_option(
         "--src-feat",
-        metavar="KIND",
-        help=f"What the model hears of the source: {KINDS_OFFERED}.",
+        metavar="KIND|DIR",
+        help=f"What the model hears of the source: {KINDS_OFFERED}, the last one by its path: .npy files of your own.",
         show_default=THE_CONFIGURATIONS,
         autocompletion=completion.features,
     ),
@@ -224,14 +226,20 @@ OverwriteOption = Annotated[bool, output_option("--overwrite", help="Begin anew 
 
 def model_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
     """What the options that `prepare` and `train` share say about the configuration, by key."""
-    return overrides_of(
-        {
-            "features.source": given["src_feat"],
-            "features.target": given["trg_feat"],
-            "features.duration": given["dp_feat"],
-            "model.frames_per_token": given["frames_per_token"],
-        }
-    )
+    return overrides_of({**_feature_overrides(given), "model.frames_per_token": given["frames_per_token"]})
+
+
+def _feature_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of the features; a path in place of a kind stands for the folder there."""
+    source, duration = given["src_feat"], given["dp_feat"]
+    overrides = {"features.source": source, "features.target": given["trg_feat"], "features.duration": duration}
+    if source is None or source in model_kinds() or not Path(source).is_dir():
+        return overrides
+    from aasvc_cli.features.folder import read_description
+
+    described = dataclasses.asdict(read_description(Path(source))) | {"path": str(Path(source).absolute())}
+    overrides |= {"features.source": FOLDER, "features.duration": FOLDER if duration == source else duration}
+    return overrides | {f"features.folder.{key}": value for key, value in described.items()}
 
 
 def overrides_of(options: dict[str, Any]) -> dict[str, Any]:

@@ -140,6 +140,19 @@ class WhisperConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FolderConfig(Section):
+    """Features that another program writes, the kind ``folder`` (``--src-feat DIR``)."""
+
+    path: str | None = None
+    """A folder with ``features.json`` and one ``.npy`` for each recording."""
+    name: str | None = None
+    """What they are; like the two below, what ``features.json`` says."""
+    channels: Count | None = None
+    frames_per_second: Annotated[float, Field(gt=0.0, le=10000.0), NUMBER] | None = None
+    """``null``: as many as the mel has."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureConfig(Section):
     """The features that each side of the model takes (``--src-feat``, ``--trg-feat``, ``--dp-feat`` of the recipe).
 
@@ -155,6 +168,7 @@ class FeatureConfig(Section):
     mel: MelConfig = field(default_factory=MelConfig)
     mcep: McepConfig = field(default_factory=McepConfig)
     whisper: WhisperConfig = field(default_factory=WhisperConfig)
+    folder: FolderConfig = field(default_factory=FolderConfig)
 
     def faults(self) -> list[str]:
         """Inconsistent values."""

@@ -12,7 +12,8 @@ from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import resample
 from aasvc_cli.conversion.voice import Voice
 from aasvc_cli.errors import DataError
-from aasvc_cli.features.kinds import extract
+from aasvc_cli.features.folder import read_features
+from aasvc_cli.features.kinds import FOLDER, extract
 
 Array = npt.NDArray[np.float32]
 
@@ -30,9 +31,10 @@ def align(voice: Voice, source: Path, target: Path) -> tuple[Array, list[int]]:
     features, stats, model = voice.config.features, voice.stats, voice.model
     rate = features.mel.sample_rate
     waves = {side: resample(*read_audio(path), rate) for side, path in (("source", source), ("target", target))}
-    source_feature = stats.source.normalise(extract(features.source, waves["source"], features))
+    given = read_features(features, source) if FOLDER in (features.source, features.duration) else None
+    source_feature = stats.source.normalise(extract(features.source, waves["source"], features, given))
     target_feature = stats.target.normalise(extract(features.target, waves["target"], features))
-    rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features))
+    rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features, given))
     try:
         forced = model.align(
             *(torch.from_numpy(feature).to(voice.device) for feature in (source_feature, target_feature, rhythm))

@@ -23,6 +23,7 @@ from aasvc_cli.audio.mel import n_frames, resample
 from aasvc_cli.audio.pauses import WHOLE_SECONDS, LevelMeter, Piece, fade, find_pieces
 from aasvc_cli.conversion.voice import Utterance, Voice, find_voice, is_exported, load_voice
 from aasvc_cli.errors import AudioError, ConfigError, DataError, ModelError
+from aasvc_cli.features.folder import check_length, part
 from aasvc_cli.features.stats import FeatureStats, RunningStats
 from aasvc_cli.storage.home import Home, find_home
 from aasvc_cli.vocoder.folder import GRIFFIN_LIM
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 Wave = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float32]
+Given = tuple[npt.NDArray[np.float32], float]
+"""Features that another program wrote, (T, D), and their frames per second."""
 OnProgress = Callable[[int, int], None]
 OnMessage = Callable[[str], None]
 
@@ -198,6 +201,7 @@ class Converter:
         noise_scale: float | None = None,
         speed: float = 1.0,
         name: str = "the recording",
+        features: Given | None = None,
     ) -> Converted:
         """Convert one recording.
 
@@ -206,6 +210,8 @@ class Converter:
             sample_rate: any, in Hz
             seed, noise_scale, speed: as in :class:`ConvertOptions`
             name: how messages call the recording
+            features: of the recording, (T, D) and their frames per second, for a voice that was trained on features of
+                another program
 
         Raises:
             AudioError: no samples, not finite, or too short for the model.
@@ -213,7 +219,8 @@ class Converter:
             ModelError: the model's result is not a finite spectrum.
         """
         options = ConvertOptions(seed, noise_scale, speed)
-        return _joined(list(self.stream(_Samples(name, sample_rate, _mono(wave, sample_rate, name)), options)))
+        recording = _Samples(name, sample_rate, _mono(wave, sample_rate, name))
+        return _joined(list(self.stream(recording, options, features=features)))
 
     def convert_many(
         self,
@@ -261,6 +268,7 @@ class Converter:
         recording: Recording,
         options: ConvertOptions = ConvertOptions(),
         *,
+        features: Given | None = None,
         on_progress: OnProgress | None = None,
         on_message: OnMessage | None = None,
     ) -> Iterator[Converted]:
@@ -273,6 +281,7 @@ class Converter:
         Args:
             recording: is read twice if it is longer than 20 s
             options: pauses that are kept are shortened by its speed, too
+            features: as for :meth:`convert`
             on_progress: told (done, all) pieces of a long recording
             on_message: told where a long recording had to be cut without a pause, if it is silent, and if it sounds
                 unlike those that the voice was trained on
@@ -292,12 +301,14 @@ class Converter:
             if on_message and piece.cuts_speech:
                 at = piece.stop / recording.sample_rate
                 on_message(f"{recording.name}: no pause to cut at before {at:.1f} s; cut at the quietest point")
-        own = self._stats_of(recording, pieces) if self.voice.source_from_input and pieces else None
+        if features is not None:
+            check_length(len(features[0]), features[1], n_samples / recording.sample_rate, "features", recording.name)
+        own = self._stats_of(recording, pieces, features) if self.voice.source_from_input and pieces else None
         rate = self.sample_rate / recording.sample_rate / options.speed
         place, skipped = 0, 0  # in the recording, and in the pauses so far
         done = 0
         # pieces are read only as they are needed, at most a window at a time
-        piece_inputs = self._inputs_of_pieces(recording, pieces, own)
+        piece_inputs = self._inputs_of_pieces(recording, pieces, own, features)
         while window := list(itertools.islice(piece_inputs, BATCH_PIECES)):
             window_inputs = [inputs for _, inputs in window]
             if not done:
@@ -389,14 +400,18 @@ class Converter:
             )
 
     def _inputs_of(
-        self, samples: Wave, sample_rate: int, own: tuple[FeatureStats, FeatureStats] | None = None
+        self,
+        samples: Wave,
+        sample_rate: int,
+        own: tuple[FeatureStats, FeatureStats] | None = None,
+        given: Given | None = None,
     ) -> _Inputs:
         """The inputs of the model for an utterance."""
         features, stats = self.voice.config.features, self.voice.stats
         samples = resample(samples, sample_rate, features.mel.sample_rate)
         # the duration predictor mostly takes the same feature
         kinds = (str(features.source), str(features.duration))
-        extracted = {kind: self.voice.extract(kind, samples) for kind in set(kinds)}
+        extracted = {kind: self.voice.extract(kind, samples, given) for kind in set(kinds)}
         sides = (stats.source, stats.duration)
         if self.voice.source_from_input:
             sides = own or (_stats_of(extracted[kinds[0]]), _stats_of(extracted[kinds[1]]))
@@ -404,10 +419,15 @@ class Converter:
         return _Inputs(source, duration)
 
     def _inputs_of_pieces(
-        self, recording: Recording, pieces: Sequence[Piece], own: tuple[FeatureStats, FeatureStats] | None
+        self,
+        recording: Recording,
+        pieces: Sequence[Piece],
+        own: tuple[FeatureStats, FeatureStats] | None,
+        features: Given | None,
     ) -> Iterator[tuple[Piece, _Inputs]]:
         for piece, samples in _read_pieces(recording, pieces):
-            yield piece, self._inputs_of(self._long_enough(samples, recording), recording.sample_rate, own)
+            given = _given_for(piece, recording.sample_rate, features)
+            yield piece, self._inputs_of(self._long_enough(samples, recording), recording.sample_rate, own, given)
 
     def _long_enough(self, samples: Wave, recording: Recording) -> Wave:
         """Extend a sound between two long pauses into them if it is shorter than the model's minimum."""
@@ -416,15 +436,18 @@ class Converter:
         missing = math.ceil(needed * recording.sample_rate) - len(samples)
         return np.pad(samples, (0, missing)) if missing > 0 else samples
 
-    def _stats_of(self, recording: Recording, pieces: Sequence[Piece]) -> tuple[FeatureStats, FeatureStats]:
+    def _stats_of(
+        self, recording: Recording, pieces: Sequence[Piece], given: Given | None
+    ) -> tuple[FeatureStats, FeatureStats]:
         """Statistics of a whole recording, for a model that knows none of its source speaker."""
         features = self.voice.config.features
         kinds = (str(features.source), str(features.duration))
         running = {kind: RunningStats() for kind in kinds}
-        for _, samples in _read_pieces(recording, pieces):
+        for piece, samples in _read_pieces(recording, pieces):
+            part_of_it = _given_for(piece, recording.sample_rate, given)
             wave = resample(self._long_enough(samples, recording), recording.sample_rate, features.mel.sample_rate)
             for kind, statistics in running.items():
-                statistics.update(self.voice.extract(kind, wave))
+                statistics.update(self.voice.extract(kind, wave, part_of_it))
         return running[kinds[0]].result(), running[kinds[1]].result()
 
     def _convert_sorted(
@@ -544,6 +567,14 @@ def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
         frames += longest
     if batch:
         yield batch
+
+
+def _given_for(piece: Piece, sample_rate: int, given: Given | None) -> Given | None:
+    """The part of a recording's features that belongs to a piece of it."""
+    if given is None:
+        return None
+    features, rate = given
+    return part(features, rate, piece.start / sample_rate, piece.stop / sample_rate), rate
 
 
 def _joined(parts: Sequence[Converted]) -> Converted:

@@ -75,15 +75,17 @@ class ExportedVoice:
     card: Mapping[str, Any] = field(default_factory=dict)
     source_from_input = False
 
-    def extract(self, kind: str, wave: Array) -> Array:
+    def extract(self, kind: str, wave: Array, given: tuple[Array, float] | None = None) -> Array:
         """One feature of a recording, see :func:`aasvc_cli.features.kinds.extract`."""
         if kind != "content" or self.encoder is None:
-            return extract(kind, wave, self.config.features)
+            return extract(kind, wave, self.config.features, given)
         mel = self.config.features.mel
         (feature,) = self.encoder.run(levels=content_input(wave, mel.sample_rate))
         rate = KINDS[kind].frames_per_second
         assert rate is not None
-        return at_frames(feature, rate, n_frames(len(wave), mel.hop_length), mel.frames_per_second)
+        return at_frames(
+            feature, rate(self.config.features), n_frames(len(wave), mel.hop_length), mel.frames_per_second
+        )
 
     def convert(
         self,

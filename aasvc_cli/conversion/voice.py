@@ -24,7 +24,7 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.source_stats import SOURCE_SIDES, find_prepared_source, prepared_source_stats
 from aasvc_cli.errors import DataError, ModelError
-from aasvc_cli.features.kinds import SIDES, extract, feature_keys, feature_width, with_widths
+from aasvc_cli.features.kinds import FOLDER, SIDES, extract, feature_keys, feature_width, with_widths
 from aasvc_cli.features.stats import FeatureStats, NormStats
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
@@ -75,9 +75,9 @@ class Voice:
         """Fewest source frames that can be converted."""
         return self.model.min_source_frames
 
-    def extract(self, kind: str, wave: Array) -> Array:
+    def extract(self, kind: str, wave: Array, given: tuple[Array, float] | None = None) -> Array:
         """One feature of a recording, see :func:`aasvc_cli.features.kinds.extract`."""
-        return extract(kind, wave, self.config.features)
+        return extract(kind, wave, self.config.features, given)
 
     def convert(
         self,
@@ -403,7 +403,7 @@ def _without_source(
         )
 
     # stands in for the others until these are known
-    placeholder = with_source(dict.fromkeys(SOURCE_SIDES, target))
+    placeholder = with_source({side: _stand_in(files, side) for side in SOURCE_SIDES})
     if source_stats is not None:
         return placeholder, False
     if data is not None:
@@ -420,6 +420,17 @@ def _without_source(
     return placeholder, True
 
 
+def _stand_in(files: VoiceFiles, side: str) -> FeatureStats:
+    """The target's statistics, or those of nothing to do for features of another width."""
+    import numpy as np
+
+    features = files.config.features
+    width = feature_width(getattr(features, side), features)
+    if width == len(files.target.mean):
+        return files.target
+    return FeatureStats(np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32), 0)
+
+
 def _with_source(stats: NormStats, config: Config, path: Path) -> NormStats:
     """The same statistics with those of the source speaker taken from a file."""
     from aasvc_cli.published.voices import read_h5_stats
@@ -428,7 +439,9 @@ def _with_source(stats: NormStats, config: Config, path: Path) -> NormStats:
         raise ModelError(f"{path}: no such file; --source-stats takes the statistics of the source speaker")
     sides = ("source", "duration")
     if path.suffix.lower() in (".h5", ".hdf5"):
-        found = {side: _checked(read_h5_stats(path, getattr(config.features, side)), path) for side in sides}
+        names = {side: getattr(config.features, side) for side in sides}
+        names |= {side: str(config.features.folder.name) for side in sides if names[side] == FOLDER}
+        found = {side: _checked(read_h5_stats(path, names[side]), path) for side in sides}
     else:
         given = NormStats.from_tree(read_json(path, "statistics"), str(path))
         for side in sides:

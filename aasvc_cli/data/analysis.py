@@ -25,7 +25,8 @@ from aasvc_cli.audio.files import encode_audio, read_audio
 from aasvc_cli.audio.mel import resample
 from aasvc_cli.audio.quality import Quality, measure
 from aasvc_cli.errors import AasvcError, AudioError, DataError
-from aasvc_cli.features.kinds import extract
+from aasvc_cli.features.folder import find_features, part, read_features
+from aasvc_cli.features.kinds import FOLDER, extract
 from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import file_sha256, write_bytes
 from aasvc_cli.storage.result_cache import ResultCache
@@ -165,7 +166,7 @@ def analyse(job: Job, bench: Bench) -> Analysis:
             return Analysis(facts, seconds=seconds, computed=bool(decoded))
         whole = excerpt == Excerpt(0.0, quality.seconds)
         path = recording if whole else _excerpt_path(recording, facts, excerpt, bench.folder)
-        known = {kind: bench.store.facts(kind, path) for kind in job.kinds}
+        known = {kind: _stored(kind, path, recording, bench) for kind in job.kinds}
         missing = [kind for kind, stored in known.items() if not stored]
         if missing:
             if not whole and not _is_readable(path):
@@ -175,9 +176,13 @@ def analyse(job: Job, bench: Bench) -> Analysis:
                 *(decoded.pop() if whole and decoded else read_audio(path)), bench.store.config.mel.sample_rate
             )
             for kind in missing:
-                feature = extract(kind, wave, bench.store.config)
-                known[kind] = {"n_frames": len(feature)}
-                bench.store.save(kind, path, feature, facts=known[kind], stamp=stamp)
+                given = _given(recording, excerpt, quality, bench) if kind == FOLDER else None
+                feature = extract(kind, wave, bench.store.config, given)
+                facts_of_it: dict[str, Any] = {"n_frames": len(feature)}
+                if given is not None:
+                    facts_of_it["given"] = recording_stamp(find_features(bench.store.config, recording)[0])
+                bench.store.save(kind, path, feature, facts=facts_of_it, stamp=stamp)
+                known[kind] = facts_of_it
         n_frames = next(int(stored["n_frames"]) for stored in known.values() if stored)
         return Analysis(facts, path, seconds, n_frames, computed=bool(missing))
     except AudioError as error:
@@ -207,6 +212,21 @@ def _is_readable(path: Path) -> bool:
     except AudioError:
         return False
     return True
+
+
+def _stored(kind: str, path: Path, recording: Path, bench: Bench) -> dict[str, Any] | None:
+    """What is known of a stored feature; None if it is not there, or what it was read from has changed."""
+    facts = bench.store.facts(kind, path)
+    if facts and kind == FOLDER:
+        given = recording_stamp(find_features(bench.store.config, recording)[0])
+        return facts if given == facts.get("given") else None
+    return facts
+
+
+def _given(recording: Path, excerpt: Excerpt, quality: Quality, bench: Bench) -> tuple[Wave, float]:
+    """Features of an excerpt that another program wrote, and their frames per second."""
+    features, rate = read_features(bench.store.config, recording, quality.seconds)
+    return part(features, rate, excerpt.start, excerpt.stop), rate
 
 
 def default_excerpt(quality: Quality, trim: bool) -> Excerpt:

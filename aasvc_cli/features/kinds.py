@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from aasvc_cli.errors import ConfigError, MissingExtraError
+from aasvc_cli.errors import ConfigError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from aasvc_cli.audio.mel import Array
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 SIDES = ("source", "target", "duration")
 """The three inputs that a model normalises."""
+LEAST_WIDTH = 7
+"""Channels that the two strided convolutions of the duration branch take at least."""
+FOLDER = "folder"
+"""The kind that is not computed here but read (:mod:`aasvc_cli.features.folder`)."""
 _POWER_FLOOR = 1e-12
 """Added to WORLD's power envelope (about -120 dB of a full-scale signal), which is all but zero in digital silence."""
 
@@ -127,6 +131,14 @@ def whisper(wave: Array, config: FeatureConfig) -> Array:
     return frames
 
 
+def folder(_: Array, config: FeatureConfig) -> Array:
+    """Cannot be computed from samples; raises DataError."""
+    raise DataError(
+        f"the features {config.folder.name or 'from a folder'} are written by another program and have to be given "
+        "with the recording"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureKind:
     """One kind of feature.
@@ -138,6 +150,7 @@ class FeatureKind:
         settings: what decides the values, JSON-able; part of the name under which features are stored
         frames_per_second: frames of ``extract`` per second, the first one at time 0; None for those of the mel. Others
             are interpolated to the mel's frames.
+        stored: further settings that tell stored features apart, but not the voices trained on them
         packages: modules that ``extract`` imports beyond numpy
         extra: the extra of this package that installs them
         for_models: whether a model can be trained on it
@@ -147,7 +160,8 @@ class FeatureKind:
     extract: Callable[[Array, FeatureConfig], Array]
     width: Callable[[FeatureConfig], int]
     settings: Callable[[FeatureConfig], Mapping[str, Any]]
-    frames_per_second: float | None = None
+    frames_per_second: Callable[[FeatureConfig], float] | None = None
+    stored: Callable[[FeatureConfig], Mapping[str, Any]] = lambda _: {}
     packages: tuple[str, ...] = ()
     extra: str | None = None
     for_models: bool = True
@@ -191,6 +205,16 @@ def _whisper_settings(config: FeatureConfig) -> dict[str, Any]:
     }
 
 
+def _folder_settings(config: FeatureConfig) -> dict[str, Any]:
+    given, mel = config.folder, config.mel
+    return {
+        "name": given.name,
+        "channels": given.channels,
+        "sample_rate": mel.sample_rate,
+        "hop_length": mel.hop_length,
+    }
+
+
 KINDS: dict[str, FeatureKind] = {
     "mel": FeatureKind(extract=mel, width=lambda config: config.mel.n_mels, settings=_mel_settings),
     "mcep": FeatureKind(
@@ -203,15 +227,22 @@ KINDS: dict[str, FeatureKind] = {
         extract=content,
         width=_content_width,
         settings=_content_settings,
-        frames_per_second=50.0,
+        frames_per_second=lambda _: 50.0,
     ),
     "whisper": FeatureKind(
         extract=whisper,
         width=lambda config: config.whisper.channels,
         settings=_whisper_settings,
-        frames_per_second=50.0,
+        frames_per_second=lambda _: 50.0,
         packages=("faster_whisper",),
         extra="asr",
+    ),
+    FOLDER: FeatureKind(
+        extract=folder,
+        width=lambda config: config.folder.channels or 0,
+        settings=_folder_settings,
+        frames_per_second=lambda config: config.folder.frames_per_second or config.mel.frames_per_second,
+        stored=lambda config: {"path": config.folder.path, "frames_per_second": config.folder.frames_per_second},
     ),
     "f0": FeatureKind(extract=f0, width=lambda _: 1, settings=_world_settings, packages=("pyworld",), for_models=False),
 }
@@ -235,7 +266,15 @@ def feature_faults(config: Config) -> list[str]:
             near = difflib.get_close_matches(name, model_kinds(), n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             faults.append(
-                f"features.{side}: {name!r} is no kind of feature; {hint}known are {', '.join(model_kinds())}"
+                f"features.{side}: {name!r} is no kind of feature; {hint}known are {', '.join(model_kinds())}, or the "
+                "folder of your own features"
+            )
+        elif name == FOLDER and config.features.folder.channels is None:
+            faults.append(f"features.{side}: which folder of features is not said; give it with --src-feat DIR")
+        elif side == "duration" and config.model.duration_input == "feature" and _width(name, config) < LEAST_WIDTH:
+            faults.append(
+                f"features.duration: {name} has {_width(name, config)} channels, fewer than the {LEAST_WIDTH} that "
+                "model.duration_input: feature takes; use tokens"
             )
         elif dim is not None and dim != (width := feature_width(name, config.features)):
             faults.append(
@@ -243,6 +282,10 @@ def feature_faults(config: Config) -> list[str]:
                 "them agree"
             )
     return faults
+
+
+def _width(name: str, config: Config) -> int:
+    return feature_width(name, config.features)
 
 
 def with_widths(config: Config, origin: str = "configuration") -> Config:
@@ -269,22 +312,25 @@ def feature_width(name: str, config: FeatureConfig) -> int:
     return KINDS[name].width(config)
 
 
-def extract(name: str, wave: Array, config: FeatureConfig) -> Array:
+def extract(name: str, wave: Array, config: FeatureConfig, given: tuple[Array, float] | None = None) -> Array:
     """One feature of a recording at the frame times of the mel.
 
     Args:
         wave: (n,) float32 at ``config.mel.sample_rate``
+        given: for the kind ``folder``, what was read for these samples: (T', D) and its frames per second
 
     Returns:
         (T, D) float32 with T = 1 + n // hop_length
 
     Raises:
-        DataError: no samples at all, or a sample rate that WORLD cannot take.
+        DataError: no samples at all, a sample rate that WORLD cannot take, or nothing given where it has to be.
         MissingExtraError: a package that this kind needs cannot be imported.
     """
     from aasvc_cli.audio.mel import n_frames
 
     kind = KINDS[name]
+    if name == FOLDER and given is not None:
+        return at_frames(*given, n_frames(len(wave), config.mel.hop_length), config.mel.frames_per_second)
     try:
         feature = kind.extract(wave, config)
     except ImportError as error:
@@ -295,7 +341,7 @@ def extract(name: str, wave: Array, config: FeatureConfig) -> Array:
     if kind.frames_per_second is None:
         return feature
     count = n_frames(len(wave), config.mel.hop_length)
-    return at_frames(feature, kind.frames_per_second, count, config.mel.frames_per_second)
+    return at_frames(feature, kind.frames_per_second(config), count, config.mel.frames_per_second)
 
 
 def at_frames(feature: Array, frame_rate: float, n_frames: int, wanted_rate: float) -> Array:
@@ -325,8 +371,17 @@ def feature_key(name: str, config: FeatureConfig) -> str:
     Settings that mean the same (``fmax: null`` and half the sample rate) have the same key.
     """
     kind = KINDS[name]
-    described = json.dumps({"kind": name, "version": kind.version} | dict(kind.settings(config)), sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()[:12]
+    return _digest({"kind": name, "version": kind.version} | dict(kind.settings(config)))
+
+
+def storage_key(name: str, config: FeatureConfig) -> str:
+    """The same for stored features; those of two folders are kept apart, even where a voice takes either."""
+    kind = KINDS[name]
+    return _digest({"kind": name, "version": kind.version} | dict(kind.settings(config)) | dict(kind.stored(config)))
+
+
+def _digest(described: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def feature_keys(config: FeatureConfig) -> dict[str, str]:

@@ -55,7 +55,7 @@ class FeatureStore:
     Attributes:
         folder: ``Home.features``
         config: settings of the features
-        feature_key: names the settings that decide a kind of feature, as :func:`aasvc_cli.features.kinds.feature_key`
+        feature_key: names the settings that decide a kind of feature, as :func:`aasvc_cli.features.kinds.storage_key`
     """
 
     folder: Path

@@ -22,6 +22,8 @@ from aasvc_cli.conversion.converter import Converter, ConvertOptions, OnMessage,
 from aasvc_cli.conversion.plan import Job, Refused, plan_files, plan_names, plan_set
 from aasvc_cli.conversion.voice import find_voice, read_voice
 from aasvc_cli.errors import AasvcError, DataError, StorageError
+from aasvc_cli.features.folder import read_features
+from aasvc_cli.features.kinds import FOLDER
 from aasvc_cli.storage.files import remove_unfinished, write_bytes
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.memory import return_free_memory
@@ -179,6 +181,8 @@ class LoadOptions:
     vocoder: str | None = None
     source_stats: Path | None = None
     data: str | None = None
+    features: Path | None = None
+    """Features of the recordings, where the voice was trained on those of another program: a folder, or ``.npy``."""
 
     def load(self, on_message: OnMessage | None) -> Converter:
         """The converter; raises what :meth:`Converter.load` does."""
@@ -368,7 +372,7 @@ class _Run:
             if converter is None:
                 converter, loaded = _load(self.load)
                 self._on_loaded(loaded)
-            yield index, convert_one(converter, job, self.options, self.run.stdout, on_piece)
+            yield index, convert_one(converter, job, self.options, self.run.stdout, on_piece, self.load.features)
 
     def _spread(self, jobs: Iterator[tuple[int, Job]], pool: Workers) -> Generator[tuple[int, Outcome], None, None]:
         """The outcomes in the order in which they are done, from processes that load the model once each."""
@@ -428,6 +432,7 @@ def convert_one(
     options: ConvertOptions,
     stdout: IO[bytes] | None = None,
     on_piece: OnProgress | None = None,
+    features: Path | None = None,
 ) -> Outcome:
     """Convert one recording to its place; what keeps it from being converted is in the outcome."""
     began = time.perf_counter()
@@ -436,7 +441,10 @@ def convert_one(
     mels: list[npt.NDArray[np.float32]] = []
     try:
         sound = AudioFile(job.content or job.source, job.name, job.raw)
-        parts = converter.stream(sound, options, on_progress=on_piece, on_message=warnings.append)
+        config, given = converter.voice.config.features, None
+        if FOLDER in (config.source, config.duration):
+            given = read_features(config, job.source, place=features)
+        parts = converter.stream(sound, options, features=given, on_progress=on_piece, on_message=warnings.append)
         # a recording that cannot be converted mostly shows it before anything is written
         first = next(parts)
         with sound_writer(job.output, converter.sample_rate, job.format, stdout) as write:
@@ -481,7 +489,7 @@ class _Conversion:
         self._loaded = self._loaded or _load(self.load)
         converter, loaded = self._loaded
         index, job = numbered
-        return index, convert_one(converter, job, self.options), loaded
+        return index, convert_one(converter, job, self.options, features=self.load.features), loaded
 
 
 def _killed(numbered: tuple[int, Job]) -> tuple[int, Outcome, None]:

@@ -36,7 +36,7 @@ from aasvc_cli.data.splitting import split
 from aasvc_cli.data.spoken_texts import spoken_texts
 from aasvc_cli.data.wording import FEWEST_PAIRS, limits
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.kinds import storage_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.storage.files import remove_file, write_json
@@ -114,7 +114,7 @@ def prepare(
     matching = match_all(ours, theirs, Path(pairs).expanduser() if pairs is not None else None)
     requested = {"train": training, "dev": dev, "eval": evaluation}
     bench = Bench(
-        store=FeatureStore(home.features, config.features, feature_key),
+        store=FeatureStore(home.features, config.features, storage_key),
         cache=ResultCache(home.cache),
         folder=home.prepared / name / "recordings",
         trim=config.features.trim if trim is None else trim,

@@ -12,7 +12,7 @@ from aasvc_cli.config.settings import FeatureConfig
 from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.errors import DataError
-from aasvc_cli.features.kinds import SIDES, feature_key, feature_keys
+from aasvc_cli.features.kinds import SIDES, feature_keys, storage_key
 from aasvc_cli.features.likeness import Array, Likeness, upper_quartile
 from aasvc_cli.features.stats import FeatureStats, NormStats, RunningStats
 from aasvc_cli.features.store import FeatureStore
@@ -94,7 +94,7 @@ def compute_stats(
 
 def _from_training_set(home: Home, manifest: Manifest, on_progress: Callable[[int, int], None] | None) -> NormStats:
     features = manifest.config.features
-    store = FeatureStore(home.features, features, feature_key)
+    store = FeatureStore(home.features, features, storage_key)
     pairs = manifest.sets["train"]
     # source and duration features usually are the same, and are read once then
     wanted = dict.fromkeys(_role(side, features) for side in SIDES)

@@ -35,7 +35,7 @@ from aasvc_cli.data.dataset import (
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.data.ranking import RANKING_FILE, by_loss, write_ranking
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
-from aasvc_cli.features.kinds import feature_key, feature_keys, with_widths
+from aasvc_cli.features.kinds import feature_keys, storage_key, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -223,7 +223,7 @@ class _Run:
         elif world.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
         self.config = with_precision(config, self.device)
-        store = FeatureStore(home.features, config.features, feature_key)
+        store = FeatureStore(home.features, config.features, storage_key)
         for set_name in ("train", "dev"):
             for pair in manifest.sets[set_name]:
                 tokens = config.model.n_tokens(pair.source_frames)

@@ -25,7 +25,7 @@ from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.data.readings import many_speakers
 from aasvc_cli.data.waveforms import rerecorded
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
-from aasvc_cli.features.kinds import extract, feature_key, with_widths
+from aasvc_cli.features.kinds import extract, feature_key, storage_key, with_widths
 from aasvc_cli.features.stats import RunningStats
 from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.measures.judges import missing_for, opinions
@@ -192,7 +192,7 @@ class _Run:
             torch.set_num_threads(config.train.threads)
         self.config = with_precision(config, self.device)
         self.mel = config.features.mel
-        self.store = FeatureStore(home.features, config.features, feature_key)
+        self.store = FeatureStore(home.features, config.features, storage_key)
         self.dev: dict[str, float] = {}
         self.seconds_before = 0.0
 
@@ -459,7 +459,7 @@ class _Forced:
         self.voice = load_voice(find_voice(home, name), str(device), home=home)
         if feature_key("mel", FeatureConfig(mel=mel)) != feature_key("mel", self.voice.config.features):
             raise ConfigError(str(name), ["its mels have other settings than those of the vocoder; give its --conf"])
-        self.store = FeatureStore(home.features, self.voice.config.features, feature_key)
+        self.store = FeatureStore(home.features, self.voice.config.features, storage_key)
 
     def replaced(self, recordings: Sequence[Recording], pairs: Sequence[ParallelPair]) -> list[Recording]:
         """The recordings with these mels in place of their own."""

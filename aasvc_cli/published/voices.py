@@ -15,7 +15,7 @@ from aasvc_cli.config.reading import parse_config
 from aasvc_cli.config.settings import Config
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ConfigError, ModelError
-from aasvc_cli.features.kinds import model_kinds, with_widths
+from aasvc_cli.features.kinds import FOLDER, model_kinds, with_widths
 from aasvc_cli.storage.files import reading
 
 if TYPE_CHECKING:
@@ -177,9 +177,16 @@ def _our_sections(tree: Mapping[str, Any], origin: str) -> dict[str, Any]:
         "target": tree.get("trg_feat", "mel"),
         "duration": tree.get("duration_predictor_feat", "mel"),
     }
-    for name, kind in kinds.items():
-        if kind not in model_kinds():
-            faults.append(f"{name} feature {kind!r} is not available here; known are {', '.join(model_kinds())}")
+    # what is not computed here was computed by another program, and is read from a folder
+    others = {str(kind) for name, kind in kinds.items() if kind not in model_kinds() and name != "target"}
+    given = {"name": next(iter(others), None), "channels": model.get("source_dim")} if others else {}
+    if len(others) > 1:
+        faults.append(f"source and duration feature: {' and '.join(sorted(others))} are not available here together")
+    if kinds["target"] not in model_kinds():
+        faults.append(f"target feature {kinds['target']!r} is not available here; known are {', '.join(model_kinds())}")
+    kinds = {name: FOLDER if kind in others else kind for name, kind in kinds.items()}
+    if others and kinds["source"] != FOLDER:
+        given["channels"] = model.get("duration_dim")
     if tree.get("trim_silence"):
         faults.append("trim_silence: true is not supported; trim the recordings before")
     gain = tree.get("global_gain_scale")
@@ -203,7 +210,7 @@ def _our_sections(tree: Mapping[str, Any], origin: str) -> dict[str, Any]:
     }
     if faults:
         raise ConfigError(origin, faults)
-    return {"features": {**kinds, "mel": mel}, "model": model, "loss": loss, "train": train}
+    return {"features": {**kinds, "mel": mel, "folder": given}, "model": model, "loss": loss, "train": train}
 
 
 def _squeeze(tensor: Tensor) -> Tensor:

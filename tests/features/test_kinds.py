@@ -199,7 +199,7 @@ class TestKinds:
             extract=lambda wave, config: np.arange(1 + len(wave) * 50 // config.mel.sample_rate)[:, None] / 50,
             width=lambda _: 1,
             settings=lambda _: {},
-            frames_per_second=50,
+            frames_per_second=lambda _: 50,
             packages=("no_such_package",),
             extra="ramp",
         )

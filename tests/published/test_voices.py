@@ -333,9 +333,17 @@ def test_a_published_folder_gives_configuration_weights_and_target_statistics():
         read_h5_stats(folder / "stats.h5", "mcep")
 
 
-def test_a_feature_that_cannot_be_extracted_is_named():
-    with pytest.raises(ConfigError, match="ppg_sxliu"):
-        read_published_voice(DATA / "aasvc-ppg")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"trg_feat": "ppg_sxliu"}, "target feature 'ppg_sxliu' is not available here; known are mel"),
+        ({"src_feat": "encodec"}, "source and duration feature: encodec and ppg_sxliu are not available here together"),
+    ],
+)
+def test_features_that_no_folder_can_stand_for_are_named(changed: dict[str, str], message: str):
+    tree = yaml.safe_load((DATA / "aasvc-ppg" / "config.yml").read_text()) | changed
+    with pytest.raises(ConfigError, match=message):
+        config_from_published(tree, "config.yml")
 
 
 def test_checkpoints_that_are_cut_short_or_would_run_code_are_refused(tmp_path):
