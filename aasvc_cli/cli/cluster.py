@@ -11,6 +11,7 @@ from aasvc_cli.cli.options import machine_option
 from aasvc_cli.cli.output import home_folder
 
 if TYPE_CHECKING:
+    from aasvc_cli.storage.parts import Shard
     from aasvc_cli.workers import Workers
 
 ClusterOption = Annotated[
@@ -23,6 +24,25 @@ ClusterOption = Annotated[
         "see the data folder.",
     ),
 ]
+
+
+ShardOption = Annotated[
+    str | None,
+    machine_option(
+        "--shard",
+        metavar="I/N",
+        show_default="all of it",
+        help="Do only part I of N, for array jobs. Parts share the data folder and run in any order; after them, run "
+        "the command once without.",
+    ),
+]
+
+
+def shard_of(text: str | None) -> Shard | None:
+    """The part that is asked for; ends with a complaint if that is none."""
+    from aasvc_cli.storage.parts import Shard
+
+    return None if text is None else Shard.parse(text)
 
 
 @contextlib.contextmanager

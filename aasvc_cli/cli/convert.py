@@ -15,7 +15,7 @@ import typer
 
 from aasvc_cli.audio.streams import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names
 from aasvc_cli.cli import completion
-from aasvc_cli.cli.cluster import ClusterOption, workers_of
+from aasvc_cli.cli.cluster import ClusterOption, ShardOption, shard_of, workers_of
 from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import (
     DeviceOption,
@@ -190,6 +190,7 @@ def convert(
     device: DeviceOption = None,
     workers: WorkersOption = 1,
     cluster: ClusterOption = None,
+    shard: ShardOption = None,
     json_target: JsonOption = None,
     jsonl: JsonlOption = None,
 ) -> None:
@@ -212,6 +213,8 @@ def convert(
         usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
     if cluster is not None and (save_mel is not None or STREAM in (output, *(inputs or []))):
         usage("convert", "--cluster converts files to files, without --save-mel")
+    if shard is not None and (output is not None or dry_run):
+        usage("convert", "--shard goes with --out-dir or --set, and not with --dry-run")
     raw = _raw(raw_format, raw_rate, raw_channels)
     work = _Work(inputs or [], from0, set_name, output, out_dir, format_name, raw, save_mel)
     work.check(model, data, source_stats)
@@ -223,7 +226,7 @@ def convert(
     options = {"seed": seed, "noise_scale": noise_scale, "speed": speed}
     with _lines_to(jsonl) as on_line, workers_of(cluster) as pool:
         run = {"skip_existing": skip_existing, "workers": workers, "cluster": pool, "on_line": on_line}
-        summary = work.convert(load, options, **run)
+        summary = work.convert(load, options, shard=shard_of(shard), **run)
     _show(summary, json_target, aside=output == STREAM or jsonl == "-", silent=output == STREAM)
     if set_name is not None:
         say_next(work.next_command(model, data))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aasvc_cli.cli import completion
-from aasvc_cli.cli.cluster import ClusterOption, workers_of
+from aasvc_cli.cli.cluster import ClusterOption, ShardOption, shard_of, workers_of
 from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import (
     JobsOption,
@@ -195,6 +195,7 @@ def evaluate(
     listening: ListeningOption = None,
     jobs: JobsOption = None,
     cluster: ClusterOption = None,
+    shard: ShardOption = None,
     json_target: JsonOption = None,
 ) -> None:
     """Score converted recordings against the target speaker's.
@@ -214,7 +215,15 @@ def evaluate(
     chosen = _systems(given)
     thresholds = _thresholds(fail_if or [])
     verdicts = _verdicts(listening)
+    if shard is not None and (json_target or csv_file or report or fail_if):
+        usage("evaluate", "--shard only scores; the same command without it shows the scores and writes files")
     results = _results(given, chosen)
+    if shard is not None:
+        for result in results:
+            scored = f"{result.name}, part {shard}: {_number(result.utterances)} scored"
+            say(f"{scored}; when all parts are done, the same command without --shard shows the scores")
+        _end(results, [])
+        return
     shown = _show(results, json_target, csv_file, seed)
     if report is not None:
         _report(shown, report, report_utterances, verdicts)
@@ -276,7 +285,9 @@ def _options(given: Mapping[str, Any]) -> Options:
 
         recogniser = Whisper(asr_model, threads=jobs or os.cpu_count() or 1)
     same = {name: given[name] for name in ("f0_min", "f0_max", "language", "seed", "jobs")}
-    return Options(mode=given["mode"].value, measures=chosen, recogniser=recogniser, **same)
+    return Options(
+        mode=given["mode"].value, measures=chosen, recogniser=recogniser, shard=shard_of(given["shard"]), **same
+    )  # fmt: skip
 
 
 def _score(system: str | Path, given: Mapping[str, Any], options: Options) -> EvaluateResult:
@@ -391,7 +402,7 @@ def _csv(shown: EvaluateResult | Comparison) -> str:
     return stream.getvalue()
 
 
-def _number(ids: Sequence[str]) -> str:
+def _number(ids: Sequence[object]) -> str:
     return f"{len(ids)} utterance{'s' * (len(ids) > 1)}"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aasvc_cli.cli import completion
-from aasvc_cli.cli.cluster import ClusterOption, workers_of
+from aasvc_cli.cli.cluster import ClusterOption, ShardOption, shard_of, workers_of
 from aasvc_cli.cli.configuration import configured
 from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import (
@@ -34,7 +34,7 @@ from aasvc_cli.cli.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aasvc_cli.data.preparation import PrepareReport
+    from aasvc_cli.data.preparation import PartReport, PrepareReport
 
 
 SHOWN_FINDINGS = 10
@@ -229,6 +229,7 @@ def prepare(
     sample_rate: SampleRateOption = None,
     jobs: JobsOption = None,
     cluster: ClusterOption = None,
+    shard: ShardOption = None,
     overwrite: OverwriteOption = False,
     report: ReportOption = None,
     json_target: JsonOption = None,
@@ -245,19 +246,26 @@ def prepare(
     """
     if report is not None and report.is_dir():
         usage("prepare", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")
+    if report is not None and shard is not None:
+        usage("prepare", "--report and --shard: the page is about all pairs; give it to the command without --shard")
     outcome = _run(locals())
+    from aasvc_cli.data.preparation import PartReport
+
+    if isinstance(outcome, PartReport):
+        show_result(outcome, json_target, outcome.lines())
+        return
     show_result(outcome, json_target, _preparation(outcome))
     if report is not None:
         _report(outcome, report)
     say_next("aasvc stats")
 
 
-def _run(given: Mapping[str, Any]) -> PrepareReport:
+def _run(given: Mapping[str, Any]) -> PrepareReport | PartReport:
     with loading():
         from aasvc_cli.pipeline.prepare import prepare as run
 
     config = configured(given["conf"], model_overrides(given))
-    choices = {name: given[name] for name in CHOICES}
+    choices = {name: given[name] for name in CHOICES} | {"shard": shard_of(given["shard"])}
     recogniser = None
     if given["asr_model"] is not None:
         from aasvc_cli.measures.judges import Whisper

@@ -154,3 +154,31 @@ class PrepareReport:
         tree |= {"manifest": str(self.manifest), "report": str(self.report)}
         tree["ranking"] = None if self.ranking is None else str(self.ranking)
         return tree | {"n_cut": self.n_cut, "n_excluded": self.n_excluded, "counts": self.counts}
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What one part of several (``--shard``) did.
+
+    Attributes:
+        part: which one, such as ``2/8``
+        n_pairs: of this part
+        n_computed: recordings analysed now
+    """
+
+    name: str
+    part: str
+    n_pairs: int
+    n_computed: int
+    elapsed_seconds: float
+
+    def lines(self) -> list[str]:
+        """The result for people."""
+        return [
+            f"{self.name}, part {self.part}: {self.n_pairs} pairs, {self.n_computed} recordings analysed; when all "
+            "parts are done, the same command without --shard makes the prepared set"
+        ]
+
+    def to_tree(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dataclasses.asdict(self)

@@ -26,6 +26,7 @@ from aasvc_cli.features.folder import read_features
 from aasvc_cli.features.kinds import FOLDER
 from aasvc_cli.storage.files import remove_unfinished, write_bytes
 from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.parts import Shard
 from aasvc_cli.training.memory import return_free_memory
 from aasvc_cli.workers import Workers
 
@@ -200,6 +201,7 @@ class RunOptions:
         skip_existing: leave out recordings whose results are there
         workers: processes; the model is loaded in each
         cluster: workers of a cluster, in place of processes
+        shard: convert only this part
         stdin, stdout: what the input and the output ``STREAM`` mean
         on_progress: told (done, all) recordings, or pieces if there is one long recording
         on_file: told each recording as it is done
@@ -210,6 +212,7 @@ class RunOptions:
     skip_existing: bool = False
     workers: int = 1
     cluster: Workers | None = None
+    shard: Shard | None = None
     stdin: IO[bytes] | None = None
     stdout: IO[bytes] | None = None
     on_progress: OnProgress | None = None
@@ -315,6 +318,11 @@ class _Run:
 
     def over(self, jobs: Iterable[Job | Refused], folder: Path | None) -> ConvertSummary:
         """Convert everything, in this process or spread over several."""
+        if (shard := self.run.shard) is not None:
+            if isinstance(jobs, Sequence):
+                jobs = shard.of(jobs, "recordings")
+            else:
+                jobs = itertools.islice(jobs, shard.number - 1, None, shard.count)
         self.total = len(jobs) if isinstance(jobs, Sequence) else None
         workers = self.run.workers if self.total is None else min(self.run.workers, self.total)
         pool = self.run.cluster or (Workers(workers) if workers > 1 else None)

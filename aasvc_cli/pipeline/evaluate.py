@@ -7,6 +7,7 @@ depends on one recording alone is kept in the data folder by the content of the 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 from collections import defaultdict
@@ -29,8 +30,9 @@ from aasvc_cli.measures.scoring import Job, Outcome, Side, score
 from aasvc_cli.measures.signal import F0Range, Mode
 from aasvc_cli.measures.statistics import ErrorCounts, Summary, summarise_scores
 from aasvc_cli.measures.transcripts import Reader, Transcript, guess_language, transcript
-from aasvc_cli.storage.files import file_sha256, write_json
+from aasvc_cli.storage.files import as_bytes, file_sha256, write_json
 from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.parts import Parts, Shard
 from aasvc_cli.storage.result_cache import ResultCache
 from aasvc_cli.workers import Workers, core_count
 
@@ -62,6 +64,7 @@ class Options:
         seed: of the intervals.
         jobs: worker processes; None for one per core.
         workers: of a cluster, in place of processes.
+        shard: score only this part, so that all can be put together faster; no scores are written.
         on_progress: called with the recordings done, and all.
     """
 
@@ -75,6 +78,7 @@ class Options:
     seed: int = 0
     jobs: int | None = None
     workers: Workers | None = None
+    shard: Shard | None = None
     on_progress: OnProgress | None = None
 
 
@@ -176,7 +180,8 @@ def evaluate_run(
         prepared=manifest.name, set_name=set_name,
         by_source=_by_source(result, {name: pair.speaker for name, pair in members.items()}, options.seed),
     )  # fmt: skip
-    write_json(results / f"scores-{set_name}.json", result.to_tree())
+    if options.shard is None:
+        write_json(results / f"scores-{set_name}.json", result.to_tree())
     return result
 
 
@@ -246,10 +251,12 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     recogniser = _recogniser(groups, options.recogniser, material.texts, skipped)
     if not modes and not asked and recogniser is None:
         raise DataError("; ".join(f"{each.what}: {each.reason}" for each in skipped) or "no measures were asked for")
-    spoken = [] if recogniser is None else sorted(material.texts.keys() & material.matches.pairs.keys())
+    spoken = set() if recogniser is None else material.texts.keys() & material.matches.pairs.keys()
     with options.workers or _workers(options.jobs) as workers:
         f0_range = _f0_range(material, options, workers) if modes else None
         jobs = _jobs(material, modes, f0_range, asked, ResultCache(None if home is None else home.cache))
+        jobs = jobs if options.shard is None else options.shard.of(jobs, "utterances")
+        spoken &= {job.utterance_id for job in jobs}
         outcomes: dict[str, Outcome] = {}
         for done, outcome in enumerate(_each(score, jobs, workers, _lost, before=_compile), start=1):
             outcomes[outcome.utterance_id] = outcome
@@ -269,6 +276,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         for done, job in enumerate(recognisable, start=len(jobs) + 1):
             failures += transcripts.recognise(job, material.texts[job.utterance_id], recogniser)
             report(done, len(jobs) + len(spoken))
+    part_notes = () if home is None else _note_parts(home, material, options.shard)
     utterances = tuple(_utterance(job, outcome, material.texts, transcripts) for job, outcome in scored.items())
     matches, seed = material.matches, options.seed
     return EvaluateResult(
@@ -292,11 +300,24 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         or None,
         failures=tuple(sorted(failures, key=lambda failure: (failure.utterance_id, failure.reason))),
         skipped=(*skipped, *_limits(scored.values(), modes)),
-        notes=(*material.notes, *_copies(scored.values()), *_remarks(scored.values())),
+        notes=(*material.notes, *part_notes, *_copies(scored.values()), *_remarks(scored.values())),
         without_target=tuple(sorted(matches.without_target)),
         without_conversion=tuple(sorted(matches.without_conversion)),
         recogniser=None if recogniser is None else transcripts.description(recogniser),
     )
+
+
+def _note_parts(home: Home, material: _Material, shard: Shard | None) -> tuple[str, ...]:
+    """Mark a part as done, or say which parts are missing from the whole."""
+    first = next(iter(material.matches.pairs.values()))
+    name = hashlib.sha256(as_bytes(f"{material.name}\n{first[0].absolute().parent}")).hexdigest()[:16]
+    parts = Parts(home.cache / "evaluate-parts" / name)
+    if shard is not None:
+        parts.mark(shard)
+        return ()
+    note = parts.note()
+    parts.clear()
+    return () if note is None else (note,)
 
 
 def _jobs(

@@ -29,7 +29,7 @@ from aasvc_cli.data.checks import (
 from aasvc_cli.data.corpus import Recordings, clean_name, locate_all
 from aasvc_cli.data.excerpts import Cut, Progress, analyse_all, excerpted, first_jobs
 from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, Manifest, ParallelPair, read_manifest, write_manifest
-from aasvc_cli.data.preparation import MeasuredPair, PrepareReport, Ranked
+from aasvc_cli.data.preparation import MeasuredPair, PartReport, PrepareReport, Ranked
 from aasvc_cli.data.ranking import RANKING_FILE, fits_of, to_drop, write_ranking
 from aasvc_cli.data.sources import by_speaker, joint_name, match_all, sentences
 from aasvc_cli.data.splitting import split
@@ -41,6 +41,7 @@ from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.storage.files import remove_file, write_json
 from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.parts import Parts, Shard
 from aasvc_cli.storage.result_cache import ResultCache
 from aasvc_cli.workers import Workers, core_count, each_in_chunks
 
@@ -74,8 +75,9 @@ def prepare(
     jobs: int | None = None,
     workers: Workers | None = None,
     overwrite: bool = False,
+    shard: Shard | None = None,
     on_progress: Progress | None = None,
-) -> PrepareReport:
+) -> PrepareReport | PartReport:
     """Match, check and split the recordings of two speakers, compute what features are missing, and write a manifest.
 
     Args:
@@ -96,6 +98,7 @@ def prepare(
         jobs: processes; None for one per core
         workers: of a cluster, in place of processes
         overwrite: replace a prepared set of the same name that stands for other folders
+        shard: analyse only this part of the pairs, and write no manifest
         on_progress: told (done, all) recordings
 
     Raises:
@@ -120,10 +123,16 @@ def prepare(
         trim=config.features.trim if trim is None else trim,
         max_seconds=_longest(max_seconds, config),
     )
+    parts = Parts(home.prepared / name / "parts")
     if not _may_be_cut(matching.pairs, bench.max_seconds):  # an impossible split is reported before the analysis
         _assign_together(matching.pairs, matching.pairs, requested, seed)
     with workers or Workers(jobs or core_count()) as pool:
         spread = partial(each_in_chunks, pool)
+        if shard is not None:
+            share = shard.of(matching.pairs, "pairs")
+            n_computed = _work_on_part(share, config, bench, spread, loudness, on_progress)
+            parts.mark(shard)
+            return PartReport(name, str(shard), len(share), n_computed, time.perf_counter() - began)
         works = [  # what is usual depends on who speaks
             _work(
                 own,
@@ -150,6 +159,7 @@ def prepare(
     check_enough(sets, findings, len(breaking), smallest, config)
     ranking = home.prepared / name / RANKING_FILE
     advice = _advice(works, ours, theirs, config, findings, ranking)
+    advice += [note] if (note := parts.note()) else []
     if training is not None:
         before, config = config, _with_advised_batch(config, len(sets["train"]))
         if config != before:
@@ -205,6 +215,7 @@ def prepare(
         write_ranking(ranking, [each.row() for each in work.ranked])
     write_json(report.report, report.to_tree())
     write_manifest(home, manifest)
+    parts.clear()
     _remove_others(bench.folder, {path for _, pair in [*work.good, *breaking] for path in (pair.source, pair.target)})
     return report
 
@@ -227,6 +238,18 @@ class _Work:
     findings: Sequence[Finding]
     ranked: Sequence[Ranked]
     usual: Mapping[str, float]
+
+
+def _work_on_part(
+    pairs: Pairs, config: Config, bench: Bench, spread: Spread, loudness: bool, on_progress: Progress | None
+) -> int:
+    """Decode the recordings of some pairs and keep what comes of it; how many had to be."""
+    analyses = analyse_all(first_jobs(pairs, config, loudness=loudness), bench, spread, on_progress)
+    by_recording = {job.recording: analysis for job, analysis in analyses.items()}
+    candidates = [Candidate(where, pair, by_recording[pair.source], by_recording[pair.target]) for where, pair in pairs]
+    if not loudness:  # what is usual is known only of all recordings
+        excerpted(candidates, config, bench, spread, loudness=False)
+    return sum(analysis.computed for analysis in analyses.values())
 
 
 def _work(
