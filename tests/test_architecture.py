@@ -41,7 +41,7 @@ DOORS = {
     "data": "texts and lists of a corpus; codecs, in memory",
     "exporting.page": "the files of the page",
     "features.folder": "features that another program wrote",
-    "features.store": "features",
+    "features.shelf": "features",
     "measures.judges": "models that judge",
     "pipeline.doctor": "what can be freed",
     "pipeline.download": "folders that are laid out",

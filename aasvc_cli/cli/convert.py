@@ -108,7 +108,7 @@ SourceStatsOption = Annotated[
 GivenFeaturesOption = Annotated[
     Path | None,
     data_option(
-        "--src-feat",
+        "--features",
         metavar="DIR|FILE.npy",
         help="Features of the recordings, for a voice that was trained on those of another program.",
         show_default="a .npy beside each recording",
@@ -177,7 +177,7 @@ def convert(
     data: SourceDataOption = None,
     model: ModelOption = None,
     source_stats: SourceStatsOption = None,
-    src_feat: GivenFeaturesOption = None,
+    features: GivenFeaturesOption = None,
     seed: SeedOption = 1,
     noise_scale: NoiseScaleOption = None,
     speed: SpeedOption = 1.0,
@@ -222,7 +222,7 @@ def convert(
         _show_plan(work, model, data, skip_existing, json_target)
         return
     load = {"model": model, "device": device or "auto", "vocoder": vocoder, "source_stats": source_stats}
-    load |= {"data": data, "features": src_feat}
+    load |= {"data": data, "features": features}
     options = {"seed": seed, "noise_scale": noise_scale, "speed": speed}
     with _lines_to(jsonl) as on_line, workers_of(cluster) as pool:
         run = {"skip_existing": skip_existing, "workers": workers, "cluster": pool, "on_line": on_line}

@@ -1,7 +1,7 @@
 """Recordings one by one: measured, cut to what is used, and turned into features.
 
-What was measured is kept by the content of the recording, features with the recording that they belong to, so that a
-second run decodes only what is missing or has changed. A recording of which only a part is used, or at another level,
+What was measured is kept like the features, with the recording that it belongs to, so that a second run decodes only
+what is missing or has changed. A recording of which only a part is used, or at another level,
 is written anew below the prepared set, and everything after this stage works with that file.
 """
 
@@ -12,9 +12,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.audio.files import encode_audio, read_audio
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.mel import n_frames, resample
 from aasvc_cli.audio.quality import Quality, measure
 from aasvc_cli.errors import AasvcError, AudioError, DataError
 from aasvc_cli.features.folder import find_features, part, read_features
-from aasvc_cli.features.kinds import FOLDER, extract
+from aasvc_cli.features.kinds import FOLDER, extract_as_is
 from aasvc_cli.features.store import FeatureStore, recording_stamp
-from aasvc_cli.storage.files import file_sha256, write_bytes
+from aasvc_cli.storage.files import write_bytes
 from aasvc_cli.storage.result_cache import ResultCache
 
 Wave = npt.NDArray[np.float32]
@@ -58,8 +57,8 @@ SILENT_PEAK = 1e-3
 """-60 dB of full scale: nothing but the noise of the converter."""
 CLIPPED_TOO_MUCH = 0.02
 """Share of clipped samples from which on a recording is distorted throughout."""
-_VERSION = 1
-"""Counted up when :mod:`aasvc_cli.audio.quality` measures something else."""
+_MEASURED = "measured-1"
+"""What is kept of a recording; counted up when :mod:`aasvc_cli.audio.quality` measures something else."""
 _EDGE_SECONDS = 0.02
 """Less silence than this at an end is not worth a new file."""
 
@@ -120,8 +119,8 @@ class Bench:
     """Where and how recordings are worked on.
 
     Attributes:
-        store: of the features
-        cache: of what was measured
+        store: of the features and of what was measured
+        cache: of what else was found out, by the content of recordings
         folder: for the files that are written anew
         trim: leave the silence at both ends out
         max_seconds: longer recordings are only measured; 0 for no limit
@@ -148,43 +147,34 @@ class Job:
     excerpt: Excerpt | None = None
 
 
+def recall(job: Job, bench: Bench) -> Analysis | None:
+    """What :func:`analyse` would give, if it is known already; None if something has to be computed for it."""
+    try:
+        if not os.access(job.recording, os.R_OK) or (facts := _known_facts(job.recording, bench)) is None:
+            return None
+        planned = _plan(job, facts, bench)
+        if isinstance(planned, Analysis):
+            return planned
+        known = {kind: _stored(kind, planned.path, job.recording, bench) for kind in job.kinds}
+    except AasvcError:
+        return None  # which analyse has to say
+    return None if not all(known.values()) else _done(facts, planned, known, computed=False)
+
+
 def analyse(job: Job, bench: Bench) -> Analysis:
     """Measure one recording and compute those of its features that are missing; never raises for a bad recording."""
     recording = job.recording
     try:
         decoded: list[tuple[Wave, int]] = []
         facts = _facts(recording, bench, decoded)
-        quality = facts.quality
-        fault = _fault(facts)
-        excerpt = job.excerpt or default_excerpt(quality, bench.trim)
-        seconds = excerpt.stop - excerpt.start
-        if not fault and seconds < MIN_SECONDS:
-            fault = "too_short", f"lasts {seconds:.3f} s; expected {MIN_SECONDS:g} s or more"
-        if fault:
-            return Analysis(facts, seconds=seconds, code=fault[0], message=fault[1], computed=bool(decoded))
-        if not job.kinds or (job.excerpt is None and bench.max_seconds and seconds > bench.max_seconds):
-            return Analysis(facts, seconds=seconds, computed=bool(decoded))
-        whole = excerpt == Excerpt(0.0, quality.seconds)
-        path = recording if whole else _excerpt_path(recording, facts, excerpt, bench.folder)
-        known = {kind: _stored(kind, path, recording, bench) for kind in job.kinds}
+        planned = _plan(job, facts, bench)
+        if isinstance(planned, Analysis):
+            return dataclasses.replace(planned, computed=bool(decoded))
+        known = {kind: _stored(kind, planned.path, recording, bench) for kind in job.kinds}
         missing = [kind for kind, stored in known.items() if not stored]
         if missing:
-            if not whole and not _is_readable(path):
-                write_excerpt(recording, facts, excerpt, bench, *(decoded.pop() if decoded else read_audio(recording)))
-            stamp = recording_stamp(path)
-            wave = resample(
-                *(decoded.pop() if whole and decoded else read_audio(path)), bench.store.config.mel.sample_rate
-            )
-            for kind in missing:
-                given = _given(recording, excerpt, quality, bench) if kind == FOLDER else None
-                feature = extract(kind, wave, bench.store.config, given)
-                facts_of_it: dict[str, Any] = {"n_frames": len(feature)}
-                if given is not None:
-                    facts_of_it["given"] = recording_stamp(find_features(bench.store.config, recording)[0])
-                bench.store.save(kind, path, feature, facts=facts_of_it, stamp=stamp)
-                known[kind] = facts_of_it
-        n_frames = next(int(stored["n_frames"]) for stored in known.values() if stored)
-        return Analysis(facts, path, seconds, n_frames, computed=bool(missing))
+            known |= _compute(missing, recording, facts, planned, decoded, bench)
+        return _done(facts, planned, known, computed=bool(missing))
     except AudioError as error:
         # the caller names the file, too
         return Analysis(None, code=error.code, message=str(error).removeprefix(f"{recording}: "))
@@ -214,6 +204,68 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """Which part of a recording is used, and the file that has it."""
+
+    excerpt: Excerpt
+    whole: bool
+    path: Path
+
+
+def _plan(job: Job, facts: Facts, bench: Bench) -> _Planned | Analysis:
+    """What features are computed of; the analysis itself if none are."""
+    quality = facts.quality
+    fault = _fault(facts)
+    excerpt = job.excerpt or default_excerpt(quality, bench.trim)
+    seconds = excerpt.stop - excerpt.start
+    if not fault and seconds < MIN_SECONDS:
+        fault = "too_short", f"lasts {seconds:.3f} s; expected {MIN_SECONDS:g} s or more"
+    if fault:
+        return Analysis(facts, seconds=seconds, code=fault[0], message=fault[1], computed=False)
+    if not job.kinds or (job.excerpt is None and bench.max_seconds and seconds > bench.max_seconds):
+        return Analysis(facts, seconds=seconds, computed=False)
+    whole = excerpt == Excerpt(0.0, quality.seconds)
+    path = job.recording if whole else _excerpt_path(job.recording, facts, excerpt, bench.folder)
+    return _Planned(excerpt, whole, path)
+
+
+def _done(facts: Facts, planned: _Planned, known: Mapping[str, dict[str, Any] | None], *, computed: bool) -> Analysis:
+    n_frames = next(int(stored["n_frames"]) for stored in known.values() if stored)
+    seconds = planned.excerpt.stop - planned.excerpt.start
+    return Analysis(facts, planned.path, seconds, n_frames, computed=computed)
+
+
+def _compute(
+    kinds: Sequence[str],
+    recording: Path,
+    facts: Facts,
+    planned: _Planned,
+    decoded: list[tuple[Wave, int]],
+    bench: Bench,
+) -> dict[str, dict[str, Any]]:
+    """Compute and keep features; what is known of each of them."""
+    config, path = bench.store.config, planned.path
+    if not planned.whole and not _is_readable(path):
+        sound = decoded.pop() if decoded else read_audio(recording)
+        write_excerpt(recording, facts, planned.excerpt, bench, *sound)
+    stamp = recording_stamp(path)
+    sound = decoded.pop() if planned.whole and decoded else read_audio(path)
+    wave = resample(*sound, config.mel.sample_rate)
+    known = {}
+    for kind in kinds:
+        given = _given(recording, planned.excerpt, facts.quality, bench) if kind == FOLDER else None
+        feature, rate = extract_as_is(kind, wave, config, given)
+        about: dict[str, Any] = {"n_frames": n_frames(len(wave), config.mel.hop_length)}
+        if given is not None:
+            about["given"] = recording_stamp(find_features(config, recording)[0])
+        elif rate is not None:  # what an encoder says is not exact to more digits than that
+            feature = feature.astype(np.float16)
+        bench.store.save(kind, path, feature, frame_rate=rate, facts=about, stamp=stamp)
+        known[kind] = about
+    return known
+
+
 def _stored(kind: str, path: Path, recording: Path, bench: Bench) -> dict[str, Any] | None:
     """What is known of a stored feature; None if it is not there, or what it was read from has changed."""
     facts = bench.store.facts(kind, path)
@@ -237,30 +289,30 @@ def default_excerpt(quality: Quality, trim: bool) -> Excerpt:
 
 
 def _facts(recording: Path, bench: Bench, decoded: list[tuple[Wave, int]]) -> Facts:
-    """What was measured before on the same content, or is now; then the samples are left in ``decoded``."""
-
-    def compute() -> dict[str, Any]:
-        remarks: list[tuple[str, str]] = []
-        wave, sample_rate = read_audio(recording, lambda remark: remarks.append((remark.code, remark.message)))
-        decoded.append((wave, sample_rate))
-        samples = hashlib.sha256(np.rint(wave * 32767).astype("<i4").tobytes()).hexdigest()
-        return dataclasses.asdict(measure(wave, sample_rate)) | {"remarks": remarks, "samples": samples}
-
-    if not (recording.is_file() and os.access(recording, os.R_OK)):
-        compute()  # says what is wrong
-    digest = _digest(recording, tuple(recording_stamp(recording) or ()))
-    tree = bench.cache.tree("recordings", {"content": digest, "version": _VERSION}, compute)
-    remarks = tuple((str(code), str(message)) for code, message in tree["remarks"])
-    pauses = tuple((float(start), float(stop)) for start, stop in tree["pauses"])
-    names = [field.name for field in dataclasses.fields(Quality)]
-    quality = Quality(**{name: tree[name] for name in names} | {"pauses": pauses})
-    return Facts(quality, remarks, str(tree["samples"]))
+    """What was measured before, or is now; then the samples are left in ``decoded``."""
+    if os.access(recording, os.R_OK) and (known := _known_facts(recording, bench)) is not None:
+        return known
+    stamp = recording_stamp(recording)
+    remarks: list[tuple[str, str]] = []
+    wave, sample_rate = read_audio(recording, lambda remark: remarks.append((remark.code, remark.message)))
+    decoded.append((wave, sample_rate))
+    samples = hashlib.sha256(np.rint(wave * 32767).astype("<i4").tobytes()).hexdigest()
+    quality = measure(wave, sample_rate)
+    bench.store.remember(
+        _MEASURED, recording, dataclasses.asdict(quality) | {"remarks": remarks, "samples": samples}, stamp
+    )
+    return Facts(quality, tuple(remarks), samples)
 
 
-@lru_cache(maxsize=4)
-def _digest(recording: Path, _stamp: tuple[int, ...]) -> str:
-    """Of a recording that did not change meanwhile; a long one is asked for as often as it has pieces."""
-    return file_sha256(recording)
+def _known_facts(recording: Path, bench: Bench) -> Facts | None:
+    """What was measured before on the recording as it is now."""
+    tree = bench.store.recall(_MEASURED, recording)
+    if tree is None:
+        return None
+    remarks = tuple((str(code), str(message)) for code, message in tree.pop("remarks"))
+    samples = str(tree.pop("samples"))
+    pauses = tuple((float(start), float(stop)) for start, stop in tree.pop("pauses"))
+    return Facts(Quality(**tree, pauses=pauses), remarks, samples)
 
 
 def _fault(facts: Facts) -> tuple[str, str] | None:

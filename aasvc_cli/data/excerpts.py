@@ -22,6 +22,7 @@ from aasvc_cli.data.analysis import (
     Spread,
     analyse,
     default_excerpt,
+    recall,
     write_excerpt,
 )
 from aasvc_cli.data.checks import Candidate, Pairs
@@ -29,6 +30,7 @@ from aasvc_cli.data.cutting import Piece, Take, cut_pair
 from aasvc_cli.data.manifest import Finding, ParallelPair
 from aasvc_cli.errors import DataError, Interrupted
 from aasvc_cli.features.content import content, weights_identity
+from aasvc_cli.features.shelf import PACK_FROM
 from aasvc_cli.storage.files import remove_unfinished
 
 Progress = Callable[[int, int], None]
@@ -85,12 +87,18 @@ def analyse_all(
         on_progress(0, len(jobs))
     work, sweep = partial(analyse, bench=bench), partial(_sweep, bench=bench)
     try:
-        for job, analysis in spread(work, jobs, killed=_killed, sweep=sweep):
+        known = {job: analysis for job in jobs if (analysis := recall(job, bench)) is not None}
+        analyses |= known
+        waiting = [job for job in jobs if job not in known]
+        for job, analysis in spread(work, waiting, killed=_killed, sweep=sweep):
             if analysis.fatal is not None:
                 raise analysis.fatal
             analyses[job] = analysis
             if on_progress:
                 on_progress(len(analyses), len(jobs))
+            if (len(analyses) - len(known)) % PACK_FROM == 0:
+                bench.store.pack()
+        bench.store.pack()
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped after {len(analyses)} of {len(jobs)} recordings; they are kept, and the same command goes on"

@@ -76,7 +76,7 @@ def find_features(config: FeatureConfig, recording: Path, place: Path | None = N
     if place is None and (settings.path is None or not Path(settings.path).is_dir()):
         raise DataError(
             f"{recording}: its features ({settings.name or 'from a folder'}) are needed, which another program writes; "
-            f"put {beside.name} beside it, or give their folder with --src-feat DIR"
+            f"put {beside.name} beside it, or name their folder: prepare --src-feat DIR, convert --features DIR"
         )
     folder = place or Path(str(settings.path))
     described = _fitting(folder, config)

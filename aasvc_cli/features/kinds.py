@@ -328,9 +328,19 @@ def extract(name: str, wave: Array, config: FeatureConfig, given: tuple[Array, f
     """
     from aasvc_cli.audio.mel import n_frames
 
+    feature, rate = extract_as_is(name, wave, config, given)
+    if rate is None:
+        return feature
+    return at_frames(feature, rate, n_frames(len(wave), config.mel.hop_length), config.mel.frames_per_second)
+
+
+def extract_as_is(
+    name: str, wave: Array, config: FeatureConfig, given: tuple[Array, float] | None = None
+) -> tuple[Array, float | None]:
+    """The same at its own frame rate, which is given beside it; None for that of the mel."""
     kind = KINDS[name]
     if name == FOLDER and given is not None:
-        return at_frames(*given, n_frames(len(wave), config.mel.hop_length), config.mel.frames_per_second)
+        return given
     try:
         feature = kind.extract(wave, config)
     except ImportError as error:
@@ -338,10 +348,7 @@ def extract(name: str, wave: Array, config: FeatureConfig, given: tuple[Array, f
         raise MissingExtraError(
             f"the feature {name} needs {' and '.join(kind.packages)} ({error}); run: pip install {install}"
         ) from None
-    if kind.frames_per_second is None:
-        return feature
-    count = n_frames(len(wave), config.mel.hop_length)
-    return at_frames(feature, kind.frames_per_second(config), count, config.mel.frames_per_second)
+    return feature, None if kind.frames_per_second is None else kind.frames_per_second(config)
 
 
 def at_frames(feature: Array, frame_rate: float, n_frames: int, wanted_rate: float) -> Array:

@@ -641,7 +641,7 @@ def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> Non
         (features.target, pair.target),
         *((("content", pair.source), ("content", pair.target)) if config.loss.prior == "content" else ()),
     ):
-        if not store.path(kind, recording).is_file():
+        if not store.has(kind, recording):
             store.load(kind, recording)  # says what is missing and what to do
 
 

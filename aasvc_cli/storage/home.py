@@ -17,7 +17,7 @@ class Home:
 
         corpora/<name>/                      recordings that `download` laid out
         prepared/<name>/manifest.json        pairs and splits found by `prepare`
-        features/<kind>-<key>/...            one file per recording
+        features/<kind>-<key>/...            a file per recording, and packs of many
         stats/<prepared name>/<norm>.json    mean and scale found by `stats`
         models/<name>/                       downloaded voices
         vocoders/<name>/                     downloaded vocoders

@@ -180,13 +180,13 @@ def test_prepare_stats_train_and_convert_work_on_a_folder(aasvc, small_corpus, t
     outcome = aasvc("convert", recording, "-o", tmp_path / "out.wav", "--model", "ppg")
     assert outcome.code == 1 and "no features of it in" in outcome.err and "expected new.npy" in outcome.err
     np.save(tmp_path / "new.npy", np.load(ppg / f"{manifest.sets['eval'][0].source.stem}.npy"))
-    for arguments in ([], ["--src-feat", tmp_path / "new.npy"]):
+    for arguments in ([], ["--features", tmp_path / "new.npy"]):
         (tmp_path / "out.wav").unlink(missing_ok=True)
         assert aasvc("convert", recording, "-o", tmp_path / "out.wav", "--model", "ppg", *arguments).code == 0
         in_set = next((home.exp).rglob(f"converted/eval/{manifest.sets['eval'][0].utterance_id}.wav"))
         assert (tmp_path / "out.wav").read_bytes() == in_set.read_bytes()
     write_folder(ppg, name="hubert")
-    outcome = aasvc("convert", recording, "-o", tmp_path / "out.wav", "--model", "ppg", "--src-feat", ppg)
+    outcome = aasvc("convert", recording, "-o", tmp_path / "out.wav", "--model", "ppg", "--features", ppg)
     assert outcome.code == 1 and "features.json: name is hubert, expected ppg" in outcome.err
 
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from aasvc_cli.config.settings import FeatureConfig, MelConfig
 from aasvc_cli.errors import DataError, StorageError
 from aasvc_cli.features import store as feature_store
 from aasvc_cli.features.kinds import feature_key
+from aasvc_cli.features.shelf import read_entry, write_entry
 from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import file_sha256
 
@@ -136,9 +138,10 @@ def test_where_nothing_can_be_written_the_content_still_counts(store, recording,
 def test_files_from_before_the_content_was_noted_go_on_to_work(store, recording):
     store.save("mel", recording, FEATURE, facts={"peak": 0.5})
     path = store.path("mel", recording)
-    header, (shape, data) = feature_store._read(path)
+    entry = read_entry(path)
+    header = entry.header
     assert len(header.pop("content")) == 64
-    feature_store._write(path, header, shape, bytes(data))
+    write_entry(path, json.dumps(header), entry.dtype, entry.shape, entry.data)
     assert store.facts("mel", recording) == {"peak": 0.5}
     np.testing.assert_array_equal(store.load("mel", recording), FEATURE)
     later(recording)  # nobody knows any more

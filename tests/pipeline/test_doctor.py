@@ -223,6 +223,7 @@ class TestClean:
         for name, when in (
             ("exp/male_female_tiny/.last.safetensors.ab12cd34", old), ("corpora/x/archive.zip.part", old),
             ("corpora/y/archive.zip.part", None), ("prepared/.manifest.json.zzzzzzzz", None),
+            ("cache/contours/ab/ab.npz", None),
         ):  # fmt: skip
             path = trained.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,8 +237,7 @@ class TestClean:
         features, results = (
             {path for path in folder.rglob("*") if path.is_file()} for folder in (littered.features, littered.cache)
         )
-        assert features
-        assert results, "prepare keeps what it found out about a recording"
+        assert features and results
         outcome = aasvc("doctor", "--clean", "--yes", "--json", "-")
         assert outcome.code == 0, outcome.err
         gone = before - {path for path in littered.root.rglob("*") if path.is_file()}

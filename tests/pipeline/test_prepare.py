@@ -149,7 +149,6 @@ class TestGoodPairs:
         arguments = {"source": corpus.source, "target": corpus.target}
         alone = prepare(home, CONFIG, **arguments, jobs=1, name="alone")
         shutil.rmtree(home.features)
-        shutil.rmtree(home.cache)
         together = prepare(home, CONFIG, **arguments, jobs=2, name="together")
         assert together.n_computed == alone.n_computed == 42
         assert together.findings == alone.findings
@@ -365,7 +364,7 @@ class TestExcerpts:
         run(max_seconds=9.0)
         before = self.pairs(home)
         monkeypatch.setattr("aasvc_cli.data.excerpts.cut_pair", no_analysis)
-        monkeypatch.setattr("aasvc_cli.data.analysis.extract", no_analysis)
+        monkeypatch.setattr("aasvc_cli.data.analysis.extract_as_is", no_analysis)
         run(max_seconds=9.0)
         assert self.pairs(home) == before
 

@@ -1,0 +1,323 @@
+"""Arrays with facts, by recording: one small file each at first, packed into large ones when there are many.
+
+Both are safetensors files. A small one is written in one step by whoever computed it, so work can be stopped at any
+moment. :meth:`Shelf.pack` moves them into packs, which are memory-mapped. A small file goes before an entry of the same
+name in a pack, and a later pack before an earlier one. Every entry has a checksum of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import re
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aasvc_cli.errors import AasvcError, DataError
+from aasvc_cli.storage.files import atomic_write, lock, make_folder, reading
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.floating[Any]]
+
+PACK_FROM = 512
+"""Small files from which on they are packed."""
+PACK_BYTES = 256 * 2**20
+_SUFFIX = ".safetensors"
+_TENSOR = "feature"
+_TYPES = {"F32": "<f4", "F16": "<f2"}
+_LAYOUT_FOLDERS = frozenset(
+    {"wav", "wavs", "audio", "clips", "train", "train_parallel", "train_non_parallel", "dev", "eval", "test"}
+)
+"""Folder names that say nothing about the speaker."""
+_STEM_BYTES = 120
+_LEFTOVER_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is kept for one recording.
+
+    Attributes:
+        said: its header, JSON
+        dtype: ``F32`` or ``F16``
+    """
+
+    said: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+    crc: int
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The header as a tree."""
+        tree: dict[str, Any] = json.loads(self.said)
+        return tree
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is as it was written."""
+        return self.crc == _checksum(self.said, self.shape, self.data)
+
+    def array(self) -> Array:
+        """A copy of the values, float32."""
+        import numpy as np
+
+        return np.frombuffer(self.data, dtype=_TYPES[self.dtype]).astype(np.float32).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Where an entry lies in a pack; ``start`` and ``stop`` count bytes of the file."""
+
+    pack: Path
+    said: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    crc: int
+
+
+class Shelf:
+    """Entries below one folder.
+
+    Args:
+        root: the data folder; recordings in it are known by their place there, so that it may be moved
+    """
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder = folder
+        self._packs = folder / ".packs"
+        self._roots = tuple({os.path.join(place, "") for place in (os.path.abspath(root), os.path.realpath(root))})
+        self._index: dict[str, _Packed] = {}
+        self._known: set[str] = set()
+        self._seen: int | None = None
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def name(self, recording: Path) -> str:
+        """How the entry of a recording is called: speaker, stem, and a digest of the whole path."""
+        absolute = os.path.abspath(recording)
+        kept = absolute
+        for root in self._roots:
+            if absolute.startswith(root):
+                kept = absolute[len(root) :].replace(os.sep, "/")
+                break
+        digest = hashlib.sha256(os.fsencode(kept)).hexdigest()[:10]
+        folder, base = os.path.split(absolute)
+        stem = _safe(Path(base).stem).encode()[:_STEM_BYTES].decode(errors="ignore")
+        return f"{_speaker(folder)}/{stem}-{digest}"
+
+    def path(self, recording: Path) -> Path:
+        """The small file of a recording, whether it is there or not."""
+        return self.folder / f"{self.name(recording)}{_SUFFIX}"
+
+    def get(self, recording: Path) -> Entry | None:
+        """The entry of a recording; None if there is none.
+
+        Raises:
+            DataError: it is damaged.
+            OSError: it cannot be read.
+        """
+        name = self.name(recording)
+        with contextlib.suppress(FileNotFoundError):
+            return read_entry(self.folder / f"{name}{_SUFFIX}")
+        if (packed := self._find(name)) is None:
+            return None
+        with reading(packed.pack, "a whole feature file", advice="run: aasvc prepare"):
+            data = memoryview(self._map(packed.pack))[packed.start : packed.stop]
+            entry = Entry(packed.said, packed.dtype, packed.shape, data, packed.crc)
+            if not entry.is_whole:
+                raise ValueError(f"the checksum of {name} is another")
+        return entry
+
+    def has(self, recording: Path) -> bool:
+        """Whether there is an entry, good or not."""
+        return self.path(recording).is_file() or self._find(self.name(recording)) is not None
+
+    def put(self, recording: Path, header: dict[str, Any], array: Array) -> None:
+        """Write an entry, atomically; raises StorageError."""
+        import numpy as np
+
+        dtype = "F16" if array.dtype == np.float16 else "F32"
+        data = np.ascontiguousarray(array, dtype=_TYPES[dtype]).tobytes()
+        write_entry(self.path(recording), json.dumps(header), dtype, array.shape, data)
+
+    def pack(self, least: int = PACK_FROM) -> None:
+        """Move small files into packs if there are ``least`` of them, unless another process is at it.
+
+        Raises:
+            StorageError: a pack cannot be written.
+        """
+        small = list(self._small())
+        if len(small) < least:
+            return
+
+        def leave() -> None:
+            raise _BusyError
+
+        with contextlib.suppress(_BusyError), lock(make_folder(self._packs) / ".lock", leave):
+            for batch in _batches(small):
+                self._pack(batch)
+
+    def remove_leftovers(self) -> None:
+        """Remove what writes that were killed have left; recent ones are spared, as another process may be at it."""
+        for path in self.folder.rglob(f".*{_SUFFIX}.*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+                    path.unlink()
+
+    # --- packs ------------------------------------------------------------------------------------------------------
+
+    def _small(self) -> Iterator[tuple[str, Path, os.stat_result]]:
+        """Name, file and status of every small file."""
+        for folder, folders, files in os.walk(self.folder):
+            folders[:] = sorted(each for each in folders if each != self._packs.name)
+            for file in sorted(files):
+                if file.endswith(_SUFFIX) and not file.startswith("."):
+                    path = Path(folder, file)
+                    with contextlib.suppress(OSError):
+                        yield f"{os.path.basename(folder)}/{file.removesuffix(_SUFFIX)}", path, path.stat()
+
+    def _pack(self, batch: Sequence[tuple[str, Path, os.stat_result]]) -> None:
+        """Write one pack, and remove the small files that are in it and have not been written anew meanwhile."""
+        tree: dict[str, Any] = {}
+        facts: dict[str, tuple[str, int]] = {}
+        place, packed = 0, []
+        for name, path, status in batch:
+            try:
+                entry = read_entry(path)
+            except (AasvcError, OSError):
+                continue  # prepare will compute it again
+            size = len(entry.data)
+            tree[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [place, place + size]}
+            facts[name] = (entry.said, entry.crc)
+            packed.append((path, status, entry.crc))
+            place += size
+        text = json.dumps({"__metadata__": {"aasvc": json.dumps(facts)}} | tree).encode()
+        text += b" " * (-len(text) % 8)
+        target = self._packs / f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
+        with atomic_write(target) as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for path, _, crc in packed:
+                entry = read_entry(path)
+                if entry.crc != crc:
+                    raise DataError(f"{path}: was written anew while it was packed; run: aasvc prepare again")
+                stream.write(entry.data)
+        for path, status, _ in packed:
+            with contextlib.suppress(OSError):
+                now = path.stat()
+                if (now.st_ino, now.st_mtime_ns) == (status.st_ino, status.st_mtime_ns):
+                    path.unlink()
+
+    def _find(self, name: str) -> _Packed | None:
+        """Where an entry is packed; new packs are looked at when there are any."""
+        try:
+            seen = self._packs.stat().st_mtime_ns
+        except OSError:
+            return None
+        if seen != self._seen:
+            for file in sorted(os.listdir(self._packs)):
+                if file.endswith(_SUFFIX) and not file.startswith(".") and file not in self._known:
+                    self._known.add(file)
+                    with contextlib.suppress(AasvcError, OSError):  # a damaged one is as if it were not there
+                        self._index |= _read_index(self._packs / file)
+            self._seen = seen
+        return self._index.get(name)
+
+    def _map(self, pack: Path) -> mmap.mmap:
+        if pack not in self._maps:
+            with pack.open("rb") as stream:
+                self._maps[pack] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[pack]
+
+
+class _BusyError(Exception):
+    """Another process packs."""
+
+
+def read_entry(path: Path) -> Entry:
+    """A small file; raises DataError if it is not whole, OSError if it cannot be read."""
+    content = memoryview(path.read_bytes())
+    with reading(path, "a whole feature file", advice="run: aasvc prepare"):
+        size = int.from_bytes(content[:8], "little")
+        tree = json.loads(bytes(content[8 : 8 + size]))
+        described, kept = tree[_TENSOR], tree["__metadata__"]
+        entry = Entry(
+            kept["aasvc"], described["dtype"], tuple(described["shape"]), content[8 + size :], int(kept["crc"])
+        )
+        if not entry.is_whole:
+            raise ValueError("its checksum is another")
+        return entry
+
+
+def write_entry(path: Path, said: str, dtype: str, shape: Sequence[int], data: bytes | memoryview) -> None:
+    """Write a small file, atomically; raises StorageError."""
+    tree = {
+        "__metadata__": {"aasvc": said, "crc": str(_checksum(said, tuple(shape), data))},
+        _TENSOR: {"dtype": dtype, "shape": list(shape), "data_offsets": [0, len(data)]},
+    }
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 8)
+    # not forced to the disk, which can cost more than the analysis; the checksum tells whether all of it got there
+    with atomic_write(path, durable=False) as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.write(data)
+
+
+def _read_index(pack: Path) -> dict[str, _Packed]:
+    """What a pack holds; raises DataError if it is not whole, OSError if it cannot be read."""
+    with reading(pack, "a pack of features"), pack.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        tree = json.loads(stream.read(size))
+        facts = json.loads(tree.pop("__metadata__")["aasvc"])
+        start = 8 + size
+        index = {}
+        for name, each in tree.items():
+            first, last = each["data_offsets"]
+            said, crc = facts[name]
+            index[name] = _Packed(pack, said, each["dtype"], tuple(each["shape"]), start + first, start + last, crc)
+        if os.fstat(stream.fileno()).st_size != max((each.stop for each in index.values()), default=start):
+            raise ValueError("it is cut short")
+        return index
+
+
+def _batches(small: Sequence[tuple[str, Path, os.stat_result]]) -> Iterator[list[tuple[str, Path, os.stat_result]]]:
+    """Small files that become one pack."""
+    batch: list[tuple[str, Path, os.stat_result]] = []
+    size = 0
+    for each in small:
+        if batch and (size + each[2].st_size > PACK_BYTES or len(batch) >= 8 * PACK_FROM):
+            yield batch
+            batch, size = [], 0
+        batch.append(each)
+        size += each[2].st_size
+    yield batch
+
+
+def _checksum(said: str, shape: tuple[int, ...], data: bytes | memoryview) -> int:
+    return zlib.crc32(data, zlib.crc32(f"{said}{shape}".encode()))
+
+
+def _speaker(folder: str) -> str:
+    """The folder that most likely names the speaker."""
+    while True:
+        folder, name = os.path.split(folder)
+        if not name:
+            return "recordings"
+        if name.lower() not in _LAYOUT_FOLDERS:
+            return _safe(name)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
