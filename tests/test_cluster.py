@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import aasvc_cli
 from aasvc_cli.cluster import connect
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import ClusterError
+from aasvc_cli.pipeline.evaluate import Options, evaluate_folders
 from aasvc_cli.pipeline.prepare import prepare
 from aasvc_cli.storage.home import Home
 from aasvc_cli.workers import Workers
@@ -97,6 +99,44 @@ def test_features_are_the_same_bit_for_bit(workers: Workers, home: Home, tmp_pat
     assert reports[0].n_computed == reports[1].n_computed > 0
     assert contents(alone.features) == contents(home.features)
     assert (alone.prepared / reports[0].name / "manifest.json").read_bytes() == reports[1].manifest.read_bytes()
+
+
+def test_scores_are_the_same(workers: Workers, small_corpus: Path):
+    converted, target = (small_corpus / speaker / "wav" / "train_parallel" for speaker in ("male", "female"))
+    alone, spread = (
+        evaluate_folders(converted, target, options=Options(measures=["signal"], jobs=1, workers=pool))
+        for pool in (None, workers)
+    )
+    assert len(alone.utterances) == 6 and repr(alone) == repr(spread)  # NaN equals itself there
+
+
+def test_a_file_describes_the_jobs_of_a_batch_system(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aasvc: Any, small_corpus: Path, tiny_conf: Path
+):
+    """Dask's own local cluster stands in for the batch system, which is asked in the same words."""
+    import dask.config
+
+    asked: list[tuple[Any, int]] = []
+
+    class SLURMCluster(distributed.LocalCluster):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=None)
+
+        def scale(self, jobs: int) -> None:
+            asked.append((dask.config.get("jobqueue.slurm"), jobs))
+            super().scale(jobs)
+
+    stub = types.ModuleType("dask_jobqueue")
+    stub.SLURMCluster = SLURMCluster  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", stub)
+    file = tmp_path / "slurm.yaml"
+    file.write_text("jobqueue: {slurm: {cores: 4, memory: 8GB, jobs: 2}}", encoding="utf-8")
+    outcome = aasvc("--quiet", "prepare", small_corpus, "--conf", tiny_conf, "--cluster", file)
+    assert outcome.code == 0, outcome.err
+    assert asked == [({"cores": 4, "memory": "8GB"}, 2)]
+    file.write_text("jobqueue: {lsf: {jobs: 2}}", encoding="utf-8")
+    outcome = aasvc("prepare", small_corpus, "--cluster", file)
+    assert outcome.code == 1 and "slurm.yaml: expected one of slurm with its options" in outcome.err
 
 
 def test_the_jobs_of_a_worker_that_was_killed_run_again(workers: Workers, tmp_path: Path):
