@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ModelError
 from aasvc_cli.measures.signal import score_pair

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms, and resampling."""
+"""Log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -25,18 +25,6 @@ _BLOCK_FRAMES = 64
 def n_frames(n_samples: int, hop_length: int) -> int:
     """Frames of any feature of a recording with that many samples."""
     return 1 + n_samples // hop_length
-
-
-def resample(wave: Array, sample_rate: int, new_rate: int) -> Array:
-    """A recording at another sample rate, by soxr's high quality: (n,) -> (ceil(n * new_rate / sample_rate),)."""
-    if sample_rate == new_rate:
-        return wave
-    import soxr
-
-    length = math.ceil(len(wave) * new_rate / sample_rate)
-    resampled = soxr.resample(wave, sample_rate, new_rate, quality="HQ")
-    # soxr may be a sample off at the end
-    return np.asarray(np.pad(resampled[:length], (0, max(0, length - len(resampled)))), dtype=np.float32)
 
 
 def log_mel(wave: Array, config: MelConfig) -> Array:

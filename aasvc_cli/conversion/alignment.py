@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.conversion.voice import Voice
 from aasvc_cli.errors import DataError
 from aasvc_cli.features.folder import read_features

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.audio.files import check_header
-from aasvc_cli.audio.mel import n_frames, resample
+from aasvc_cli.audio.mel import n_frames
 from aasvc_cli.audio.pauses import WHOLE_SECONDS, LevelMeter, Piece, fade, find_pieces
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.conversion.voice import Utterance, Voice, find_voice, is_exported, load_voice
 from aasvc_cli.errors import AudioError, ConfigError, DataError, ModelError
 from aasvc_cli.features.folder import check_length, part

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.audio.files import encode_audio, read_audio
-from aasvc_cli.audio.mel import n_frames, resample
+from aasvc_cli.audio.mel import n_frames
 from aasvc_cli.audio.quality import Quality, measure
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import AasvcError, AudioError, DataError
 from aasvc_cli.features.folder import find_features, part, read_features
 from aasvc_cli.features.kinds import FOLDER, extract_as_is

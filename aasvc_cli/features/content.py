@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint

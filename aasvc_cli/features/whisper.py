@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.storage.files import file_sha256
 

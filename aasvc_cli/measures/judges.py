@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.features.whisper import load_whisper
 from aasvc_cli.measures.transcripts import Reader

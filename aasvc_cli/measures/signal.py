@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.audio.f0 import dio, frame_times, harvest
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.audio.world import FloatArray, Wave, checked_signal, spectral_envelope, sptk, world
 from aasvc_cli.errors import DataError, MissingExtraError
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.reading import dump_yaml, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import pick_device

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from aasvc_cli.audio.files import read_audio, write_audio
-from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.audio.mono import Remark
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.config.reading import dump_yaml, override, parse_section, to_tree
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig

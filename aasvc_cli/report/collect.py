@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from aasvc_cli.audio.f0 import dio
 from aasvc_cli.audio.files import encode_audio, read_audio
-from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores

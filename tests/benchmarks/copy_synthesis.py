@@ -24,7 +24,8 @@ import torch
 
 from aasvc_cli.audio.f0 import harvest
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.measures import judges as listeners
 from aasvc_cli.measures import signal as metrics
 from aasvc_cli.storage.home import Home, find_home

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aasvc_cli.audio.files import read_audio, write_audio
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.reading import override, read_preset
 from aasvc_cli.data.analysis import Bench, Job, analyse
 from aasvc_cli.features.kinds import extract, feature_key

@@ -21,7 +21,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from aasvc_cli.audio.files import list_audio, read_audio
-from aasvc_cli.audio.mel import log_mel, mel_basis, resample
+from aasvc_cli.audio.mel import log_mel, mel_basis
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import log_mel, mel_basis, mel_centres, resample
+from aasvc_cli.audio.mel import log_mel, mel_basis, mel_centres
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import AugmentConfig, MelConfig
 from aasvc_cli.data.augmentation import Augmenter, Change, changed, draw, stretched, warped, with_noise
 from aasvc_cli.data.dataset import PairDataset, Position, batch_stream

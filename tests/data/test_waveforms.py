@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.data import waveforms
 
 RATE = 16000

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import resample
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.measures import signal as metrics
 from aasvc_cli.measures.catalogue import MEASURES

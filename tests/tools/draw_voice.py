@@ -14,7 +14,8 @@ import torch
 from matplotlib.figure import Figure
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.audio.mel import log_mel, resample
+from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.conversion.converter import Converter
 from aasvc_cli.conversion.voice import find_voice, load_voice
 from aasvc_cli.features.kinds import extract
