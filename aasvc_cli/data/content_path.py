@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.audio.dtw import exact_path, fast_path
-
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -58,6 +56,8 @@ def content_path(source: Array, target: Array) -> ContentPath:
     Raises:
         ValueError: no frames, or unequal widths.
     """
+    from aasvc_cli.audio.dtw import exact_path, fast_path  # loads numba
+
     if not len(source) or not len(target):
         raise ValueError("a recording without frames has no path")
     x, y = _directions(source), _directions(target)
