@@ -287,8 +287,9 @@ def _stop_soon(dropped: sys.UnraisableHookArgs) -> None:
     if dropped.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(dropped)
         return
-    signal.signal(signal.SIGALRM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)  # when this function has returned
+    if hasattr(signal, "setitimer"):  # elsewhere no signal ends a worker
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)  # when this function has returned
 
 
 def _call(pickled: bytes, item: Any) -> Any:

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 FOREIGN = ("torch", "typer")
 USED = {
+    "torch._check": "an exported voice takes any length",
     "torch._foreach_copy_": "weights and gradients of a whole model in one call",
     "torch._foreach_lerp_": "the moving average of the weights",
     "typer.core.TyperOption.get_runtime_param": "values are checked without loading pydantic",

@@ -129,6 +129,6 @@ def test_nothing_has_no_content() -> None:
 
 
 def test_the_bundled_encoder_is_small() -> None:
-    path = Path(str(module._weights()))
+    path = module.weights_file()
     assert path.stat().st_size < 8_000_000
     assert 2e6 < sum(parameter.numel() for parameter in load_encoder(path).parameters()) < 4e6
