@@ -95,17 +95,17 @@ def locate_all(
         DataError: as there, or a source is given twice.
     """
     located = [locate(home, corpus, source, target) for source in sources or (None,)]
-    ours, theirs = [source for source, _ in located], located[0][1]
-    for one, other in combinations(ours, 2):
+    speakers, target_speaker = [source for source, _ in located], located[0][1]
+    for one, other in combinations(speakers, 2):
         if one.root.samefile(other.root):
             raise DataError(f"{one.root}: is given twice as a source; name each speaker once")
-    counts = Counter(each.speaker for each in (*ours, theirs))
+    counts = Counter(each.speaker for each in (*speakers, target_speaker))
     if max(counts.values()) > 1:
-        ours = [replace(each, speaker=f"{clean_name(each.root.parent.name)}-{each.speaker}") for each in ours]
-    counts = Counter(each.speaker for each in (*ours, theirs))
+        speakers = [replace(each, speaker=f"{clean_name(each.root.parent.name)}-{each.speaker}") for each in speakers]
+    counts = Counter(each.speaker for each in (*speakers, target_speaker))
     if max(counts.values()) > 1:
-        ours = [replace(each, speaker=f"source{number}") for number, each in enumerate(ours, start=1)]
-    return tuple(ours), theirs
+        speakers = [replace(each, speaker=f"source{number}") for number, each in enumerate(speakers, start=1)]
+    return tuple(speakers), target_speaker
 
 
 def find_speakers(root: Path) -> dict[str, Path]:

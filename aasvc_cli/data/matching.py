@@ -100,9 +100,9 @@ def _match_set(entries: Mapping[Side, list[_Entry]]) -> tuple[list[_Matched], di
     def apply(rule: str, keys: Mapping[Side, Callable[[_Entry], str | None]]) -> None:
         groups = {side: _grouped(left[side], keys[side]) for side in SIDES}
         for key in groups["source"].keys() & groups["target"].keys():
-            ours, theirs = groups["source"][key], groups["target"][key]
-            if len(ours) == len(theirs) == 1:
-                matched.append((rule, key, ours[0], theirs[0]))
+            sources, targets = groups["source"][key], groups["target"][key]
+            if len(sources) == len(targets) == 1:
+                matched.append((rule, key, sources[0], targets[0]))
         used = {entry.path for _, _, *both in matched for entry in both}
         for side in SIDES:
             left[side] = [entry for entry in left[side] if entry.path not in used]
@@ -115,8 +115,8 @@ def _match_set(entries: Mapping[Side, list[_Entry]]) -> tuple[list[_Matched], di
     if affixes is not None:
         apply("affix", {side: _unless(ambiguous[side], _without(affixes[side])) for side in SIDES})
     if all(len(entries[side]) == len(left[side]) == 1 for side in SIDES):
-        ours, theirs = left["source"][0], left["target"][0]
-        matched.append(("only", ours.key, ours, theirs))
+        source, target = left["source"][0], left["target"][0]
+        matched.append(("only", source.key, source, target))
         left = {side: [] for side in SIDES}
     return matched, left
 
@@ -154,12 +154,12 @@ def _named(matched: Iterable[_Matched], texts: Mapping[str, str]) -> list[Parall
     counts = Counter(short.values())
     pairs = []
     for entry in listed:
-        rule, key, ours, theirs = entry
+        rule, key, source, target = entry
         name = short[id(entry)]
         if counts[name] > 1:
-            name = ours.key if rule in ("path", "name") else key
-        text = next((texts[each] for each in (name, ours.stem, theirs.stem, ours.key) if each in texts), None)
-        pairs.append(ParallelPair(name, ours.path, theirs.path, text))
+            name = source.key if rule in ("path", "name") else key
+        text = next((texts[each] for each in (name, source.stem, target.stem, source.key) if each in texts), None)
+        pairs.append(ParallelPair(name, source.path, target.path, text))
     return sorted(pairs, key=lambda pair: pair.utterance_id)
 
 
@@ -174,13 +174,13 @@ def _find_affixes(left: Mapping[Side, Sequence[_Entry]], n_smaller: int) -> dict
     if not left["source"] or not left["target"]:
         return None
     candidates: Counter[tuple[Affixes, Affixes]] = Counter()
-    ours = left["source"]
-    samples = ours[:: max(1, len(ours) // _AFFIX_SAMPLES)][:_AFFIX_SAMPLES]
+    sources = left["source"]
+    samples = sources[:: max(1, len(sources) // _AFFIX_SAMPLES)][:_AFFIX_SAMPLES]
     for one in samples:
         for other in left["target"]:
-            found = difflib.SequenceMatcher(None, one.stem, other.stem, autojunk=False).find_longest_match()
-            if found.size:
-                candidates[_around(one.stem, found.a, found.size), _around(other.stem, found.b, found.size)] += 1
+            shared = difflib.SequenceMatcher(None, one.stem, other.stem, autojunk=False).find_longest_match()
+            if shared.size:
+                candidates[_around(one.stem, shared.a, shared.size), _around(other.stem, shared.b, shared.size)] += 1
     best, most = None, (0, 0)
     for affixes in candidates:
         if not any(any(each) for each in affixes):
@@ -240,18 +240,18 @@ def _by_table(
             continue
         if len(cells) < 2 or not cells[0] or not cells[1]:
             raise DataError(f"{path}, line {number}: expected source and target, found {row!r}")
-        found = {}
+        named = {}
         for side, cell in zip(SIDES, cells, strict=False):
             hits = indices[side].get(unicodedata.normalize("NFC", cell), set())
             if len(hits) != 1:
                 what = f"{len(hits)} recordings are called so" if hits else "no such recording"
                 hint = "; name them with their folder" if hits else suggest(cell, list(indices[side]))
                 raise DataError(f"{path}, line {number}: {cell}: {what} in {roots[side]} ({side}){hint}")
-            found[side] = next(iter(hits))
-        name, ours = found["source"]
+            named[side] = next(iter(hits))
+        name, source_path = named["source"]
         entry, partner = (
             _Entry(each, PurePosixPath(*each.parts[-2:]).with_suffix("").as_posix(), each.stem)
-            for each in (ours, found["target"][1])
+            for each in (source_path, named["target"][1])
         )
         matched.append((name, ("table", entry.stem, entry, partner), cells[2] if len(cells) > 2 else ""))
     if not matched:
