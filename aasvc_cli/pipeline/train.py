@@ -6,20 +6,18 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from aasvc_cli.audio.files import write_audio
 from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.config.reading import dump_yaml, parse_config, to_tree
-from aasvc_cli.config.settings import Config, parse_memory, parse_time
+from aasvc_cli.config.settings import Config, parse_time
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
 from aasvc_cli.data.dataset import (
@@ -32,24 +30,23 @@ from aasvc_cli.data.dataset import (
     filled,
     varied_pairs,
 )
-from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
+from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.data.ranking import RANKING_FILE, by_loss, write_ranking
-from aasvc_cli.errors import ConfigError, DataError, MissingExtraError, ModelError, TrainingError
+from aasvc_cli.errors import ConfigError, DataError, TrainingError
 from aasvc_cli.features.kinds import feature_keys, storage_key, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import (
     make_folder,
-    read_json,
-    reading,
-    write_bytes,
     write_json,
 )
 from aasvc_cli.storage.home import Home
-from aasvc_cli.training.batch_size import in_batches_of, largest_batch
+from aasvc_cli.training.batch_size import batch_for_memory
+from aasvc_cli.training.board import Board
 from aasvc_cli.training.distributed import World, is_restart, joined
-from aasvc_cli.training.memory import usable_memory
+from aasvc_cli.training.initial_weights import INIT_FILE, check_init, fit_weights
+from aasvc_cli.training.material import check_features, check_pairs_for, read_stats
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.rehearsal import Plan, rehearse
@@ -58,10 +55,10 @@ from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE, LOSS_NAMES, Trainer
 
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
-INIT_FILE = "init.json"
-"""What a run began with, if not with random weights."""
-SHOWN_TENSORS = 8
-"""Names of tensors that a message lists; ``init.json`` has all."""
+
+
+Ending = Literal["done", "stopped", "late", "stale"]
+"""Why no more steps are taken: all are, somebody asked for it, time is over, or the dev set no longer got better."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +141,9 @@ def train(
 
         def prepare() -> _Run:
             manifest = read_manifest(home, data)
-            checked = with_widths(_with_data_features(config, manifest))
-            stats = _read_stats(home, manifest, checked, norm_name)
+            check_features(config, manifest)
+            checked = with_widths(config)
+            stats = read_stats(home, manifest, checked, norm_name)
             folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, checked)}"
             return _Run(home, folder, checked, manifest, stats, world, init=init, tensorboard=tensorboard)
 
@@ -153,44 +151,13 @@ def train(
         world.by_first(lambda: held.enter_context(run.files.alone()))
         if overwrite and not is_restart():
             world.by_first(run.files.clear)
-        run.say = _spoken_by(world, on_message or _ignore)
+        run.say = world.spoken(on_message or _ignore)
         run.on_plan = on_plan
         return run.go(began, on_report or _ignore, should_stop or (lambda: False))
 
 
-def _spoken_by(world: World, say: Callable[[str], None]) -> Callable[[str], None]:
-    """Messages with the process that they come from, if it is not the first."""
-    return say if world.is_first else lambda message: say(f"process {world.rank}: {message}")
-
-
 def _ignore(_: Any) -> None:
     """Default callback."""
-
-
-def _with_data_features(config: Config, manifest: Manifest) -> Config:
-    """Check that the configuration asks for features that were prepared."""
-    wanted, prepared = feature_keys(config.features), feature_keys(manifest.config.features)
-    for side, key in wanted.items():
-        if key not in prepared.values():
-            raise DataError(
-                f"prepared data {manifest.name} has no {getattr(config.features, side)} features with the settings of "
-                f"configuration {config.name}; run: aasvc prepare with the same --conf"
-            )
-    return config
-
-
-def _read_stats(home: Home, manifest: Manifest, config: Config, norm_name: str) -> NormStats:
-    path = home.stats / manifest.name / f"{norm_name}.json"
-    if not path.is_file():
-        raise DataError(f"no statistics {norm_name} for {manifest.name}; run: aasvc stats --data {manifest.name}")
-    stats = NormStats.from_tree(read_json(path, "statistics"), str(path))
-    for side, key in feature_keys(config.features).items():
-        if stats.keys[side] != key:
-            raise DataError(
-                f"{path}: statistics of {side} were computed with other feature settings; "
-                f"run: aasvc stats --data {manifest.name}"
-            )
-    return stats
 
 
 class _Run:
@@ -218,23 +185,10 @@ class _Run:
         self.say: Callable[[str], None] = _ignore
         self.on_plan: Callable[[Plan], None] | None = None
         self.device = world.device(pick_device(config.train.device))
-        if config.train.threads:
-            torch.set_num_threads(config.train.threads)
-        elif world.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
+        world.share_cores(config.train.threads)
         self.config = with_precision(config, self.device)
         store = FeatureStore(home.features, config.features, storage_key)
-        for set_name in ("train", "dev"):
-            for pair in manifest.sets[set_name]:
-                tokens = config.model.n_tokens(pair.source_frames)
-                if tokens > pair.target_frames:
-                    raise DataError(
-                        f"pair {pair.utterance_id}: {tokens} source tokens do not fit into {pair.target_frames} target "
-                        "frames; raise model.frames_per_token, or run: aasvc prepare with this configuration, "
-                        "which leaves such pairs out"
-                    )
-                _check_length(pair, config)
-                _check_there(store, pair, config)
+        check_pairs_for(config, [*manifest.sets["train"], *manifest.sets["dev"]], store)
         self.train_set = varied_pairs(manifest.sets["train"], store.load, stats, config)
         self.plain_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
@@ -244,8 +198,8 @@ class _Run:
         self.position = Position()
         self.best_step, self.best_dev = 0, dict[str, float]()
         self.seconds_before = 0.0
-        self.tensorboard_writer = _tensorboard_writer() if tensorboard else None
-        self.writer: Any = None
+        self.saved_step = 0
+        self.board = Board() if tensorboard else None
         self._trainer: Trainer | None = None
 
     # --- files ------------------------------------------------------------------------------------------------------
@@ -285,16 +239,29 @@ class _Run:
         self.files.open(settings, described, FREE_TO_CHANGE, other_files=(INIT_FILE,))
         begun = self.files.last.exists()
         if (self.folder / "config.yaml").exists():
-            self._check_init(begun)
+            check_init(self.folder, self.init, begun=begun)
         if begun:
             return load_checkpoint(self.files.last)
         if self.init is None:
             if self.config.train.freeze:
                 raise ConfigError("--freeze", ["random weights would stay as they are; say with --init what to keep"])
             return {}, None
-        fitting, note = self._fitting_weights(trainer, self.init)
-        write_json(self.folder / INIT_FILE, note)
-        return fitting, None
+        return self._initial_weights(trainer, self.init), None
+
+    def _initial_weights(self, trainer: Trainer, init: str | Path) -> dict[str, torch.Tensor]:
+        """The weights of another model that fit this one; says how well, and leaves a note in the folder."""
+        voice = find_voice(self.home, init)
+        files = read_voice(voice, self.home)
+        fit = fit_weights(files.weights, trainer.model.state_dict(), files.origin, init)
+        for message in fit.messages(voice):
+            self.say(message)
+        for side, key in feature_keys(files.config.features).items():
+            if feature_keys(self.config.features)[side] != key:
+                self.say(
+                    f"warning: {voice} was trained on {side} features of other settings; it may have to learn them anew"
+                )
+        write_json(self.folder / INIT_FILE, fit.note(init, voice, files.card))
+        return fit.taken
 
     def _go_on_from(self, trainer: Trainer, tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
         with self.files.going_on():
@@ -317,77 +284,18 @@ class _Run:
         self.files.cut_log(trainer.step)
         self.files.describe(dump_yaml(self.config), described)
         write_json(self.folder / "stats.json", self.stats.to_tree())
-        if self.tensorboard_writer is not None:
-            self.writer = self.tensorboard_writer(self.folder / "tensorboard", purge_step=trainer.step + 1)
-
-    def _check_init(self, begun: bool) -> None:
-        """Refuse an ``init`` that is not the one that this run began with."""
-        path = self.folder / INIT_FILE
-        with reading(path, "what the run began with"):
-            begun_with = read_json(path, "what the run began with")["model"] if path.exists() else None
-        if self.init is not None and begun_with != str(self.init):
-            what = "random weights" if begun_with is None else begun_with
-            fault = f"the run in this folder began with {what}, not with {self.init}; use another --tag, or --overwrite"
-            raise ConfigError(str(self.folder), [fault])
-        if self.init is None and begun_with is not None and not begun:
-            fault = (
-                f"the run was begun with --init {begun_with} and has no checkpoint yet; give that again, or --overwrite"
-            )
-            raise ConfigError(str(self.folder), [fault])
-
-    def _fitting_weights(self, trainer: Trainer, init: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The weights of another model that fit this one, and a note on it for :data:`INIT_FILE`; says how well.
-
-        Raises:
-            ModelError: no such model, it cannot be read, or it has too little in common with this one.
-        """
-        voice = find_voice(self.home, init)
-        files = read_voice(voice, self.home)
-        expected = trainer.model.state_dict()
-        fitting = {
-            name: tensor
-            for name, tensor in files.weights.items()
-            if name in expected and tensor.shape == expected[name].shape
-        }
-        broken = [name for name, tensor in fitting.items() if not bool(torch.isfinite(tensor).all())]
-        if broken:
-            raise ModelError(f"{files.origin}: {len(broken)} tensors hold NaN or infinity (first: {broken[0]})")
-        reshaped = {
-            name: f"{name} {tuple(files.weights[name].shape)} instead of {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in files.weights and name not in fitting
-        }
-        new = [reshaped.get(name, name) for name in expected if name not in fitting]
-        left_over = [name for name in files.weights if name not in expected]
-        taken, total = (sum(t.numel() for t in tensors.values()) for tensors in (fitting, expected))
-        if taken < total / 2:
-            raise ModelError(
-                f"--init {init}: only {len(fitting)} of {len(expected)} tensors fit this model (first that does not: "
-                f"{new[0]}); leave --conf out to take its sizes, or choose another model"
-            )
-        self.say(f"begins with the weights of {voice}: {len(fitting)} of {len(expected)} tensors")
-        for what, names in (("new, random", new), ("left over, not used", left_over)):
-            if names:
-                more = f", and {len(names) - SHOWN_TENSORS} more" if len(names) > SHOWN_TENSORS else ""
-                self.say(f"{what}: {', '.join(names[:SHOWN_TENSORS])}{more}")
-        for side, key in feature_keys(files.config.features).items():
-            if feature_keys(self.config.features)[side] != key:
-                self.say(
-                    f"warning: {voice} was trained on {side} features of other settings; it may have to learn them anew"
-                )
-        note = {"model": str(init), "name": voice.absolute().name, "card": dict(files.card), "taken": len(fitting)}
-        return fitting, note | {"new": new, "left_over": left_over}
+        if self.board is not None:
+            self.board.open(self.folder / "tensorboard", trainer.step)
 
     def _log(self, entry: dict[str, Any]) -> None:
         self.files.log(entry)
-        if self.writer is not None:
-            for name, value in entry.items():
-                if name != "step" and isinstance(value, (int, float)):
-                    self.writer.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
+        if self.board is not None:
+            self.board.log(entry)
 
     def _save_last(self, trainer: Trainer, seconds: float) -> None:
         tensors, numbers = trainer.state()
         self.world.by_first(lambda: self._write_last(trainer, tensors, numbers, seconds))
+        self.saved_step = trainer.step
 
     def _write_last(
         self, trainer: Trainer, tensors: dict[str, torch.Tensor], numbers: dict[str, Any], seconds: float
@@ -424,17 +332,39 @@ class _Run:
         """
         self.world.by_first(lambda: make_folder(self.folder))
         self.config = self._with_batch_that_fits()
-        config = self.config.train
         trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
         self._trainer = trainer
         self._open(trainer)
         self._tell_plan(trainer)
+        meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)
+        began_at = self.saved_step = trainer.step
+        ending = self._take_steps(trainer, meter, began, report, should_stop)
+        if self.world.is_first and trainer.step == self.config.train.max_steps > began_at:
+            self._rank(trainer, should_stop)
+        seconds = meter.seconds
+        unsaved = self.saved_step != trainer.step or (self.world.is_first and not self.files.last.exists())
+        if any(self.world.any(unsaved)):
+            self._save_last(trainer, seconds)
+        if self.board is not None:
+            self.board.close()
+        return TrainResult(
+            self.folder, trainer.step, self.best_step, self.best_dev, ending in ("stopped", "late"), seconds,
+            out_of_time=ending == "late", out_of_patience=ending == "stale",
+        )  # fmt: skip
+
+    def _take_steps(
+        self,
+        trainer: Trainer,
+        meter: Meter,
+        began: float,
+        report: Callable[[TrainingReport], None],
+        should_stop: Callable[[], bool],
+    ) -> Ending:
+        """Steps up to the last, or until something ends them early; says what."""
+        config = self.config.train
         stream = self._batches()
         limit = parse_time(config.time_limit) if config.time_limit else float("inf")
-        meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)
         turn = time.monotonic()
-        began_at = trainer.step
-        saved, stopped, late, stale = trainer.step, False, False, False
         slowest = 0.0
         while trainer.step < config.max_steps:
             now = time.monotonic()
@@ -444,37 +374,33 @@ class _Run:
                 should_stop(), now - began + slowest >= limit, self._is_stale(trainer)
             )
             if stopped or late or stale:
-                break
+                return "stopped" if stopped else "late" if late else "stale"
             losses, norm, rate = trainer.update([next(stream) for _ in range(config.accum)])
             meter.add(losses, norm)
-            step, last = trainer.step, trainer.step == config.max_steps
-            measure = step % config.eval_every == 0 or last
-            dev = self._measure_dev(trainer) if measure and self.world.is_first else None
-            if step % config.log_every == 0 or measure:
-                summary = meter.report(step, config.max_steps, lr=rate, dev=dev, epoch=self.position.epoch)
-                if self.world.is_first:
-                    for entry in summary.entries():
-                        self._log(entry)
-                    report(summary)
-            if dev is not None and (not self.best_dev or dev[BEST_BY] < self.best_dev[BEST_BY]):
-                self.best_step, self.best_dev = step, dev
-                self._save_best(trainer, dev)
-            if step % config.save_every == 0 or last:
-                self._save_last(trainer, meter.seconds)
-                saved = step
-            if self.world.is_first and config.preview_every and (step % config.preview_every == 0 or last):
-                self._preview(trainer)
-        if self.world.is_first and trainer.step == config.max_steps > began_at:
-            self._rank(trainer, should_stop)
-        seconds = meter.seconds
-        if any(self.world.any(saved != trainer.step or (self.world.is_first and not self.files.last.exists()))):
-            self._save_last(trainer, seconds)
-        if self.writer is not None:
-            self.writer.close()
-        return TrainResult(
-            self.folder, trainer.step, self.best_step, self.best_dev, stopped or late, seconds,
-            out_of_time=late and not stopped, out_of_patience=stale and not stopped and not late,
-        )  # fmt: skip
+            self._after_step(trainer, meter, rate, report)
+        return "done"
+
+    def _after_step(
+        self, trainer: Trainer, meter: Meter, rate: float, report: Callable[[TrainingReport], None]
+    ) -> None:
+        """Measure, log, save and show, each when its turn has come."""
+        config, step = self.config.train, trainer.step
+        last = step == config.max_steps
+        measure = step % config.eval_every == 0 or last
+        dev = self._measure_dev(trainer) if measure and self.world.is_first else None
+        if step % config.log_every == 0 or measure:
+            summary = meter.report(step, config.max_steps, lr=rate, dev=dev, epoch=self.position.epoch)
+            if self.world.is_first:
+                for entry in summary.entries():
+                    self._log(entry)
+                report(summary)
+        if dev is not None and (not self.best_dev or dev[BEST_BY] < self.best_dev[BEST_BY]):
+            self.best_step, self.best_dev = step, dev
+            self._save_best(trainer, dev)
+        if step % config.save_every == 0 or last:
+            self._save_last(trainer, meter.seconds)
+        if self.world.is_first and config.preview_every and (step % config.preview_every == 0 or last):
+            self._preview(trainer)
 
     def _is_stale(self, trainer: Trainer) -> bool:
         """Whether so many measurements in a row as patience has brought nothing better; the first process knows."""
@@ -540,28 +466,7 @@ class _Run:
         if path.exists():  # what was chosen when it began belongs to the run
             before = parse_config(read_config_file(path), str(path)).train
             return before.batch_size, before.accum, train.checkpointing or before.checkpointing
-        limit = parse_memory(train.memory) if train.memory else usable_memory(self.device)
-        if self.device.type == "cpu":
-            limit //= self.world.local_size
-        longest_set = self.train_set.at_longest()
-        pairs = longest_set.pairs
-        order = sorted(range(len(pairs)), key=lambda i: -(pairs[i].source_frames + pairs[i].target_frames))
-
-        def longest(size: int) -> Batch:
-            return collate([longest_set[i] for i in order[:size]])
-
-        effective = train.batch_size * train.accum
-        most = len(order) if train.auto_batch == "fill" else min(effective, len(order))
-        fit = largest_batch(self.config, self.device, longest, limit, most)
-        batch_size, accum = fit.batch_size, train.accum
-        if train.auto_batch == "keep":
-            batch_size, accum = in_batches_of(effective, fit.batch_size)
-        self.say(
-            f"{batch_size} utterances at once, {accum} times per step: {fit.batch_size} of the longest fit into "
-            f"{limit / 1e9:.1f} GB (they take {fit.needed / 1e9:.1f} GB)"
-            + (", with activation checkpointing" if fit.checkpointing and not train.checkpointing else "")
-        )
-        return batch_size, accum, fit.checkpointing
+        return batch_for_memory(self.config, self.device, self.train_set, self.say, processes=self.world.local_size)
 
     def _measure_dev(self, trainer: Trainer) -> dict[str, float]:
         train, pairs = self.config.train, self.dev_set.pairs
@@ -586,69 +491,6 @@ class _Run:
         write_ranking(self.folder / RANKING_FILE, by_loss(losses))
 
     def _preview(self, trainer: Trainer) -> None:
-        """Pictures and sounds of the first dev pairs."""
-        from aasvc_cli.report import drawing
-        from aasvc_cli.report.collect import preview_name, write_previews
-        from aasvc_cli.report.content import Alignment
-        from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, speak
+        from aasvc_cli.report.previews import preview  # loads what draws
 
-        mel_config = self.config.features.mel
-        vocoder = build_vocoder(default_vocoder(mel_config), mel_config)
-        trainer.model.eval()
-        alignments = {}
-        with trainer.average.swapped():
-            for index in range(min(self.config.train.n_previews, len(self.dev_set))):
-                item = self.dev_set[index]
-                name = preview_name(trainer.step, item.utterance_id)
-                source, said, rhythm = item.tensors(self.device)
-                forced = trainer.model.align(source, said, rhythm)
-                generator = torch.Generator().manual_seed(self.config.train.seed)
-                converted = trainer.model.convert(source, rhythm, generator=generator)
-                log_mel = self.stats.target.restore(converted.mel.cpu().numpy())
-                wave = speak(vocoder, log_mel, "cpu")
-                target = self.stats.target.denormalise(item.target)
-                mels = [log_mel, target]
-                if self.stats.kinds["source"] == "mel":
-                    mels.insert(0, self.stats.source.denormalise(item.source))
-                weights = forced.log_alignment[0].exp().cpu().numpy()
-                alignment = Alignment(f"step {trainer.step:,}", weights, forced.path[0].tolist())
-                alignments[item.utterance_id] = alignment
-                pictures = self.folder / "previews"
-                write_bytes(pictures / f"{name}-mel.png", drawing.spectrograms(mels))
-                write_bytes(pictures / f"{name}-alignment.png", drawing.alignment(alignment))
-                write_audio(pictures / f"{name}.wav", np.clip(wave, -1.0, 1.0), mel_config.sample_rate)
-        pairs = self.dev_set.pairs[: self.config.train.n_previews]
-        recordings: dict[str, tuple[Path | None, Path]] = {p.utterance_id: (p.source, p.target) for p in pairs}
-        write_previews(self.folder, recordings, trainer.step, alignments, best_step=self.best_step or None)
-
-
-def _check_length(pair: ParallelPair, config: Config) -> None:
-    """Raise DataError if a pair is longer than a batch may be."""
-    longest, most = max(pair.source_frames, pair.target_frames), config.train.max_frames
-    if most is not None and config.train.auto_batch == "off" and longest > most:
-        raise DataError(
-            f"pair {pair.utterance_id} ({pair.source}) has {longest} frames, and train.max_frames allows {most} at "
-            f"once; run aasvc prepare again, which cuts such pairs, or give --max-frames {longest}"
-        )
-
-
-def _check_there(store: FeatureStore, pair: ParallelPair, config: Config) -> None:
-    """Raise DataError, before a folder is made, if a feature of a pair is gone."""
-    features = config.features
-    for kind, recording in (
-        (features.source, pair.source),
-        (features.duration, pair.source),
-        (features.target, pair.target),
-        *((("content", pair.source), ("content", pair.target)) if config.loss.prior == "content" else ()),
-    ):
-        if not store.has(kind, recording):
-            store.load(kind, recording)  # says what is missing and what to do
-
-
-def _tensorboard_writer() -> Any:
-    """The class that writes logs for TensorBoard; loaded early, so that its absence is known before any work."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingExtraError("TensorBoard is not installed; run: pip install 'aasvc[tensorboard]'") from None
-    return SummaryWriter
+        preview(self.folder, trainer, self.dev_set, self.stats, self.config, best_step=self.best_step or None)

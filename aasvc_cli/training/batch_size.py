@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from aasvc_cli.config.settings import Config
-from aasvc_cli.data.dataset import Batch
+from aasvc_cli.config.settings import Config, parse_memory
+from aasvc_cli.data.dataset import Batch, PairDataset, collate
 from aasvc_cli.errors import TrainingError
-from aasvc_cli.training.memory import largest_that_fits, peak, release_memory, reset_peak
+from aasvc_cli.training.memory import largest_that_fits, peak, release_memory, reset_peak, usable_memory
 from aasvc_cli.training.voice_trainer import Trainer
 
 
@@ -68,6 +68,43 @@ def largest_batch(config: Config, device: torch.device, longest: Callable[[int],
         f"utterance {name}, the longest, needs {needed[1] / 1e9:.1f} GB alone and with activation checkpointing, and "
         f"there are {limit / 1e9:.1f} GB; give more --memory, leave out such long recordings, or train a smaller model"
     )
+
+
+def batch_for_memory(
+    config: Config, device: torch.device, pairs: PairDataset, say: Callable[[str], None], *, processes: int
+) -> tuple[int, int, bool]:
+    """Batch size, accumulation and checkpointing for ``train.auto_batch``; says what was chosen.
+
+    Args:
+        pairs: to train on
+        processes: that share the memory of this machine, if the device is its CPU
+
+    Raises:
+        TrainingError: not even one utterance fits.
+    """
+    train = config.train
+    limit = parse_memory(train.memory) if train.memory else usable_memory(device)
+    if device.type == "cpu":
+        limit //= processes
+    longest_set = pairs.at_longest()
+    listed = longest_set.pairs
+    order = sorted(range(len(listed)), key=lambda i: -(listed[i].source_frames + listed[i].target_frames))
+
+    def longest(size: int) -> Batch:
+        return collate([longest_set[i] for i in order[:size]])
+
+    effective = train.batch_size * train.accum
+    most = len(order) if train.auto_batch == "fill" else min(effective, len(order))
+    fit = largest_batch(config, device, longest, limit, most)
+    batch_size, accum = fit.batch_size, train.accum
+    if train.auto_batch == "keep":
+        batch_size, accum = in_batches_of(effective, fit.batch_size)
+    say(
+        f"{batch_size} utterances at once, {accum} times per step: {fit.batch_size} of the longest fit into "
+        f"{limit / 1e9:.1f} GB (they take {fit.needed / 1e9:.1f} GB)"
+        + (", with activation checkpointing" if fit.checkpointing and not train.checkpointing else "")
+    )
+    return batch_size, accum, fit.checkpointing
 
 
 def in_batches_of(effective: int, largest: int) -> tuple[int, int]:

@@ -59,6 +59,17 @@ class World:
             )
         return torch.device("cuda", self.local_rank)
 
+    def share_cores(self, threads: int | None) -> None:
+        """Compute with so many threads, or, if nobody has said how many, with this process' share of the cores."""
+        if threads:
+            torch.set_num_threads(threads)
+        elif self.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.local_size))
+
+    def spoken(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """Messages with the process that they come from, if it is not the first."""
+        return say if self.is_first else lambda message: say(f"process {self.rank}: {message}")
+
     def any(self, *flags: bool) -> list[bool]:
         """For each question, whether one of the processes says yes."""
         if self.size == 1:

@@ -297,7 +297,7 @@ def test_batch_size_and_accumulation_fit_the_memory_and_belong_to_the_run(
         tried.append(limit)
         return Fit(min(3, most), 1, False)
 
-    monkeypatch.setattr("aasvc_cli.pipeline.train.largest_batch", largest_batch)
+    monkeypatch.setattr("aasvc_cli.training.batch_size.largest_batch", largest_batch)
     settings = {"auto_batch": "keep", "memory": "2GB", "batch_size": 2, "accum": 3, "max_steps": 1}
     messages: list[str] = []
     result = train(trained, _config(trained, **settings), tag="auto", on_message=messages.append)
