@@ -296,12 +296,8 @@ class Converter:
         pieces, n_samples = _find_pieces(recording.sample_rate, itertools.chain([start], rest or ()))
         del start
         self._check_length(n_samples, recording.sample_rate, recording.name)
-        if on_message and not pieces:
-            on_message(f"{recording.name}: holds no speech, and so does the result")
-        for piece in pieces:
-            if on_message and piece.cuts_speech:
-                at = piece.stop / recording.sample_rate
-                on_message(f"{recording.name}: no pause to cut at before {at:.1f} s; cut at the quietest point")
+        if on_message:
+            _say_how_cut(recording, pieces, on_message)
         if features is not None:
             check_length(len(features[0]), features[1], n_samples / recording.sample_rate, "features", recording.name)
         own = self._stats_of(recording, pieces, features) if self.voice.source_from_input and pieces else None
@@ -517,6 +513,16 @@ def _stats_of(feature: Mel) -> FeatureStats:
     running = RunningStats()
     running.update(feature)
     return running.result()
+
+
+def _say_how_cut(recording: Recording, pieces: Sequence[Piece], on_message: OnMessage) -> None:
+    """Tell if there is no speech, and where speech had to be cut without a pause."""
+    if not pieces:
+        on_message(f"{recording.name}: holds no speech, and so does the result")
+    for piece in pieces:
+        if piece.cuts_speech:
+            at = piece.stop / recording.sample_rate
+            on_message(f"{recording.name}: no pause to cut at before {at:.1f} s; cut at the quietest point")
 
 
 def _find_pieces(sample_rate: int, blocks: Iterable[Wave]) -> tuple[list[Piece], int]:

@@ -283,12 +283,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         name=material.name,
         f0_range=f0_range,
         definitions={mode: signal.describe(mode) for mode in modes},
-        analysis=tuple(
-            sorted(
-                {settings for outcome in scored.values() for settings in outcome.analysis},
-                key=lambda settings: (modes.index(settings.mode), settings.sample_rate),
-            )
-        ),
+        analysis=_analysis(scored.values(), modes),
         utterances=utterances,
         corpus=_summaries([each.scores for each in utterances], [each.transcript for each in utterances], seed),
         baseline=summarise_scores([each.baseline for each in utterances if each.baseline is not None], seed=seed)
@@ -305,6 +300,12 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         without_conversion=tuple(sorted(matches.without_conversion)),
         recogniser=None if recogniser is None else transcripts.description(recogniser),
     )
+
+
+def _analysis(outcomes: Iterable[Outcome], modes: Sequence[Mode]) -> tuple[signal.AnalysisSettings, ...]:
+    """The settings with which any utterance was analysed, by mode and sample rate."""
+    settings = {each for outcome in outcomes for each in outcome.analysis}
+    return tuple(sorted(settings, key=lambda each: (modes.index(each.mode), each.sample_rate)))
 
 
 def _note_parts(home: Home, material: _Material, shard: Shard | None) -> tuple[str, ...]:

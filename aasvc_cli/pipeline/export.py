@@ -119,9 +119,11 @@ def _difference(voice: Voice, vocoder: Vocoder, graph: ExportedVoice, sound: Exp
     source, duration = (
         rng.normal(size=(CHECKED_FRAMES, width)).astype(np.float32) for width in (model.source_dim, model.duration_dim)
     )
-    ours, theirs = (each.convert([source], [duration], [1], noise_scale=None, speed=1.0)[0] for each in (voice, graph))
-    if ours.mel.shape != theirs.mel.shape:
+    torch_result, onnx_result = (
+        each.convert([source], [duration], [1], noise_scale=None, speed=1.0)[0] for each in (voice, graph)
+    )
+    if torch_result.mel.shape != onnx_result.mel.shape:
         return float("inf")
-    log_mel = voice.stats.target.restore(ours.mel)
+    log_mel = voice.stats.target.restore(torch_result.mel)
     wave, other = voice.speak(vocoder, log_mel, 1), graph.speak(sound, log_mel, 1)
-    return float(max(np.abs(ours.mel - theirs.mel).max(), np.abs(wave - other).max()))
+    return float(max(np.abs(torch_result.mel - onnx_result.mel).max(), np.abs(wave - other).max()))
