@@ -140,6 +140,14 @@ class WhisperConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeechEncoderConfig(Section):
+    """What the features ``hubert``, ``wavlm`` and ``wav2vec2`` take of their encoder."""
+
+    layer: Annotated[StrictInt, Field(ge=1, le=12)] = 9
+    """Counted from 1, the one nearest to the sound; the base models have 12."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FolderConfig(Section):
     """Features that another program writes, the kind ``folder`` (``--src-feat DIR``)."""
 
@@ -168,6 +176,7 @@ class FeatureConfig(Section):
     mel: MelConfig = field(default_factory=MelConfig)
     mcep: McepConfig = field(default_factory=McepConfig)
     whisper: WhisperConfig = field(default_factory=WhisperConfig)
+    speech_encoder: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
     folder: FolderConfig = field(default_factory=FolderConfig)
 
     def faults(self) -> list[str]:

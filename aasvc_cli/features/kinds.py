@@ -131,6 +131,40 @@ def whisper(wave: Array, config: FeatureConfig) -> Array:
     return frames
 
 
+def _speech_encoder(name: str) -> FeatureKind:
+    """A kind that an encoder of torchaudio computes (:class:`aasvc_cli.features.speech_encoders.SpeechEncoder`)."""
+
+    def layer_of(wave: Array, config: FeatureConfig) -> Array:
+        from aasvc_cli.features.speech_encoders import speech_encoder
+
+        return speech_encoder(name)(wave, config.mel.sample_rate, config.speech_encoder.layer)
+
+    def width(_: FeatureConfig) -> int:
+        from aasvc_cli.features.speech_encoders import CHANNELS
+
+        return CHANNELS
+
+    def settings(config: FeatureConfig) -> dict[str, Any]:
+        from aasvc_cli.features.speech_encoders import PADDING_SAMPLES, weights_of
+
+        mel = config.mel
+        return {
+            "weights": weights_of(name),
+            "layer": config.speech_encoder.layer,
+            "padding": PADDING_SAMPLES,
+            "sample_rate": mel.sample_rate,
+            "hop_length": mel.hop_length,
+        }
+
+    return FeatureKind(
+        extract=layer_of,
+        width=width,
+        settings=settings,
+        frames_per_second=lambda _: 50.0,
+        packages=("torchaudio",),
+    )
+
+
 def folder(_: Array, config: FeatureConfig) -> Array:
     """Cannot be computed from samples; raises DataError."""
     raise DataError(
@@ -237,6 +271,9 @@ KINDS: dict[str, FeatureKind] = {
         packages=("faster_whisper",),
         extra="asr",
     ),
+    "hubert": _speech_encoder("hubert"),
+    "wavlm": _speech_encoder("wavlm"),
+    "wav2vec2": _speech_encoder("wav2vec2"),
     FOLDER: FeatureKind(
         extract=folder,
         width=lambda config: config.folder.channels or 0,
