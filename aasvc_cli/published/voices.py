@@ -16,6 +16,7 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.features.kinds import FOLDER, model_kinds, with_widths
+from aasvc_cli.features.speech_encoders import BUNDLES
 from aasvc_cli.storage.files import reading
 
 if TYPE_CHECKING:
@@ -177,8 +178,10 @@ def _our_sections(tree: Mapping[str, Any], origin: str) -> dict[str, Any]:
         "target": tree.get("trg_feat", "mel"),
         "duration": tree.get("duration_predictor_feat", "mel"),
     }
-    # what is not computed here was computed by another program, and is read from a folder
-    others = {str(kind) for name, kind in kinds.items() if kind not in model_kinds() and name != "target"}
+    # what is not computed here was computed by another program, and is read from a folder; so were the features of
+    # speech encoders, of which the file does not say which weights and which layer
+    computed = set(model_kinds()) - set(BUNDLES)
+    others = {str(kind) for name, kind in kinds.items() if kind not in computed and name != "target"}
     given = {"name": next(iter(others), None), "channels": model.get("source_dim")} if others else {}
     if len(others) > 1:
         faults.append(f"source and duration feature: {' and '.join(sorted(others))} are not available here together")

@@ -338,6 +338,7 @@ def test_a_published_folder_gives_configuration_weights_and_target_statistics():
     [
         ({"trg_feat": "ppg_sxliu"}, "target feature 'ppg_sxliu' is not available here; known are mel"),
         ({"src_feat": "encodec"}, "source and duration feature: encodec and ppg_sxliu are not available here together"),
+        ({"src_feat": "hubert"}, "source and duration feature: hubert and ppg_sxliu are not available here together"),
     ],
 )
 def test_features_that_no_folder_can_stand_for_are_named(changed: dict[str, str], message: str):
