@@ -42,22 +42,33 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelError: missing, damaged, or not written by :func:`save_checkpoint`.
     """
-    from safetensors import safe_open
-
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint")
     advice = "copy it again, or go back to another checkpoint"
     with (
         reading(path, "a complete safetensors file", ModelError, advice=advice),
-        path.open("rb"),  # safetensors takes a file that it may not open for one that does not exist
-        safe_open(os.fspath(path), framework="pt", device="cpu") as stream,
+        path.open("rb") as opened,  # safetensors takes a file that it may not open for one that does not exist
     ):
+        try:
+            return _content(path)
+        except Exception:
+            if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
+                raise
+    # safetensors opens a file twice, and a training may have replaced it in between
+    return load_checkpoint(path)
+
+
+def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header; raises what safetensors raises, and ValueError for a wrong checksum."""
+    from safetensors import safe_open
+
+    with safe_open(os.fspath(path), framework="pt", device="cpu") as stream:
         metadata = stream.metadata() or {}
         text = metadata.get(_HEADER, "{}")
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-        if _CHECKSUM in metadata and metadata[_CHECKSUM] != str(_checksum(text, tensors)):
-            raise ValueError("its content is not what was written (the checksum differs)")
-        return tensors, dict(json.loads(text))
+    if _CHECKSUM in metadata and metadata[_CHECKSUM] != str(_checksum(text, tensors)):
+        raise ValueError("its content is not what was written (the checksum differs)")
+    return tensors, dict(json.loads(text))
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:

@@ -1,0 +1,57 @@
+"""Checkpoints that change while they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+
+from aasvc_cli.errors import ModelError
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The library opens a file twice: here, a training writes its next checkpoint in between."""
+    path, opens = tmp_path / "last.safetensors", safetensors.safe_open
+    save_checkpoint(path, {"w": torch.zeros(3)}, {"step": 1})
+    replaced = []
+
+    class OpensTwice:
+        def __init__(self, name: str, **options: str) -> None:
+            self.first = opens(name, **options)
+            if not replaced:
+                replaced.append(True)
+                save_checkpoint(path, {"w": torch.ones(3)}, {"step": 2})
+            self.second = opens(name, **options)
+
+        def __enter__(self) -> OpensTwice:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def metadata(self) -> dict[str, str]:
+            return self.first.metadata()
+
+        def keys(self) -> list[str]:
+            return list(self.first.keys())
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            return self.second.get_tensor(name)
+
+    monkeypatch.setattr(safetensors, "safe_open", OpensTwice)
+    tensors, header = load_checkpoint(path)
+    assert header == {"step": 2}
+    assert tensors["w"].tolist() == [1, 1, 1]
+
+
+def test_a_changed_byte_is_refused_at_once(tmp_path: Path):
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, {"w": torch.zeros(3)}, {"step": 1})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="the checksum differs"):
+        load_checkpoint(path)
