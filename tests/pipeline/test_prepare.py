@@ -807,6 +807,7 @@ class TestWords:
         assert (worst["source_text"], worst["target_text"]) == ("etwas ganz anderes", "guten Tag")
 
 
+@pytest.mark.slow
 def test_real_speech_gives_no_findings(home, demo_corpus):
     """Recordings without faults must not be suspected of any."""
     config = override(Config(), {"features.mel.sample_rate": 24000})

@@ -265,6 +265,7 @@ def pretended_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "most", "expected"), [(65, 100, (6, False)), (65, 5, (5, False)), (9, 100, (2, True))]
 )
