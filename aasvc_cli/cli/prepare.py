@@ -199,7 +199,7 @@ SampleRateOption = Annotated[
         metavar="HZ",
         min=4000,
         max=192000,
-        help="Sample rate of the model; windows and bands follow.",
+        help="Sample rate of the model; windows and bands follow. small takes 8000 to 48000, hificaptain 48000.",
         show_default=THE_CONFIGURATIONS,
     ),
 ]

@@ -223,5 +223,5 @@ def _openjtalk() -> Reader | None:
     folder = folder.decode() if isinstance(folder, bytes) else folder
     if folder is None or not os.path.isdir(folder):  # it would be fetched without being asked
         return None
-    read: Callable[..., str] = pyopenjtalk.g2p
-    return lambda text: read(text, kana=True)
+    read: Callable[..., Any] = pyopenjtalk.g2p  # whose several distributions declare it differently
+    return lambda text: str(read(text, kana=True))

@@ -342,6 +342,7 @@ def _scores_page(outcome: EvaluateResult | Comparison, results: Sequence[Evaluat
         test=str(outcome.to_tree()["test"]) if isinstance(outcome, Comparison) else "",
         utterances=_utterances(results, keys),
         trainings=_trainings(results, names),
+        by_source={name: result.by_source for name, result in zip(names, results, strict=True) if result.by_source},
         notes=_notes(outcome, results, names),
     )
 

@@ -165,6 +165,8 @@ class Page:
     trainings: Sequence[Training] = ()
     f0_range: tuple[float, float] = (60.0, 500.0)
     notes: Sequence[str] = ()
+    by_source: Mapping[str, Mapping[str, Mapping[str, Summary]]] = field(default_factory=dict)
+    """Name of a system -> source speaker -> measure name -> mean; of systems that several speakers went through."""
     listening: Sequence[Verdict] = ()
     """Of a blind listening test."""
 

@@ -186,8 +186,9 @@ class TestCommands:
         assert [name.split("/")[0] for name in names] == ["male", "male", "twin", "twin"]
 
         outcome = aasvc(
-            "evaluate", "--model", "two", "--measures", "signal", "--jobs", 1, "--json", tmp_path / "s.json"
-        )
+            "evaluate", "--model", "two", "--measures", "signal", "--jobs", 1, "--json", tmp_path / "s.json",
+            "--report", tmp_path / "s.html",
+        )  # fmt: skip
         assert outcome.code == 0, outcome.err
         tree = json.loads((tmp_path / "s.json").read_text())
         assert list(tree["by_source"]) == ["male", "twin"]
@@ -195,6 +196,7 @@ class TestCommands:
             values = [each["scores"]["MCD"] for each in tree["utterances"] if each["id"].startswith(f"{speaker}/")]
             assert len(values) == 2
             assert summaries["MCD"]["mean"] == pytest.approx(np.mean(values))
+        assert 'id="speakers"' in (tmp_path / "s.html").read_text()
         table = outcome.out.split("mean by source speaker")[1].split()
         assert table[:3] == ["measure", "male", "twin"]
 

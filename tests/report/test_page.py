@@ -447,6 +447,19 @@ def test_curves_mark_the_best_step_and_survive_a_single_or_broken_value():
         assert "nan" not in drawing.curve(Curve("l1", points), None).svg
 
 
+def test_several_source_speakers_have_a_column_each():
+    means = {
+        "anna": {MEASURES[0].name: Summary(4.25, 4.0, 4.5, 8, 0)},
+        "ben": {MEASURES[0].name: Summary(5.5, math.nan, math.nan, 1, 0)},
+    }
+    (table,) = parse(render(page(by_source={"one": means}))).find("section", id="speakers")
+    head, *rows = table.find("tr")
+    assert [cell.text for cell in head.find("th")] == ["Measure", "anna", "ben"]
+    cells = [[" ".join(cell.text.split()) for cell in row.find("td")] for row in rows]
+    assert cells.count(["4.25 4.00 … 4.50", "5.50"]) == 1
+    assert not parse(render(page())).find("section", id="speakers")
+
+
 def test_a_listening_test_has_a_table_with_its_intervals():
     found = [
         Verdict("mos", "one", "", Summary(4.25, 4.0, 4.5, 8, 0)),
