@@ -27,15 +27,18 @@ class Watch:
     """Signals that asked the program to stop.
 
     Attributes:
-        asked: there was one
         answered: a message was shown
     """
 
     def __init__(self) -> None:
-        self.asked = self.answered = False
-        self._in_order = False
+        self.answered = self._asked = self._in_order = False
         self._numbers: set[int] = set()
         self._over = threading.Event()
+
+    @property
+    def asked(self) -> bool:
+        """Whether there was a signal; the thread may notice it when the program is through already."""
+        return self._asked and not self._over.is_set()
 
     @contextlib.contextmanager
     def over(self, *numbers: int, alone: bool) -> Iterator[None]:
@@ -47,7 +50,7 @@ class Watch:
         # a program in the background of a script ignores Ctrl-C, and goes on ignoring it
         before = {number: signal.getsignal(number) for number in numbers}
         before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-        self.asked = self.answered = False
+        self.answered = self._asked = False
         self._numbers, self._over = set(before), threading.Event()
         for number in before:
             signal.signal(number, self._interrupt)
@@ -56,7 +59,6 @@ class Watch:
                 yield
         finally:
             self._over.set()
-            self.asked = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -89,7 +91,7 @@ class Watch:
             self._in_order = False
 
     def _interrupt(self, _number: int, _frame: object) -> None:
-        self.asked = True
+        self._asked = True
         raise KeyboardInterrupt
 
     def _watch(self, reader: int, over: threading.Event) -> None:
@@ -100,7 +102,7 @@ class Watch:
             if self._in_order and not (begun and number[0] == signal.SIGINT):
                 begun = True
                 continue
-            self.asked = True
+            self._asked = True
             if not over.wait(PATIENCE_SECONDS):
                 self._end()
         os.close(reader)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ import typer
 from aasvc_cli import __version__, cli
 from aasvc_cli.cli import program as program_module
 from aasvc_cli.cli import progress
+from aasvc_cli.cli.interrupt import watch
 from aasvc_cli.config.reading import read_preset
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data import manifest as manifest_module
@@ -276,6 +278,10 @@ class TestErrorBoundary:
             program_module.main(["download"])
         assert caught.value.code == 130
         assert not list(tmp_path.glob(".*")) + list(tmp_path.glob("file"))
+        for thread in threading.enumerate():
+            if thread.name == "ctrl-c":
+                thread.join()
+        assert not watch.asked, "whatever this process runs next was not asked to stop"
 
 
 class TestResults:
