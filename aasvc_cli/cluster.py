@@ -73,18 +73,18 @@ def _check(client: Client, home: Path, version: str) -> None:
             import os
 
             try:
-                found = importlib.import_module("aasvc_cli").__version__
+                version = importlib.import_module("aasvc_cli").__version__
             except ImportError:
-                found = None
-            return found, [name for name, path in paths.items() if not os.path.exists(path)]
+                version = None
+            return version, [name for name, path in paths.items() if not os.path.exists(path)]
 
         answers: dict[str, Any] = client.run(look, on_error="return")
     for worker, answer in sorted(answers.items()):
         if isinstance(answer, BaseException):
             raise ClusterError(f"worker {worker}: does not answer ({type(answer).__name__}: {answer})")
-        found, unseen = answer
-        if found != version:
-            raise ClusterError(f"worker {worker}: has aasvc {found or 'not installed'}, expected {version}")
+        installed, unseen = answer
+        if installed != version:
+            raise ClusterError(f"worker {worker}: has aasvc {installed or 'not installed'}, expected {version}")
         if unseen:
             place = home if unseen[0] == "data folder" else paths[unseen[0]]
             raise ClusterError(f"worker {worker}: does not see the {unseen[0]} {place}; share it between all machines")

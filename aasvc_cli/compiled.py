@@ -29,10 +29,10 @@ def has_machine_code(module: str) -> bool:
     nothing else: what is missing is compiled where it is first used. If the code is kept elsewhere (the folder of the
     program is not writable, or ``NUMBA_CACHE_DIR`` says so) the answer is no.
     """
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
         return False
-    source = Path(found.origin)
+    source = Path(spec.origin)
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     try:
         changed = source.stat().st_mtime

@@ -91,8 +91,8 @@ def loudness(wave: Wave, sample_rate: int) -> float | None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of blocks without sound
-        found = float(pyloudnorm.Meter(sample_rate).integrated_loudness(wave.astype(np.float64)))
-    return found if math.isfinite(found) else None
+        level = float(pyloudnorm.Meter(sample_rate).integrated_loudness(wave.astype(np.float64)))
+    return level if math.isfinite(level) else None
 
 
 def bandwidth(wave: Wave, sample_rate: int) -> float:

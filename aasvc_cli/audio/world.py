@@ -78,10 +78,10 @@ def spectral_envelope(
     """
     if fft_size < shortest_fft(sample_rate):
         raise DataError(f"FFT size {fft_size}: too short for {sample_rate} Hz, expected {shortest_fft(sample_rate)}")
-    found = world().cheaptrick(
+    envelope = world().cheaptrick(
         signal, np.ascontiguousarray(f0), np.ascontiguousarray(times), sample_rate, f0_floor=f0_floor, fft_size=fft_size
     )
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(envelope, dtype=np.float64)
 
 
 def _quietly(name: str) -> Any:

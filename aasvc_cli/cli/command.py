@@ -256,12 +256,12 @@ def _is_its_own(command: Any, option: Any) -> bool:
 
 def file_defaults(command: Any) -> dict[str, Any]:
     """What the settings files say about the options of a command, by parameter."""
-    found = {}
+    defaults = {}
     for option in options_of(command):
         said = _said(command, option)
         if said is not None:
-            found[option.name] = said[0]
-    return found
+            defaults[option.name] = said[0]
+    return defaults
 
 
 def _said(command: Any, option: Any) -> tuple[Any, str] | None:

@@ -29,10 +29,10 @@ def models(ctx: typer.Context) -> list[tuple[str, str]]:
     home = _home(ctx)
     runs = _folders(home.exp)
     tags = [run.rsplit("_", 1)[-1] for run in runs]
-    found = [(tag, f"training run {run}") for tag, run in zip(tags, runs, strict=True) if tags.count(tag) == 1]
-    found += [(run, "training run") for run in runs]
-    found.append((BUNDLED, "the bundled voice"))
-    return found + [(name, "downloaded voice") for name in _folders(home.root / "models")]
+    names = [(tag, f"training run {run}") for tag, run in zip(tags, runs, strict=True) if tags.count(tag) == 1]
+    names += [(run, "training run") for run in runs]
+    names.append((BUNDLED, "the bundled voice"))
+    return names + [(name, "downloaded voice") for name in _folders(home.root / "models")]
 
 
 def runs(ctx: typer.Context) -> list[tuple[str, str]]:
@@ -57,10 +57,10 @@ def speakers(ctx: typer.Context) -> list[tuple[str, str]]:
     """Speakers of the corpus that is named, or of the only one."""
     home = _home(ctx)
     named = ctx.params.get("corpus")
-    found = _folders(home.corpora)
-    if named is None and len(found) == 1:
-        named = found[0]
-    root = home.corpora / named if named in found else Path(str(named))
+    corpora = _folders(home.corpora)
+    if named is None and len(corpora) == 1:
+        named = corpora[0]
+    root = home.corpora / named if named in corpora else Path(str(named))
     folders = [folder.parent for folder in sorted(root.glob("**/wav")) if folder.is_dir()] if named else []
     return [(folder.name, "speaker") for folder in folders]
 

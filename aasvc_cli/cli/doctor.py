@@ -51,16 +51,16 @@ def doctor(
     from aasvc_cli.pipeline.doctor import examine
 
     with progress("doctor") as on_progress:
-        found = examine(
+        report = examine(
             home_folder(),
             __version__,
             load_converter=_bundled_voice if self_test else None,
             configuration=_configuration(ctx.find_root().command),
             on_progress=on_progress,
         )
-    show_result(found, json_target, found.lines())
-    if found.broken:
-        raise AasvcError(f"{', '.join(found.broken)}: not working; see above")
+    show_result(report, json_target, report.lines())
+    if report.broken:
+        raise AasvcError(f"{', '.join(report.broken)}: not working; see above")
 
 
 def _bundled_voice() -> SelfTest:

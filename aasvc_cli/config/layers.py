@@ -193,10 +193,10 @@ def settings_files() -> list[SettingsFile]:
     Raises:
         ConfigError: lists all faults of the first file that has any.
     """
-    found = []
+    files = []
     if Path(PROJECT_FILE).is_file():
-        found.append(read_settings_file(Path(PROJECT_FILE), PROJECT_FILE))
+        files.append(read_settings_file(Path(PROJECT_FILE), PROJECT_FILE))
     user = user_file()
-    if user is not None and not (found and user.resolve() == found[0].path.resolve()):
-        found.append(read_settings_file(user))
-    return found
+    if user is not None and not (files and user.resolve() == files[0].path.resolve()):
+        files.append(read_settings_file(user))
+    return files

@@ -154,11 +154,11 @@ def _sentence(cls: type[Section], detail: Any, also: Sequence[str]) -> str:
         names = [*(entry.name for entry in dataclasses.fields(section)), *also]
         near = difflib.get_close_matches(str(key)[:60], names, n=1)
         return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
-    found = "null" if detail["input"] is None else _short.repr(detail["input"])
+    value = "null" if detail["input"] is None else _short.repr(detail["input"])
     if detail["type"] == "dataclass_type":
-        return f"expected a mapping, found {found}"
+        return f"expected a mapping, found {value}"
     wanted = detail["msg"].removeprefix("Input ").removesuffix(", unable to parse string as a number")
-    return f"{wanted}, found {found}"
+    return f"{wanted}, found {value}"
 
 
 def _without(tree: Any, places: Sequence[Path]) -> dict[Any, Any]:

@@ -92,21 +92,21 @@ class MelConfig(Section):
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
-        found = []
+        faults = []
         if self.win_length is not None and self.win_length > self.n_fft:
-            found.append(f"win_length: {self.win_length} is longer than n_fft {self.n_fft}")
+            faults.append(f"win_length: {self.win_length} is longer than n_fft {self.n_fft}")
         if self.n_fft % 2:
-            found.append(f"n_fft: {self.n_fft} is odd; a centred spectrum needs an even size")
+            faults.append(f"n_fft: {self.n_fft} is odd; a centred spectrum needs an even size")
         if self.hop_length > self.n_fft:
-            found.append(f"hop_length: {self.hop_length} is longer than n_fft {self.n_fft}")
+            faults.append(f"hop_length: {self.hop_length} is longer than n_fft {self.n_fft}")
         top = self.fmax if self.fmax is not None else self.sample_rate / 2
         if top > self.sample_rate / 2:
-            found.append(f"fmax: {top:g} Hz is above half the sample rate, {self.sample_rate / 2:g} Hz")
+            faults.append(f"fmax: {top:g} Hz is above half the sample rate, {self.sample_rate / 2:g} Hz")
         if self.fmin >= top:
-            found.append(f"fmin: {self.fmin:g} Hz is not below fmax, {top:g} Hz")
+            faults.append(f"fmin: {self.fmin:g} Hz is not below fmax, {top:g} Hz")
         if self.log_base is not None and self.log_base == 1.0:
-            found.append("log_base: 1 has no logarithm; use 10, 2 or null")
-        return found
+            faults.append("log_base: 1 has no logarithm; use 10, 2 or null")
+        return faults
 
     @property
     def frames_per_second(self) -> float:
@@ -255,21 +255,21 @@ class ModelConfig(Section):
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
-        found = []
+        faults = []
         if self.width % self.n_heads:
-            found.append(f"width: {self.width} is not divisible by n_heads {self.n_heads}")
+            faults.append(f"width: {self.width} is not divisible by n_heads {self.n_heads}")
         if self.width % 2:
-            found.append(f"width: {self.width} is odd; positional encoding needs an even width")
+            faults.append(f"width: {self.width} is odd; positional encoding needs an even width")
         kernels = ("encoder", "decoder", "postnet", "duration", "flow")
-        found += [
+        faults += [
             f"{name}_kernel: {getattr(self, name + '_kernel')} is even; a centred convolution needs an odd kernel"
             for name in kernels
             if getattr(self, f"{name}_kernel") % 2 == 0
         ]
         if self.duration_predictor == "stochastic" and self.duration_rounding != "ceil":
             # it learns durations less a random fraction of a frame, which only rounding up undoes
-            found.append(f"duration_rounding: {self.duration_rounding} shortens stochastic durations; use ceil")
-        return found
+            faults.append(f"duration_rounding: {self.duration_rounding} shortens stochastic durations; use ceil")
+        return faults
 
     @property
     def decoder_width(self) -> int:
@@ -423,15 +423,15 @@ class TrainConfig(Section):
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
-        found = []
+        faults = []
         for key, parse in (("memory", parse_memory), ("time_limit", parse_time)):
             text = getattr(self, key)
             try:
                 if text is not None:
                     parse(text)
             except ValueError as error:
-                found.append(f"{key}: {error}")
-        return found
+                faults.append(f"{key}: {error}")
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,12 +476,12 @@ class VocoderConfig(Section):
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
-        found = []
+        faults = []
         if self.judged_frames > self.crop_frames - 16:
-            found.append(f"judged_frames: {self.judged_frames} do not lie well inside crop_frames {self.crop_frames}")
+            faults.append(f"judged_frames: {self.judged_frames} do not lie well inside crop_frames {self.crop_frames}")
         if self.n_fft is not None and self.n_fft % 2:
-            found.append(f"n_fft: {self.n_fft} is odd; use an even size")
-        return found
+            faults.append(f"n_fft: {self.n_fft} is odd; use an even size")
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,13 +128,13 @@ def plan_files(
     if (output is None) == (out_dir is None):
         raise DataError("say where the result goes: -o FILE for one recording, or --out-dir DIR for any number")
     # (recording, its name below the output folder); a recording that is given twice is converted once
-    found: dict[Path, Path] = {}
+    names: dict[Path, Path] = {}
     for given in (path for pattern in inputs for path in _expanded(pattern)):
         if given == STREAM:
-            found.setdefault(given, Path("stdin"))
+            names.setdefault(given, Path("stdin"))
             continue
         if not given.is_dir():
-            found.setdefault(given, Path(given.name))
+            names.setdefault(given, Path(given.name))
             continue
         listing = list_sounds(given)
         recordings = _without_results(listing.recordings, given, out_dir)
@@ -144,18 +144,18 @@ def plan_files(
         if listing.advice and on_message:
             on_message(f"left out of {given}: {listing.advice}")
         for path in recordings:
-            found.setdefault(path, path.relative_to(given))
+            names.setdefault(path, path.relative_to(given))
     if output is not None:
-        if len(found) > 1:
-            raise DataError(f"-o {output} takes one recording, and {len(found)} were given; use --out-dir DIR")
+        if len(names) > 1:
+            raise DataError(f"-o {output} takes one recording, and {len(names)} were given; use --out-dir DIR")
         chosen = format_of(output, format_name)
         if output != STREAM and output.is_dir():
             raise StorageError(f"cannot write {output}: a folder stands there; choose another name, or use --out-dir")
-        jobs = [Job(source, output, chosen) for source in found]
+        jobs = [Job(source, output, chosen) for source in names]
     else:
         assert out_dir is not None
         chosen = format_of(out_dir, format_name or "wav")
-        jobs = [Job(source, out_dir / _result_name(name, chosen), chosen) for source, name in found.items()]
+        jobs = [Job(source, out_dir / _result_name(name, chosen), chosen) for source, name in names.items()]
     _refuse_collisions(jobs)
     return jobs
 
@@ -231,10 +231,10 @@ def _expanded(given: Path) -> list[Path]:
     text = str(given)
     if given == STREAM or not glob.has_magic(text) or given.exists():
         return [given]
-    found = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
-    if not found:
+    matches = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
+    if not matches:
         raise DataError(f"{given}: no file fits this pattern{_similar(given)}")
-    return found
+    return matches
 
 
 def _similar(given: Path) -> str:

@@ -49,7 +49,7 @@ def find_prepared_source(home: Home, config: Config, speaker: str) -> str | None
     Equal features alone would not do: statistics of a wrong speaker are worse than none. Of several sets the largest is
     taken.
     """
-    found = []
+    candidates = []
     for name in list_prepared(home):
         try:
             manifest = read_manifest(home, name)
@@ -57,16 +57,16 @@ def find_prepared_source(home: Home, config: Config, speaker: str) -> str | None
         except DataError:
             continue
         if manifest.source_speaker.casefold() == speaker.casefold():
-            found.append((len(manifest.sets["train"]), name))
-    return max(found)[1] if found else None
+            candidates.append((len(manifest.sets["train"]), name))
+    return max(candidates)[1] if candidates else None
 
 
 def _differences(model: Config, prepared: Config) -> str:
     """Which settings differ, with both values."""
     of_model, of_prepared = to_tree(model.features), to_tree(prepared.features)
     flat = [
-        (key, found, of_model[key])
-        for key, found in of_prepared.items()
-        if not isinstance(found, dict) and key != "target"
-    ] + [(key, found, of_model["mel"][key]) for key, found in of_prepared["mel"].items()]
-    return ", ".join(f"{key} {found}, the model has {wanted}" for key, found, wanted in flat if found != wanted)
+        (key, value, of_model[key])
+        for key, value in of_prepared.items()
+        if not isinstance(value, dict) and key != "target"
+    ] + [(key, value, of_model["mel"][key]) for key, value in of_prepared["mel"].items()]
+    return ", ".join(f"{key} {value}, the model has {wanted}" for key, value, wanted in flat if value != wanted)

@@ -441,7 +441,7 @@ def _with_source(stats: NormStats, config: Config, path: Path) -> NormStats:
     if path.suffix.lower() in (".h5", ".hdf5"):
         names = {side: getattr(config.features, side) for side in sides}
         names |= {side: str(config.features.folder.name) for side in sides if names[side] == FOLDER}
-        found = {side: _checked(read_h5_stats(path, names[side]), path) for side in sides}
+        chosen = {side: _checked(read_h5_stats(path, names[side]), path) for side in sides}
     else:
         given = NormStats.from_tree(read_json(path, "statistics"), str(path))
         for side in sides:
@@ -450,8 +450,8 @@ def _with_source(stats: NormStats, config: Config, path: Path) -> NormStats:
                     f"{path}: its {side} statistics are of {given.kinds[side]} features with other settings than the "
                     "model's; compute them with the model's own configuration"
                 )
-        found = {side: getattr(given, side) for side in sides}
-    return NormStats(found["source"], stats.target, found["duration"], stats.kinds, stats.keys, stats.origin)
+        chosen = {side: getattr(given, side) for side in sides}
+    return NormStats(chosen["source"], stats.target, chosen["duration"], stats.kinds, stats.keys, stats.origin)
 
 
 def _checked(stats: FeatureStats, path: Path) -> FeatureStats:
@@ -461,10 +461,10 @@ def _checked(stats: FeatureStats, path: Path) -> FeatureStats:
 def _check_widths(folder: Path, config: Config, stats: NormStats) -> None:
     for side in SIDES:
         expected = feature_width(getattr(config.features, side), config.features)
-        found = len(getattr(stats, side).mean)
-        if found != expected:
+        width = len(getattr(stats, side).mean)
+        if width != expected:
             raise ModelError(
-                f"{folder}: the {side} statistics have {found} dimensions, the {getattr(config.features, side)} "
+                f"{folder}: the {side} statistics have {width} dimensions, the {getattr(config.features, side)} "
                 f"features {expected}; they belong to another model"
             )
 

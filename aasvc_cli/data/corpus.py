@@ -147,8 +147,8 @@ def _scan_folder(folder: Path) -> Recordings:
 
 
 def _only_corpus(home: Home) -> Path | None:
-    found = _children(home.corpora)
-    return found[0] if len(found) == 1 else None
+    corpora = _children(home.corpora)
+    return corpora[0] if len(corpora) == 1 else None
 
 
 def _corpus_folder(home: Home, corpus: str | Path | None) -> Path:

@@ -61,16 +61,16 @@ def counterparts(converted: Mapping[str, Path], target: Mapping[str, Path]) -> C
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in target:
         by_stem[name.rsplit("/", 1)[-1]].append(name)
-    found, used = Counterparts({}, [], [], []), set()
+    result, used = Counterparts({}, [], [], []), set()
     for name, path in converted.items():
         partners = [name] if name in target else by_stem.get(name.rsplit("/", 1)[-1], [])
         used.update(partners)
         if len(partners) == 1:
-            found.pairs[name] = (path, target[partners[0]])
+            result.pairs[name] = (path, target[partners[0]])
         elif partners:
             named = ", ".join(str(target[partner]) for partner in partners[:3])
-            found.failures.append(Failure(name, f"{len(partners)} recordings have this name: {named}"))
+            result.failures.append(Failure(name, f"{len(partners)} recordings have this name: {named}"))
         else:
-            found.without_target.append(name)
-    found.without_conversion.extend(name for name in target if name not in used)
-    return found
+            result.without_target.append(name)
+    result.without_conversion.extend(name for name in target if name not in used)
+    return result

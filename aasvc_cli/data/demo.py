@@ -62,11 +62,11 @@ def lay_out(
 
 def bundled_files(folder: Path) -> list[Path]:
     """Paths of all files below a folder, relative to it, sorted."""
-    found = []
+    files = []
     for base, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found += [(Path(base) / name).relative_to(folder) for name in names if not name.startswith(".")]
-    return sorted(found)
+        files += [(Path(base) / name).relative_to(folder) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def _is_copy(path: Path, original: Path) -> bool:

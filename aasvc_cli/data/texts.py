@@ -114,13 +114,13 @@ def sentences_of(names: Iterable[str], by_id: Mapping[str, str]) -> dict[str, st
     by_stem: dict[str, list[str]] = {}
     for utterance_id in by_id:
         by_stem.setdefault(utterance_id.rsplit("/", 1)[-1], []).append(utterance_id)
-    found = {}
+    sentences = {}
     for name in names:
         alike = by_stem.get(name.rsplit("/", 1)[-1], [])
         key = name if name in by_id else alike[0] if len(alike) == 1 else None
         if key is not None:
-            found[name] = by_id[key]
-    return found
+            sentences[name] = by_id[key]
+    return sentences
 
 
 def decoded(path: Path) -> str:

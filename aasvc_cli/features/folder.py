@@ -92,9 +92,9 @@ def _fitting(folder: Path, config: FeatureConfig) -> Description:
     """The description of a folder, if its features are those of the configuration."""
     described, settings = read_description(folder), config.folder
     for what in ("name", "channels"):
-        expected, found = getattr(settings, what), getattr(described, what)
-        if expected and expected != found:
-            raise DataError(f"{folder / DESCRIPTION_FILE}: {what} is {found}, expected {expected}")
+        expected, actual = getattr(settings, what), getattr(described, what)
+        if expected and expected != actual:
+            raise DataError(f"{folder / DESCRIPTION_FILE}: {what} is {actual}, expected {expected}")
     return described
 
 

@@ -123,10 +123,10 @@ def parse_threshold(text: str) -> Threshold:
     Raises:
         ValueError: with a message for people.
     """
-    found = re.fullmatch(r"\s*([A-Za-z0-9_ -]+?)\s*(<=|>=|<|>)\s*(\S+?)(\s*%)?\s*", text)
-    if found is None:
+    match = re.fullmatch(r"\s*([A-Za-z0-9_ -]+?)\s*(<=|>=|<|>)\s*(\S+?)(\s*%)?\s*", text)
+    if match is None:
         raise ValueError(f"{text!r}: expected a measure, one of < <= > >=, and a number, like cer>0.2")
-    name, sign, number, percent = found.groups()
+    name, sign, number, percent = match.groups()
     measure = find_measure(name)
     if measure is None:
         raise ValueError(f"{text!r}: no measure {name!r}; there are {', '.join(each.name for each in MEASURES)}")

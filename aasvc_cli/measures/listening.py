@@ -173,10 +173,10 @@ def verdicts(answers: Iterable[Answer]) -> list[Verdict]:
     return [Verdict(*key, summarise(scores)) for key, scores in sorted(values.items())]
 
 
-def verdicts_csv(found: Iterable[Verdict]) -> str:
+def verdicts_csv(verdicts: Iterable[Verdict]) -> str:
     """Verdicts as the text of a file."""
     rows = (
-        (v.question, v.system, v.against, v.summary.mean, v.summary.low, v.summary.high, v.summary.n) for v in found
+        (v.question, v.system, v.against, v.summary.mean, v.summary.low, v.summary.high, v.summary.n) for v in verdicts
     )
     return _csv(("question", "system", "against", "mean", "low", "high", "n"), rows)
 

@@ -150,12 +150,12 @@ class EvaluateResult:
     @property
     def undefined(self) -> dict[str, list[str]]:
         """Measure name -> ids of the utterances for which it is not defined; measures without any are left out."""
-        found = {}
+        names = {}
         for measure in self.measures:
             ids = [u.utterance_id for u in self.utterances if not math.isfinite(u.scores.get(measure.name, math.nan))]
             if ids:
-                found[measure.name] = ids
-        return found
+                names[measure.name] = ids
+        return names
 
     def worst(self, name: str, count: int) -> list[UtteranceScores]:
         """The utterances that a measure finds worst, worst first; undefined ones are left out."""

@@ -501,8 +501,8 @@ def estimate_f0_range(values: Iterable[FloatArray], origin: str = "estimated") -
 
 def recipe_f0_range(speaker: str) -> F0Range | None:
     """The recipe's range for one of its speakers; None for others."""
-    found = RECIPE_F0_RANGES.get(speaker.lower())
-    return None if found is None else F0Range(*found, origin=f"recipe's range for {speaker.lower()}")
+    bounds = RECIPE_F0_RANGES.get(speaker.lower())
+    return None if bounds is None else F0Range(*bounds, origin=f"recipe's range for {speaker.lower()}")
 
 
 def describe(mode: Mode) -> str:

@@ -95,20 +95,20 @@ def align(reference: Sequence[str], recognised: Sequence[str]) -> list[tuple[Edi
             diagonal = above[j - 1] + (reference[i - 1] != recognised[j - 1])
             row.append(min(diagonal, above[j] + 1, row[j - 1] + 1))
         rows.append(row)
-    found: list[tuple[EditKind, str, str]] = []
+    edits: list[tuple[EditKind, str, str]] = []
     i, j = n, m
     while i or j:
         same = i > 0 and j > 0 and reference[i - 1] == recognised[j - 1]
         if i and j and rows[i][j] == rows[i - 1][j - 1] + (not same):
             i, j = i - 1, j - 1
-            found.append(("equal" if same else "substitute", reference[i], recognised[j]))
+            edits.append(("equal" if same else "substitute", reference[i], recognised[j]))
         elif i and rows[i][j] == rows[i - 1][j] + 1:
             i -= 1
-            found.append(("delete", reference[i], ""))
+            edits.append(("delete", reference[i], ""))
         else:
             j -= 1
-            found.append(("insert", "", recognised[j]))
-    return found[::-1]
+            edits.append(("insert", "", recognised[j]))
+    return edits[::-1]
 
 
 def count_edits(alignment: Sequence[tuple[EditKind, str, str]]) -> ErrorCounts:
@@ -204,13 +204,13 @@ def _kanji_number(digits: str) -> str:
         return "".join(KANJI_DIGITS[int(digit)] for digit in digits)
     if not value:
         return KANJI_DIGITS[0]
-    found = ""
+    written = ""
     for power, name in ((12, "兆"), (8, "億"), (4, "万"), (0, "")):
         group = value // 10**power % 10**4
         if not group:
             continue
         for digit, unit in zip(f"{group:04d}", ("千", "百", "十", ""), strict=True):
             if digit != "0":
-                found += ("" if digit == "1" and unit else KANJI_DIGITS[int(digit)]) + unit
-        found += name
-    return found
+                written += ("" if digit == "1" and unit else KANJI_DIGITS[int(digit)]) + unit
+        written += name
+    return written

@@ -137,9 +137,9 @@ def _search(scores: Array, target_lengths: Array, token_lengths: Array) -> Array
             begin, end = max(1, tokens - frames + j), min(j + 1, tokens)
             if begin < end:
                 stay, move = best[j - 1, begin:end], best[j - 1, begin - 1 : end - 1]
-                row, found = scores[b, j, begin:end], best[j, begin:end]
+                row, best_row = scores[b, j, begin:end], best[j, begin:end]
                 for i in range(end - begin):  # of views the compiler takes several elements at once
-                    found[i] = (move[i] if move[i] >= stay[i] else stay[i]) + row[i]
+                    best_row[i] = (move[i] if move[i] >= stay[i] else stay[i]) + row[i]
             if j + 1 < tokens:
                 best[j, j + 1] = -np.inf
             first = np.float32(first + scores[b, j, 0])

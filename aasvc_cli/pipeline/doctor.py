@@ -181,13 +181,13 @@ def _program(version: str) -> Check:
 
 
 def _python() -> Check:
-    found = platform.python_version()
+    version = platform.python_version()
     facts = {
-        "version": found,
+        "version": version,
         "implementation": platform.python_implementation(),
         "encoding": sys.getfilesystemencoding(),
     }
-    return Check("python", OK, f"{platform.python_implementation()} {found}", facts)
+    return Check("python", OK, f"{platform.python_implementation()} {version}", facts)
 
 
 def _platform() -> Check:
@@ -432,16 +432,16 @@ def _fault_of(wave: Any, sample_rate: int, source_seconds: float) -> str:
 def find_caches(home: Home) -> Cleaning:
     """What can be freed: what is made again when it is needed, and what killed commands and downloads left behind."""
     features, scores = tuple(_files_below(home.features)), tuple(_files_below(home.cache))
-    ours = tuple(path for folder in made_again(home) for path in _files_below(folder))
+    made = tuple(path for folder in made_again(home) for path in _files_below(folder))
     others = (path for part in PARTS if part not in CACHES for path in _files_below(home.root / part))
     left_over = tuple(path for path in others if _is_left_over(path) and _is_old(path))
-    found = (
+    caches = (
         Cache("features", features, _sum(features), "aasvc prepare computes them again when they are needed"),
         Cache("cache", scores, _sum(scores), "prepare and evaluate compute it again when they need it"),
-        Cache("imported", ours, _sum(ours), "made again from the published models, which are still there"),
+        Cache("imported", made, _sum(made), "made again from the published models, which are still there"),
         Cache("left over", left_over, _sum(left_over), "of commands that were killed and downloads that broke off"),
     )
-    return Cleaning(tuple(cache for cache in found if cache.files))
+    return Cleaning(tuple(cache for cache in caches if cache.files))
 
 
 def remove_caches(home: Home, caches: Cleaning) -> None:

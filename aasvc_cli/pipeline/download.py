@@ -298,8 +298,8 @@ def download(
         if item.licence.must_accept and not was_accepted(home, item) and not accept_licence(item):
             raise AasvcError(f"{item.name}: nothing was fetched, as its licence was not accepted; accept it with --yes")
     if missing:
-        found = survey(home, missing, source, keep_archives=keep_archives, overwrite=overwrite, policy=policy)
-        _check_disk(home, found)
+        planned = survey(home, missing, source, keep_archives=keep_archives, overwrite=overwrite, policy=policy)
+        _check_disk(home, planned)
     results = []
     with source.connect(policy) as http:
         for item in items:
@@ -444,8 +444,8 @@ class _Job:
         write_json(self.building / PROGRESS, record_tree(self.item, self.record))
         distrust(archive)
 
-    def _first_seen(self, file: RemoteFile, found: Fetched | Mapping[str, Any]) -> None:
-        sha256, size = (found.sha256, found.size) if isinstance(found, Fetched) else (found["sha256"], found["size"])
+    def _first_seen(self, file: RemoteFile, kept: Fetched | Mapping[str, Any]) -> None:
+        sha256, size = (kept.sha256, kept.size) if isinstance(kept, Fetched) else (kept["sha256"], kept["size"])
         before = remember(self.home, file.url, sha256, size)
         if before is not None:
             self.differs.append(file.name)
@@ -502,14 +502,14 @@ def _check_online(home: Home, item: CatalogueItem, source: Source) -> None:
         )
 
 
-def _check_disk(home: Home, found: Survey) -> None:
-    needed = sum(state.disk_bytes or 0 for state in found.items)
-    if needed > found.free_bytes:
-        names = ", ".join(state.item.name for state in found.items)
-        about = "about " if any(state.estimated or state.item.kind == "corpus" for state in found.items) else ""
+def _check_disk(home: Home, planned: Survey) -> None:
+    needed = sum(state.disk_bytes or 0 for state in planned.items)
+    if needed > planned.free_bytes:
+        names = ", ".join(state.item.name for state in planned.items)
+        about = "about " if any(state.estimated or state.item.kind == "corpus" for state in planned.items) else ""
         raise StorageError(
-            f"{names}: needs {about}{byte_size(needed)} on the disk of {home.root}, {byte_size(found.free_bytes)} are "
-            "free; free some space, or set AASVC_HOME to another disk"
+            f"{names}: needs {about}{byte_size(needed)} on the disk of {home.root}, {byte_size(planned.free_bytes)} "
+            "are free; free some space, or set AASVC_HOME to another disk"
         )
 
 

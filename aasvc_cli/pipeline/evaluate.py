@@ -412,10 +412,10 @@ def _recogniser(
 def _reader(language: str, skipped: list[Skipped]) -> tuple[str, Reader] | None:
     if language != "ja":
         return None
-    found = judges.japanese_reader()
-    if found is None:
+    reader = judges.japanese_reader()
+    if reader is None:
         skipped.append(Skipped("kana CER", "no library reads Japanese; run: pip install 'aasvc[kana]'"))
-    return found
+    return reader
 
 
 class _Transcripts:

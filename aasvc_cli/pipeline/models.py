@@ -84,15 +84,15 @@ class KnownModels:
 
 def known_models(home: Home) -> KnownModels:
     """Every voice that is here; a damaged folder is listed, and its line says so."""
-    found = [(BUNDLED, "bundled", bundled("voice"))]
+    models = [(BUNDLED, "bundled", bundled("voice"))]
     for root, kind in ((home.exp, "run"), (home.models, "downloaded")):
         if root.is_dir():
-            found += [
+            models += [
                 (folder.name, kind, folder)
                 for folder in sorted(root.iterdir())
                 if folder.is_dir() and not folder.name.startswith(".")
             ]
-    return KnownModels(tuple(_known(*entry) for entry in found if entry[2].is_dir()))
+    return KnownModels(tuple(_known(*entry) for entry in models if entry[2].is_dir()))
 
 
 def _known(name: str, kind: str, folder: Path) -> KnownModel:

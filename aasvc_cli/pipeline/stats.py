@@ -98,7 +98,7 @@ def _from_training_set(home: Home, manifest: Manifest, on_progress: Callable[[in
     pairs = manifest.sets["train"]
     # source and duration features usually are the same, and are read once then
     wanted = dict.fromkeys(_role(side, features) for side in SIDES)
-    found: dict[tuple[str, str], FeatureStats] = {}
+    stats: dict[tuple[str, str], FeatureStats] = {}
     several = len({pair.speaker for pair in pairs}) > 1
     speakers: dict[str, FeatureStats] = {}
     done, total = 0, len(wanted) * len(pairs)
@@ -119,10 +119,10 @@ def _from_training_set(home: Home, manifest: Manifest, on_progress: Callable[[in
             if on_progress:
                 on_progress(done, total)
         # what convert is given is compared with that of the source
-        found[side, kind] = _with_likeness(running, quartiles) if side == "source" else running.result()
+        stats[side, kind] = _with_likeness(running, quartiles) if side == "source" else running.result()
         if kind == features.source and own:
             speakers = {name: _with_likeness(*known) for name, known in sorted(own.items())}
-    source, target, duration = (found[_role(side, features)] for side in SIDES)
+    source, target, duration = (stats[_role(side, features)] for side in SIDES)
     kinds = {side: str(getattr(features, side)) for side in SIDES}
     origin = f"training set of {manifest.name}"
     return NormStats(source, target, duration, kinds, feature_keys(features), origin, speakers)

@@ -236,7 +236,7 @@ def convert_generator(
     import torch
 
     stages = sorted({int(m.group(1)) for name in published if (m := re.search(r"\.up_layers\.(\d+)\.", name))})
-    found: dict[str, dict[str, Tensor]] = {}
+    modules: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for name, tensor in published.items():
         if name in ("mean", "scale"):  # buffers that some checkpoints have; the file beside it is what counts
@@ -245,11 +245,11 @@ def convert_generator(
         if place is None:
             unknown.append(name)
         else:
-            found.setdefault(place[0], {})[place[1]] = tensor.detach().float()
+            modules.setdefault(place[0], {})[place[1]] = tensor.detach().float()
     if unknown:
         raise ModelError(f"{origin}: {len(unknown)} tensors are not of a {kind} generator (first: {unknown[0]})")
     tensors: dict[str, Tensor] = {}
-    for module, parts in found.items():
+    for module, parts in modules.items():
         if "weight" not in parts and not {"gain", "direction"} <= set(parts):
             raise ModelError(f"{origin}: {module} has no complete weight (found: {', '.join(sorted(parts))})")
         if "weight" in parts:

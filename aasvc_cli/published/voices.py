@@ -151,11 +151,11 @@ def config_from_published(tree: Mapping[str, Any], origin: str) -> Config:
         ConfigError: lists all that is unknown or not supported.
     """
     with reading(origin, "a configuration of the published code", lambda message: ConfigError(origin, [message])):
-        sections = _our_sections(tree, origin)
+        sections = _sections(tree, origin)
     return parse_config(sections, origin)
 
 
-def _our_sections(tree: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _sections(tree: Mapping[str, Any], origin: str) -> dict[str, Any]:
     faults = []
     if tree.get("model_type", "AASVC") != "AASVC":
         faults.append(f"model_type: {tree['model_type']!r} is not supported, only 'AASVC'")
@@ -283,7 +283,7 @@ _MOST_STATISTICS = 100_000
 _STACK_LAYERS = {"0": "depthwise", "2": "norms_depthwise", "5": "pointwise", "7": "norms_pointwise"}
 
 
-def our_name(published: str) -> tuple[str, Callable[[Tensor], Tensor]] | None:
+def native_name(published: str) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     """Our name of a published tensor and how its shape changes; None if the name is not known."""
     name, change = published, _keep
     coupling = re.fullmatch(r"duration_predictor\.(post_)?flows\.(\d+)\.(input_conv|proj|dds_conv)(\..*)", name)
@@ -304,10 +304,10 @@ def our_name(published: str) -> tuple[str, Callable[[Tensor], Tensor]] | None:
         return f"{base}.{_STACK_LAYERS[position]}.{layer}.{kind}", change
     for pattern, replacement, rule_change in _RULES:
         if pattern.match(name):
-            ours = pattern.sub(replacement, name, count=1)
-            ours = ours.replace("duration_predictor.post_flows.", "duration_predictor.posterior.")
-            ours = re.sub(r"^encoder\.(blocks|norm_output)", r"encoder.conformer.\1", ours)
-            return ours, rule_change
+            native = pattern.sub(replacement, name, count=1)
+            native = native.replace("duration_predictor.post_flows.", "duration_predictor.posterior.")
+            native = re.sub(r"^encoder\.(blocks|norm_output)", r"encoder.conformer.\1", native)
+            return native, rule_change
     return None
 
 
@@ -320,11 +320,11 @@ def convert_state(published: Mapping[str, Tensor], origin: str) -> dict[str, Ten
     state: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in published.items():
-        found = our_name(name) if isinstance(name, str) and hasattr(tensor, "squeeze") else None
-        if found is None:
+        place = native_name(name) if isinstance(name, str) and hasattr(tensor, "squeeze") else None
+        if place is None:
             unknown.append(name)
         else:
-            state[found[0]] = found[1](tensor)
+            state[place[0]] = place[1](tensor)
     if unknown:
         raise ModelError(f"{origin}: {len(unknown)} tensors are not of an AAS-VC model (first: {str(unknown[0])[:60]})")
     return state

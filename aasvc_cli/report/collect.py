@@ -232,7 +232,7 @@ def preview_name(step: int, utterance_id: str) -> str:
 
 def latest_previews(folder: Path, utterance_ids: Iterable[str], step: int) -> dict[str, dict[int, Path]]:
     """Sounds of the last few previews up to a step: utterance -> step -> ``step-<step>-<utterance>.wav``."""
-    steps = {int(found[1]) for path in folder.glob("step-*.wav") if (found := PREVIEW_NAME.match(path.name))}
+    steps = {int(match[1]) for path in folder.glob("step-*.wav") if (match := PREVIEW_NAME.match(path.name))}
     latest = sorted(before for before in steps if before <= step)[-PREVIEW_STEPS:]
     return {
         utterance_id: {
@@ -303,8 +303,8 @@ def preview_page(
                 takes.append(take(role, label, path, system=key))
             except AasvcError as error:
                 notes.append(str(error))
-        found = [alignments[utterance_id]] if utterance_id in alignments else []
-        utterances.append(Utterance(utterance_id, takes=tuple(takes), alignments=found))
+        alignment = [alignments[utterance_id]] if utterance_id in alignments else []
+        utterances.append(Utterance(utterance_id, takes=tuple(takes), alignments=alignment))
     return Page(
         title=f"{name}, step {steps[-1]:,}" if steps else name,
         lead=f"A training under way: held-out sentences as they are {done} now and were {done} before.",
@@ -328,7 +328,7 @@ def _scores_page(outcome: EvaluateResult | Comparison, results: Sequence[Evaluat
         (BASELINE, "source", "unconverted", "baseline"),
         (CEILING, "target", "the target speaker's own recordings", "ceiling"),
     ):
-        means = next((found for result in results if (found := getattr(result, field))), None)
+        means = next((summaries for result in results if (summaries := getattr(result, field))), None)
         if means:
             systems.append(System(key, name, note, means, reference=True))
     measures = list({m.name: m for result in results for m in result.measures}.values())
@@ -405,25 +405,25 @@ def _measures(measures: Sequence[catalogue.Measure]) -> tuple[Measure, ...]:
 
 
 def _utterances(results: Sequence[EvaluateResult], keys: Sequence[str]) -> tuple[Utterance, ...]:
-    found: dict[str, Utterance] = {}
+    utterances: dict[str, Utterance] = {}
     for key, result in zip(keys, results, strict=True):
         for each in result.utterances:
-            before = found.get(each.utterance_id, Utterance(each.utterance_id))
+            before = utterances.get(each.utterance_id, Utterance(each.utterance_id))
             rows = {**before.scores, key: each.scores}
             for reference, values in ((BASELINE, each.baseline), (CEILING, each.ceiling)):
                 if values and reference not in rows:
                     rows[reference] = values
-            found[each.utterance_id] = replace(before, text=before.text or each.text or "", scores=rows)
-    return tuple(found[name] for name in sorted(found))
+            utterances[each.utterance_id] = replace(before, text=before.text or each.text or "", scores=rows)
+    return tuple(utterances[name] for name in sorted(utterances))
 
 
 def _trainings(results: Sequence[EvaluateResult], names: Sequence[str]) -> tuple[Training, ...]:
-    found = [
+    trainings = [
         training_of(result.log, name, best_step_of(result.folder))
         for result, name in zip(results, names, strict=True)
         if result.log is not None
     ]
-    return tuple(training for training in found if training is not None)
+    return tuple(training for training in trainings if training is not None)
 
 
 def best_step_of(folder: Path | None) -> int | None:

@@ -223,12 +223,12 @@ class Lane:
 
 def styles(systems: Sequence[System]) -> dict[str, str]:
     """The style of each system by its key: systems and references are numbered apart."""
-    found, counts = {}, {"system": 0, "reference": 0}
+    chosen, counts = {}, {"system": 0, "reference": 0}
     for system in systems:
         kind = "reference" if system.reference else "system"
         counts[kind] += 1
-        found[system.key] = f"{kind}-{counts[kind]}"
-    return found
+        chosen[system.key] = f"{kind}-{counts[kind]}"
+    return chosen
 
 
 def distribution(measure: Measure, lanes: Sequence[Lane]) -> Markup | None:

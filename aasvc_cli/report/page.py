@@ -236,14 +236,14 @@ def _chart(page: Page, measure: Measure, values: Mapping[str, Sequence[float]]) 
 
 def _sortable(utterance: Utterance, ranks: Mapping[str, int]) -> dict[str, float]:
     """What the script sorts and filters by; only what is defined."""
-    found: dict[str, float] = {
+    values: dict[str, float] = {
         f"{system}/{measure}": value
         for system, scores in utterance.scores.items()
         for measure, value in scores.items()
         if math.isfinite(value)
     }
     place = ranks.get(utterance.utterance_id)
-    return found if place is None else {"rank": place, **found}
+    return values if place is None else {"rank": place, **values}
 
 
 def _pieces(transcript: Transcript) -> list[Edit]:

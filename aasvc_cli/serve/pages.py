@@ -50,15 +50,15 @@ def routes(voices: Voices) -> list[Route | Mount]:
             return JSONResponse(await asyncio.to_thread(_picture, path))
 
     async def examples(request: Request) -> Response:
-        found = await asyncio.to_thread(_examples, voices, request.query_params.get("model"))
-        return JSONResponse({"examples": [{"name": name, "text": text} for name, text, _, _ in found]})
+        recordings = await asyncio.to_thread(_examples, voices, request.query_params.get("model"))
+        return JSONResponse({"examples": [{"name": name, "text": text} for name, text, _, _ in recordings]})
 
     async def example(request: Request) -> Response:
-        found = await asyncio.to_thread(_examples, voices, request.query_params.get("model"))
+        recordings = await asyncio.to_thread(_examples, voices, request.query_params.get("model"))
         number = request.path_params["number"]
-        if number >= len(found):
-            raise Refusal(404, "not_found", f"example {number}: this voice has {len(found)}")
-        path = found[number][2 if request.path_params["side"] == "source" else 3]
+        if number >= len(recordings):
+            raise Refusal(404, "not_found", f"example {number}: this voice has {len(recordings)}")
+        path = recordings[number][2 if request.path_params["side"] == "source" else 3]
         return Response(await asyncio.to_thread(as_wav, path), media_type="audio/wav")
 
     return [

@@ -133,9 +133,11 @@ def _of_target(folder: Path, texts: Mapping[str, str] | None) -> list[Sentence]:
         for paths in recordings.sets.values()
         for path in paths
     }
-    found = sentences_of(names.values(), read_texts(folder) if texts is None else texts)
+    sentence_of = sentences_of(names.values(), read_texts(folder) if texts is None else texts)
     planned = [
-        Sentence(clean_name(names[path]), name if name != UNASSIGNED else _set(place), found.get(names[path], ""), path)
+        Sentence(
+            clean_name(names[path]), name if name != UNASSIGNED else _set(place), sentence_of.get(names[path], ""), path
+        )
         for name, paths in recordings.sets.items()
         for place, path in enumerate(paths)
     ]
@@ -158,21 +160,21 @@ def faults(wave: Wave, sample_rate: int, target: Path | None = None) -> list[str
     quality = measure(wave, sample_rate)
     if quality.peak < SILENT_PEAK or quality.loudness is None:
         return ["Nothing can be heard. Is the right microphone chosen and switched on?"]
-    found = []
+    faults = []
     if quality.clipped_share >= CLIPPED_NOTE:
-        found.append("Too loud: the peaks are cut off. Turn the microphone down, or go farther away.")
+        faults.append("Too loud: the peaks are cut off. Turn the microphone down, or go farther away.")
     if quality.loudness < FAINT_LUFS:
-        found.append(f"Too quiet ({quality.loudness:.0f} LUFS). Turn the microphone up, or come nearer.")
+        faults.append(f"Too quiet ({quality.loudness:.0f} LUFS). Turn the microphone up, or come nearer.")
     distance = _signal_to_noise(wave, sample_rate)
     if distance < SIGNAL_TO_NOISE_DB:
-        found.append(f"Noisy: the speech is only {distance:.0f} dB above the noise of the room.")
+        faults.append(f"Noisy: the speech is only {distance:.0f} dB above the noise of the room.")
     if quality.start < EDGE_SECONDS:
-        found.append("The first word may be cut off. Wait a moment before you speak.")
+        faults.append("The first word may be cut off. Wait a moment before you speak.")
     if quality.stop > quality.seconds - EDGE_SECONDS:
-        found.append("The last word may be cut off. Wait a moment before you stop.")
+        faults.append("The last word may be cut off. Wait a moment before you stop.")
     if quality.start > LATE_SECONDS:
-        found.append(f"It begins with {quality.start:.1f} s of silence.")
-    return [*found, *_wrong_length(quality.stop - quality.start, target)]
+        faults.append(f"It begins with {quality.start:.1f} s of silence.")
+    return [*faults, *_wrong_length(quality.stop - quality.start, target)]
 
 
 def _signal_to_noise(wave: Wave, sample_rate: int) -> float:

@@ -92,13 +92,13 @@ def _sweep(folder: Path, mine: str) -> None:
 
 def made_again(home: Home) -> list[Path]:
     """Folders that can be made again: the published files are in place, unchanged."""
-    found = []
+    folders = []
     for place in sorted(home.imported.glob("[!.]*/")):
         with contextlib.suppress(DataError, StorageError, KeyError, TypeError):  # no note, or no such files any more
             files = [Path(name) for name in read_json(_origin_note(home, place.name), "where it came from")["files"]]
             if place.name.endswith(f"-{_key({path.name: _sha256(home, path) for path in files})}"):
-                found.append(place)
-    return found
+                folders.append(place)
+    return folders
 
 
 def _key(hashes: dict[str, str]) -> str:

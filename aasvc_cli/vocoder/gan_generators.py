@@ -59,15 +59,15 @@ class HiFiGanSizes(Section):
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
-        found = _not_positive(self, ("in_channels", "channels", "kernel_size"))
-        found += _not_positive_lists(self, ("upsample_scales", "resblock_kernel_sizes", *_NESTED))
+        faults = _not_positive(self, ("in_channels", "channels", "kernel_size"))
+        faults += _not_positive_lists(self, ("upsample_scales", "resblock_kernel_sizes", *_NESTED))
         if self.channels % (1 << len(self.upsample_scales)):
-            found.append(f"channels: {self.channels} cannot be halved {len(self.upsample_scales)} times")
+            faults.append(f"channels: {self.channels} cannot be halved {len(self.upsample_scales)} times")
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilations):
-            found.append("resblock_kernel_sizes and resblock_dilations: expected lists of the same length")
+            faults.append("resblock_kernel_sizes and resblock_dilations: expected lists of the same length")
         if any(size % 2 == 0 for size in (self.kernel_size, *self.resblock_kernel_sizes)):
-            found.append("kernel_size and resblock_kernel_sizes: expected odd numbers")
-        return found
+            faults.append("kernel_size and resblock_kernel_sizes: expected odd numbers")
+        return faults
 
 
 _NESTED = ("resblock_dilations",)
@@ -104,25 +104,25 @@ class ParallelWaveGanSizes(Section):
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
-        found = _not_positive(
+        faults = _not_positive(
             self,
             ("aux_channels", "kernel_size", "layers", "stacks", "residual_channels", "gate_channels", "skip_channels",
              "freq_axis_kernel_size"),
         )  # fmt: skip
-        found += _not_positive_lists(self, ("upsample_scales",))
+        faults += _not_positive_lists(self, ("upsample_scales",))
         if self.upsample_net not in _UPSAMPLERS:
-            found.append(f"upsample_net: {self.upsample_net!r} is not supported, only {' and '.join(_UPSAMPLERS)}")
+            faults.append(f"upsample_net: {self.upsample_net!r} is not supported, only {' and '.join(_UPSAMPLERS)}")
         if self.upsample_net == "UpsampleNetwork" and self.aux_context_window:
-            found.append(f"aux_context_window: {self.aux_context_window}, but UpsampleNetwork takes no context; use 0")
+            faults.append(f"aux_context_window: {self.aux_context_window}, but UpsampleNetwork takes no context; use 0")
         if self.aux_context_window < 0:
-            found.append(f"aux_context_window: {self.aux_context_window} is below 0")
+            faults.append(f"aux_context_window: {self.aux_context_window} is below 0")
         if self.stacks > 0 and self.layers % self.stacks:
-            found.append(f"layers: {self.layers} cannot be divided among {self.stacks} stacks")
+            faults.append(f"layers: {self.layers} cannot be divided among {self.stacks} stacks")
         if self.gate_channels % 2:
-            found.append(f"gate_channels: {self.gate_channels} is odd; half of them are gates")
+            faults.append(f"gate_channels: {self.gate_channels} is odd; half of them are gates")
         if self.freq_axis_kernel_size % 2 == 0 or (self.kernel_size % 2 == 0 and not self.use_causal_conv):
-            found.append("kernel_size and freq_axis_kernel_size: expected odd numbers")
-        return found
+            faults.append("kernel_size and freq_axis_kernel_size: expected odd numbers")
+        return faults
 
 
 def _not_positive(sizes: object, names: Sequence[str]) -> list[str]:
@@ -131,13 +131,13 @@ def _not_positive(sizes: object, names: Sequence[str]) -> list[str]:
 
 
 def _not_positive_lists(sizes: object, names: Sequence[str]) -> list[str]:
-    found = []
+    faults = []
     for name in names:
         values = getattr(sizes, name)
         flat = [number for entry in values for number in (entry if isinstance(entry, tuple) else (entry,))]
         if not flat or min(flat) < 1:
-            found.append(f"{name}: expected numbers above 0, found {values}")
-    return found
+            faults.append(f"{name}: expected numbers above 0, found {values}")
+    return faults
 
 
 class Generator(Protocol):

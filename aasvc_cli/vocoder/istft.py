@@ -83,12 +83,12 @@ class IstftSizes(Section):
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
-        found = []
+        faults = []
         if self.n_fft is not None and self.n_fft % 2:
-            found.append(f"n_fft: {self.n_fft} is odd; use an even size")
+            faults.append(f"n_fft: {self.n_fft} is odd; use an even size")
         if self.f0_floor >= self.f0_ceil:
-            found.append(f"f0_floor: {self.f0_floor:g} Hz is not below f0_ceil, {self.f0_ceil:g} Hz")
-        return found
+            faults.append(f"f0_floor: {self.f0_floor:g} Hz is not below f0_ceil, {self.f0_ceil:g} Hz")
+        return faults
 
 
 _ERF = tuple(
@@ -431,13 +431,13 @@ class IstftVocoder:
     def _pitch(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Pitch and voicing at the start of every frame and at the end of the last: (B, T + 1)."""
         net, n_frames = self.generator, log_mel.shape[1]
-        margin, found = net.pitch.backbone.context, []
+        margin, pieces = net.pitch.backbone.context, []
         for start in range(0, n_frames, PITCH_FRAMES):
             end = min(n_frames, start + PITCH_FRAMES)
             low = max(0, start - margin)
             f0, voiced = net.pitch.decode_exactly(net.normalise(log_mel[:, low : min(n_frames, end + margin)]))
-            found.append((f0[:, start - low : end - low], voiced[:, start - low : end - low]))
-        f0, voiced = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+            pieces.append((f0[:, start - low : end - low], voiced[:, start - low : end - low]))
+        f0, voiced = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
         return torch.cat([f0, f0[:, -1:]], dim=1), torch.cat([voiced, voiced[:, -1:]], dim=1)
 
     def _noise(self, start: int, end: int, seed: int) -> Tensor:

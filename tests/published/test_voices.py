@@ -23,7 +23,7 @@ from aasvc_cli.published.voices import (
     is_published,
     is_published_folder,
     load_published_state,
-    our_name,
+    native_name,
     published_model_tree,
     read_h5_stats,
     read_published_voice,
@@ -112,7 +112,7 @@ def test_gradient_norms_are_the_published_ones_and_absent_where_those_are(exampl
     expected = json.loads((example.folder / f"grad_norms_{mode}.json").read_text())
     parameters = dict(example.model.named_parameters())
     for theirs, norm in expected.items():
-        found = our_name(theirs)
+        found = native_name(theirs)
         assert found is not None
         gradient = parameters.pop(found[0]).grad
         if norm is None:
