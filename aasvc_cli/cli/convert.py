@@ -209,24 +209,20 @@ def convert(
         return
     output = STREAM if output is not None and is_standard_output(output) else output
     jsonl = checked_target(jsonl, "--jsonl")
-    if [output == STREAM, json_target == "-", jsonl == "-"].count(True) > 1:
-        usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
-    if cluster is not None and (save_mel is not None or STREAM in (output, *(inputs or []))):
-        usage("convert", "--cluster converts files to files, without --save-mel")
-    if shard is not None and (output is not None or dry_run):
-        usage("convert", "--shard goes with --out-dir or --set, and not with --dry-run")
     raw = _raw(raw_format, raw_rate, raw_channels)
     work = _Work(inputs or [], from0, set_name, output, out_dir, format_name, raw, save_mel)
     work.check(model, data, source_stats)
+    work.check_targets(json_target, jsonl)
+    work.check_machines(cluster, shard, dry_run)
     if dry_run:
         _show_plan(work, model, data, skip_existing, json_target)
         return
     load = {"model": model, "device": device or "auto", "vocoder": vocoder, "source_stats": source_stats}
     load |= {"data": data, "features": features}
     options = {"seed": seed, "noise_scale": noise_scale, "speed": speed}
+    run = {"skip_existing": skip_existing, "workers": workers, "shard": shard_of(shard)}
     with _lines_to(jsonl) as on_line, workers_of(cluster) as pool:
-        run = {"skip_existing": skip_existing, "workers": workers, "cluster": pool, "on_line": on_line}
-        summary = work.convert(load, options, shard=shard_of(shard), **run)
+        summary = work.convert(load, options, cluster=pool, on_line=on_line, **run)
     _show(summary, json_target, aside=output == STREAM or jsonl == "-", silent=output == STREAM)
     if set_name is not None:
         say_next(work.next_command(model, data))
@@ -271,6 +267,18 @@ class _Work:
             usage("convert", "--data and --source-stats both give statistics of the source speaker; use one")
         if self.format_name is not None and self.format_name not in FORMATS:
             usage("convert", f"--format {self.format_name}: use one of {', '.join(FORMATS)}")
+
+    def check_targets(self, *others: str | None) -> None:
+        """Refuse several things on standard output."""
+        if [self.output == STREAM, *(target == "-" for target in others)].count(True) > 1:
+            usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
+
+    def check_machines(self, cluster: str | None, shard: str | None, dry_run: bool) -> None:
+        """Refuse what does not go with other machines."""
+        if cluster is not None and (self.save_mel is not None or STREAM in (self.output, *self.inputs)):
+            usage("convert", "--cluster converts files to files, without --save-mel")
+        if shard is not None and (self.output is not None or dry_run):
+            usage("convert", "--shard goes with --out-dir or --set, and not with --dry-run")
 
     def plan(self, home: Home, model: str | None, data: str | None) -> Iterator[Job | Refused]:
         """The planned jobs, and what would be refused."""
