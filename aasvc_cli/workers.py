@@ -36,6 +36,8 @@ PATIENCE_SECONDS = 0.4
 """How long a worker may take to clean up when it is stopped; then it is killed."""
 CHUNK = 8
 """Items per task: enough to hide the cost of handing over a task, few enough for a smooth progress bar."""
+MANY = 256
+"""Items whose work takes much longer than the start of a process."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What the libraries of numpy and torch look at when they are loaded."""
 CLUSTER_LOST = "the connection to the cluster was lost; what is done is kept, the same command goes on from there"
@@ -172,13 +174,16 @@ def each_in_chunks(
 ) -> Generator[tuple[Item, Outcome], None, None]:
     """Items with their outcomes, in any order: by the workers a few at a time, or here where that pays more.
 
+    Many items are done by a worker even if there is only one, so that this process stays small, whatever the function
+    loads.
+
     Args:
         killed: raises an error about a chunk whose worker was killed twice
         sweep: as in :meth:`Workers.spread`, for a chunk
         size: items of a chunk
     """
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
-    if min(workers.count, len(chunks)) <= 1:
+    if len(chunks) <= 1 or (workers.count <= 1 and len(items) < MANY):
         yield from ((item, function(item)) for item in items)
         return
     for outcomes in workers.spread(functools.partial(_chunk, function), chunks, killed=killed, sweep=sweep):

@@ -17,7 +17,7 @@ import pytest
 
 from aasvc_cli.errors import AudioError, ConfigError
 from aasvc_cli.storage.files import atomic_write, remove_unfinished
-from aasvc_cli.workers import THREAD_VARIABLES, Workers, core_count
+from aasvc_cli.workers import MANY, THREAD_VARIABLES, Workers, core_count, each_in_chunks
 
 pytestmark = [
     pytest.mark.process,
@@ -35,6 +35,10 @@ class Counting:
         self.calls += 1
         time.sleep(0.05)
         return item, self.calls, os.getpid()
+
+
+def process_of(_: str) -> int:
+    return os.getpid()
 
 
 def misbehave(how: str) -> str:
@@ -262,3 +266,12 @@ def test_a_worker_exits_silently_wherever_the_signal_arrives():
     assert {each.lstrip("s") for each in told} == {"0"}, told
     signalled = [each.startswith("s") for each in told]
     assert 20 < sum(signalled) < len(told)  # the last ones were done before
+
+
+@pytest.mark.parametrize(("count", "n_items", "apart"), [(1, MANY, True), (1, MANY - 1, False), (2, 8, False)])
+def test_many_items_are_done_elsewhere_even_by_a_single_worker(count: int, n_items: int, apart: bool):
+    items = [os.devnull] * n_items
+    with Workers(count) as workers:
+        outcomes = list(each_in_chunks(workers, process_of, items, killed=pytest.fail))
+    assert len(outcomes) == n_items
+    assert ({process for _, process in outcomes} != {os.getpid()}) == apart

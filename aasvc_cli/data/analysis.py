@@ -7,6 +7,7 @@ is written anew below the prepared set, and everything after this stage works wi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,7 +28,7 @@ from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import AasvcError, AudioError, DataError
 from aasvc_cli.features.folder import find_features, part, read_features
 from aasvc_cli.features.kinds import FOLDER, extract_as_is
-from aasvc_cli.features.store import FeatureStore, recording_stamp
+from aasvc_cli.features.store import FeatureStore, Known, recording_stamp
 from aasvc_cli.storage.files import write_bytes
 from aasvc_cli.storage.result_cache import ResultCache
 
@@ -100,6 +101,7 @@ class Analysis:
         facts: None if it could not be decoded
         path: the file to work with; the recording itself if all of it is used as it is
         seconds, n_frames: of that file; 0 if it has no features yet
+        content: SHA-256 of that file; empty if it is not known
         code, message: why it cannot be used; empty if it can
         computed: whether it was decoded now
         fatal: an error that stops the run, because the next recording would fail in the same way
@@ -109,6 +111,7 @@ class Analysis:
     path: Path | None = None
     seconds: float = 0.0
     n_frames: int = 0
+    content: str = ""
     code: str = ""
     message: str = ""
     computed: bool = True
@@ -148,18 +151,42 @@ class Job:
     excerpt: Excerpt | None = None
 
 
-def recall(job: Job, bench: Bench) -> Analysis | None:
-    """What :func:`analyse` would give, if it is known already; None if something has to be computed for it."""
-    try:
-        if not os.access(job.recording, os.R_OK) or (facts := _known_facts(job.recording, bench)) is None:
-            return None
-        planned = _plan(job, facts, bench)
-        if isinstance(planned, Analysis):
-            return planned
-        known = {kind: _stored(kind, planned.path, job.recording, bench) for kind in job.kinds}
-    except AasvcError:
-        return None  # which analyse has to say
-    return None if not all(known.values()) else _done(facts, planned, known, computed=False)
+def recall_all(jobs: Sequence[Job], bench: Bench) -> dict[Job, Analysis]:
+    """What :func:`analyse` would give, for those jobs of which all is known; nothing is decoded.
+
+    What is kept is read file by file, first what was measured and then each kind of feature.
+    """
+    recordings = {job.recording for job in jobs if os.access(job.recording, os.R_OK)}
+    measured = {path: _facts_from(known) for path, known in bench.store.recall_all(_MEASURED, recordings)}
+    known: dict[Job, Analysis] = {}
+    planned: dict[Job, _Planned] = {}
+    for job in jobs:
+        if (facts := measured.get(job.recording)) is not None:
+            plan = _plan(job, facts, bench)
+            if isinstance(plan, Analysis):
+                known[job] = plan
+            else:
+                planned[job] = plan
+    stored = _all_stored(planned, bench)
+    for job, plan in planned.items():
+        own = {kind: each for kind in job.kinds if (each := stored[kind].get(plan.path)) is not None}
+        if len(own) == len(job.kinds) and all(_is_of(kind, each, job, bench) for kind, each in own.items()):
+            known[job] = _done(measured[job.recording], plan, own, computed=False)
+    return {job: known[job] for job in jobs if job in known}
+
+
+def _all_stored(planned: Mapping[Job, _Planned], bench: Bench) -> dict[str, dict[Path, Known]]:
+    """What is known of the features of all jobs, by kind and file; an error is left for :func:`analyse` to raise."""
+    paths: dict[str, list[Path]] = {}
+    for job, plan in planned.items():
+        for kind in job.kinds:
+            paths.setdefault(kind, []).append(plan.path)
+    stored: dict[str, dict[Path, Known]] = {}
+    for kind, wanted in paths.items():
+        stored[kind] = {}
+        with contextlib.suppress(AasvcError):
+            stored[kind].update(bench.store.all_known(kind, wanted))
+    return stored
 
 
 def analyse(job: Job, bench: Bench) -> Analysis:
@@ -171,8 +198,9 @@ def analyse(job: Job, bench: Bench) -> Analysis:
         planned = _plan(job, facts, bench)
         if isinstance(planned, Analysis):
             return dataclasses.replace(planned, computed=bool(decoded))
-        known = {kind: _stored(kind, planned.path, recording, bench) for kind in job.kinds}
-        missing = [kind for kind, stored in known.items() if not stored]
+        stored = {kind: bench.store.known(kind, planned.path) for kind in job.kinds}
+        known = {kind: each for kind, each in stored.items() if each is not None and _is_of(kind, each, job, bench)}
+        missing = [kind for kind in job.kinds if kind not in known]
         if missing:
             known |= _compute(missing, recording, facts, planned, decoded, bench)
         return _done(facts, planned, known, computed=bool(missing))
@@ -231,10 +259,11 @@ def _plan(job: Job, facts: Facts, bench: Bench) -> _Planned | Analysis:
     return _Planned(excerpt, whole, path)
 
 
-def _done(facts: Facts, planned: _Planned, known: Mapping[str, dict[str, Any] | None], *, computed: bool) -> Analysis:
-    n_frames = next(int(stored["n_frames"]) for stored in known.values() if stored)
+def _done(facts: Facts, planned: _Planned, known: Mapping[str, Known], *, computed: bool) -> Analysis:
+    stored = next(iter(known.values()))
     seconds = planned.excerpt.stop - planned.excerpt.start
-    return Analysis(facts, planned.path, seconds, n_frames, computed=computed)
+    n_frames = int(stored.facts["n_frames"])
+    return Analysis(facts, planned.path, seconds, n_frames, content=stored.content, computed=computed)
 
 
 def _compute(
@@ -244,7 +273,7 @@ def _compute(
     planned: _Planned,
     decoded: list[tuple[Wave, int]],
     bench: Bench,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Known]:
     """Compute and keep features; what is known of each of them."""
     config, path = bench.store.config, planned.path
     if not planned.whole and not _is_readable(path):
@@ -262,18 +291,19 @@ def _compute(
             about["given"] = recording_stamp(find_features(config, recording)[0])
         elif rate is not None:  # what an encoder says is not exact to more digits than that
             feature = feature.astype(np.float16)
-        bench.store.save(kind, path, feature, frame_rate=rate, facts=about, stamp=stamp)
-        known[kind] = about
+        known[kind] = Known(about, bench.store.save(kind, path, feature, frame_rate=rate, facts=about, stamp=stamp))
     return known
 
 
-def _stored(kind: str, path: Path, recording: Path, bench: Bench) -> dict[str, Any] | None:
-    """What is known of a stored feature; None if it is not there, or what it was read from has changed."""
-    facts = bench.store.facts(kind, path)
-    if facts and kind == FOLDER:
-        given = recording_stamp(find_features(bench.store.config, recording)[0])
-        return facts if given == facts.get("given") else None
-    return facts
+def _is_of(kind: str, stored: Known, job: Job, bench: Bench) -> bool:
+    """Whether a stored feature is still what it was read from."""
+    if kind != FOLDER:
+        return True
+    try:
+        given, _ = find_features(bench.store.config, job.recording)
+    except DataError:
+        return False
+    return recording_stamp(given) == stored.facts.get("given")
 
 
 def _given(recording: Path, excerpt: Excerpt, quality: Quality, bench: Bench) -> tuple[Wave, float]:
@@ -307,9 +337,12 @@ def _facts(recording: Path, bench: Bench, decoded: list[tuple[Wave, int]]) -> Fa
 
 def _known_facts(recording: Path, bench: Bench) -> Facts | None:
     """What was measured before on the recording as it is now."""
-    tree = bench.store.recall(_MEASURED, recording)
-    if tree is None:
-        return None
+    known = bench.store.recall(_MEASURED, recording)
+    return None if known is None else _facts_from(known)
+
+
+def _facts_from(known: Known) -> Facts:
+    tree = known.facts
     remarks = tuple((str(code), str(message)) for code, message in tree.pop("remarks"))
     samples = str(tree.pop("samples"))
     pauses = tuple((float(start), float(stop)) for start, stop in tree.pop("pauses"))

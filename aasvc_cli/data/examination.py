@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.analysis import Analysis, Bench, Job, Spread
@@ -81,7 +82,8 @@ class Examiner:
             candidates, self.config, self.bench, self.spread, loudness=self.loudness
         )
         good, breaking, noticed = check_pairs(candidates, self.config)
-        ranked, usual_misfit = self._rank(good)
+        contents = {side.path: side.content for each in candidates for side in (each.source, each.target) if side.path}
+        ranked, usual_misfit = self._rank(good, contents)
         usual = {pairs[0][1].speaker: usual_misfit}
         return Examined(analyses, candidates, cuts, good, breaking, [*long_ones, *noticed], ranked, usual)
 
@@ -93,10 +95,11 @@ class Examiner:
             Candidate(where, pair, by_recording[pair.source], by_recording[pair.target]) for where, pair in pairs
         ]
 
-    def _rank(self, good: Pairs) -> tuple[list[Ranked], float]:
+    def _rank(self, good: Pairs, contents: Mapping[Path, str]) -> tuple[list[Ranked], float]:
         """The pairs by how badly their contents agree, the worst first, and the misfit of a usual pair."""
         listed = [pair for _, pair in good]
-        fits = fits_of(listed, self.bench.cache, self.spread) if len(good) >= FEWEST_PAIRS else []
+        store, cache = self.bench.store, self.bench.cache
+        fits = fits_of(listed, contents, store, cache, self.spread) if len(good) >= FEWEST_PAIRS else []
         bounds = limits(fits)
         ranked = [
             Ranked(where, pair.utterance_id, fit, "" if bounds is None else bounds.verdict(fit.misfit))

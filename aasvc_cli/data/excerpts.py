@@ -22,7 +22,7 @@ from aasvc_cli.data.analysis import (
     Spread,
     analyse,
     default_excerpt,
-    recall,
+    recall_all,
     write_excerpt,
 )
 from aasvc_cli.data.checks import Candidate, Pairs
@@ -87,7 +87,7 @@ def analyse_all(
         on_progress(0, len(jobs))
     work, sweep = partial(analyse, bench=bench), partial(_sweep, bench=bench)
     try:
-        known = {job: analysis for job in jobs if (analysis := recall(job, bench)) is not None}
+        known = recall_all(jobs, bench)
         analyses |= known
         waiting = [job for job in jobs if job not in known]
         for job, analysis in spread(work, waiting, killed=_killed, sweep=sweep):

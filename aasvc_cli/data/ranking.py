@@ -7,6 +7,7 @@ one of alignment losses; both have the columns ``pair`` and ``verdict``.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,9 @@ from aasvc_cli.data.splitting import read_names
 from aasvc_cli.data.texts import decoded
 from aasvc_cli.data.wording import POOLED_FRAMES, Fit, Verdict, fit, nearest_in_length, pooled
 from aasvc_cli.errors import DataError
-from aasvc_cli.features.content import content, weights_identity
+from aasvc_cli.features.content import CONTENT_CHANNELS, content, weights_identity
+from aasvc_cli.features.shelf import PACK_FROM
+from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.storage.files import file_sha256, write_text
 from aasvc_cli.storage.result_cache import ResultCache
 
@@ -43,77 +46,115 @@ WRONG = "wrong"
 # --- how well pairs fit ---------------------------------------------------------------------------------------------
 
 
-def fits_of(pairs: Sequence[ParallelPair], cache: ResultCache, spread: Spread) -> list[Fit]:
+def fits_of(
+    pairs: Sequence[ParallelPair], contents: Mapping[Path, str], store: FeatureStore, cache: ResultCache, spread: Spread
+) -> list[Fit]:
     """How well each pair fits, beside other sentences of the same two speakers; in the order of ``pairs``, two or more.
 
+    The content of each recording is kept in the store, and the outcome as a whole in the cache, as each pair is
+    compared with others and with the means of all.
+
+    Args:
+        contents: SHA-256 of the recordings, as far as they are known
+
     Raises:
-        DataError: a recording vanished, or a process was ended.
+        DataError: a recording vanished or changed, or a process was ended.
     """
-    recordings = sorted({path for pair in pairs for path in (pair.source, pair.target)})
-    summaries = dict(spread(partial(_summarise, cache=cache), recordings, killed=_killed))
-    means = _mean([summaries[pair.source] for pair in pairs]), _mean([summaries[pair.target] for pair in pairs])
-    others = nearest_in_length([summaries[pair.target].n_frames for pair in pairs])
+    rows: dict[Path, int] = {}
+    for pair in pairs:
+        rows.setdefault(pair.source, len(rows))
+        rows.setdefault(pair.target, len(rows))
+    digests = [contents.get(path) or file_sha256(path) for path in rows]
+    identity = hashlib.sha256(
+        "".join(digests[rows[path]] for pair in pairs for path in (pair.source, pair.target)).encode()
+    )
+
+    def compute() -> dict[str, npt.NDArray[Any]]:
+        fits = _compared(pairs, rows, digests, store, spread)
+        others = np.array([each.others for each in fits])
+        return {"own": np.array([(each.cost, each.length_ratio) for each in fits]), "others": others}
+
+    key = {"recordings": identity.hexdigest(), "weights": weights_identity(), "pooled": POOLED_FRAMES, "version": 1}
+    kept = cache.arrays("fits", key, compute)
+    return [
+        Fit(cost, tuple(others), ratio)
+        for (cost, ratio), others in zip(kept["own"].tolist(), kept["others"].tolist(), strict=True)
+    ]
+
+
+def _compared(
+    pairs: Sequence[ParallelPair],
+    rows: Mapping[Path, int],
+    digests: Sequence[str],
+    store: FeatureStore,
+    spread: Spread,
+) -> list[Fit]:
+    """:func:`fits_of`, computed; ``rows`` numbers the recordings."""
+    lengths = np.zeros(len(rows), dtype=np.int64)
+    totals = np.zeros((len(rows), CONTENT_CHANNELS))
+    summaries = spread(partial(_summarise, store=store), list(rows), killed=_killed)
+    for done, (path, (content_of, n_frames, total)) in enumerate(summaries, start=1):
+        row = rows[path]
+        if content_of != digests[row]:
+            raise DataError(f"{path}: changed while the pairs were compared; run: aasvc prepare again")
+        lengths[row], totals[row] = n_frames, total
+        if done % PACK_FROM == 0:
+            store.pack()
+    store.pack()
+    sources, targets = [rows[pair.source] for pair in pairs], [rows[pair.target] for pair in pairs]
+    means = _mean(totals, lengths, sources), _mean(totals, lengths, targets)
+    others = nearest_in_length(lengths[targets].tolist())
+    # neighbours need the same recordings
     jobs = [
         _Comparison(
-            index,
-            summaries[pair.source],
-            summaries[pair.target],
-            tuple(summaries[pairs[other].target] for other in others[index]),
+            index, pairs[index].source, pairs[index].target, tuple(pairs[other].target for other in others[index])
         )
-        for index, pair in enumerate(pairs)
+        for index in sorted(range(len(pairs)), key=lambda index: lengths[targets[index]])
     ]
-    jobs.sort(key=lambda job: job.target.n_frames)  # neighbours need the same recordings
-    compared = spread(partial(_compare, means=means, cache=cache), jobs, killed=_killed)
+    compared = spread(partial(_compare, means=means, store=store), jobs, killed=_killed)
     fits = {job.index: outcome for job, outcome in compared}
     return [fits[index] for index in range(len(pairs))]
 
 
-@dataclass(frozen=True, eq=False)
-class _Summary:
-    """A recording: its file with the digest, the number of its pooled frames and their sum (D,)."""
-
-    path: Path
-    digest: str
-    n_frames: int
-    total: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Comparison:
     index: int
-    source: _Summary
-    target: _Summary
-    others: tuple[_Summary, ...]
+    source: Path
+    target: Path
+    others: tuple[Path, ...]
 
 
-def _summarise(recording: Path, cache: ResultCache) -> _Summary:
-    digest = file_sha256(recording)
-    frames = _frames(recording, digest, cache)
-    return _Summary(recording, digest, len(frames), frames.sum(axis=0, dtype=np.float64))
+def _summarise(recording: Path, store: FeatureStore) -> tuple[str, int, npt.NDArray[np.float64]]:
+    """SHA-256 of a recording, the number of its pooled frames, and their sum (D,)."""
+    content_of, frames = _frames(recording, _stamp(recording), store)
+    return content_of, len(frames), frames.sum(axis=0, dtype=np.float64)
 
 
-def _compare(job: _Comparison, means: tuple[Array, Array], cache: ResultCache) -> Fit:
-    def load(summary: _Summary, mean: Array) -> Array:
-        return _frames(summary.path, summary.digest, cache) - mean
+def _compare(job: _Comparison, means: tuple[Array, Array], store: FeatureStore) -> Fit:
+    def load(recording: Path, mean: Array) -> Array:
+        return _frames(recording, _stamp(recording), store)[1] - mean
 
     own, mean = load(job.source, means[0]), means[1]
     return fit(own, load(job.target, mean), [partial(load, other, mean) for other in job.others])
 
 
+def _stamp(recording: Path) -> tuple[int, ...]:
+    return tuple(recording_stamp(recording) or ())
+
+
 @lru_cache(maxsize=64)
-def _frames(recording: Path, digest: str, cache: ResultCache) -> Array:
-    """Pooled content of a recording, kept in 16 bits: (T, D)."""
+def _frames(recording: Path, stamp: tuple[int, ...], store: FeatureStore) -> tuple[str, Array]:
+    """SHA-256 of a recording and its pooled content, kept in 16 bits: (T, D)."""
+    what = f"pooled{POOLED_FRAMES}-{weights_identity()}"
+    if (kept := store.recall_array(what, recording)) is not None:
+        return kept[1], kept[0]
+    frames = pooled(content(*read_audio(recording))).astype(np.float16)
+    content_of = store.remember(what, recording, {}, list(stamp) or None, frames)
+    return content_of, frames.astype(np.float32)
 
-    def compute() -> dict[str, npt.NDArray[Any]]:
-        return {"frames": pooled(content(*read_audio(recording))).astype(np.float16)}
 
-    key = {"content": digest, "weights": weights_identity(), "pooled": POOLED_FRAMES}
-    return cache.arrays("content", key, compute)["frames"].astype(np.float32)
-
-
-def _mean(summaries: Sequence[_Summary]) -> Array:
-    total = np.sum([summary.total for summary in summaries], axis=0)
-    mean: Array = (total / sum(summary.n_frames for summary in summaries)).astype(np.float32)
+def _mean(totals: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64], rows: Sequence[int]) -> Array:
+    mean: Array = (totals[rows].sum(axis=0) / int(lengths[rows].sum())).astype(np.float32)
     return mean
 
 

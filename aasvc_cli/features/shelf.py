@@ -15,10 +15,10 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.storage.files import atomic_write, lock, make_folder, reading
@@ -76,8 +76,7 @@ class Entry:
         return np.frombuffer(self.data, dtype=_TYPES[self.dtype]).astype(np.float32).reshape(self.shape)
 
 
-@dataclass(frozen=True)
-class _Packed:
+class _Packed(NamedTuple):
     """Where an entry lies in a pack; ``start`` and ``stop`` count bytes of the file."""
 
     pack: Path
@@ -87,6 +86,10 @@ class _Packed:
     start: int
     stop: int
     crc: int
+
+    def entry(self, content: mmap.mmap) -> Entry:
+        """The entry itself, in the mapped pack."""
+        return Entry(self.said, self.dtype, self.shape, memoryview(content)[self.start : self.stop], self.crc)
 
 
 class Shelf:
@@ -115,7 +118,8 @@ class Shelf:
                 break
         digest = hashlib.sha256(os.fsencode(kept)).hexdigest()[:10]
         folder, base = os.path.split(absolute)
-        stem = _safe(Path(base).stem).encode()[:_STEM_BYTES].decode(errors="ignore")
+        dot = base.rfind(".")
+        stem = _safe(base[:dot] if 0 < dot < len(base) - 1 else base).encode()[:_STEM_BYTES].decode(errors="ignore")
         return f"{_speaker(folder)}/{stem}-{digest}"
 
     def path(self, recording: Path) -> Path:
@@ -135,11 +139,36 @@ class Shelf:
         if (packed := self._find(name)) is None:
             return None
         with reading(packed.pack, "a whole feature file", advice="run: aasvc prepare"):
-            data = memoryview(self._map(packed.pack))[packed.start : packed.stop]
-            entry = Entry(packed.said, packed.dtype, packed.shape, data, packed.crc)
+            entry = packed.entry(self._map(packed.pack))
             if not entry.is_whole:
                 raise ValueError(f"the checksum of {name} is another")
         return entry
+
+    def each(self, names: Collection[str]) -> Iterator[tuple[str, Entry]]:
+        """The entries of many names, file by file, so that no index of them all is made; damaged ones are left out."""
+        left = set(names)
+        for name, path in self._small():
+            if name in left:
+                with contextlib.suppress(FileNotFoundError):  # if it is packed meanwhile, it is met below
+                    try:
+                        entry = read_entry(path)
+                    except (DataError, PermissionError):
+                        entry = None
+                    left.discard(name)
+                    if entry is not None:
+                        yield name, entry
+        for pack in reversed(self._pack_files()):
+            if not left:
+                return
+            try:
+                index, content = _read_index(pack), _mapped(pack)
+            except (AasvcError, OSError):
+                continue
+            for name in left.intersection(index):
+                entry = index[name].entry(content)
+                if entry.is_whole:
+                    yield name, entry
+            left.difference_update(index)
 
     def has(self, recording: Path) -> bool:
         """Whether there is an entry, good or not."""
@@ -179,15 +208,21 @@ class Shelf:
 
     # --- packs ------------------------------------------------------------------------------------------------------
 
-    def _small(self) -> Iterator[tuple[str, Path, os.stat_result]]:
-        """Name, file and status of every small file."""
+    def _small(self) -> Iterator[tuple[str, Path]]:
+        """Name and file of every small file."""
         for folder, folders, files in os.walk(self.folder):
             folders[:] = sorted(each for each in folders if each != self._packs.name)
             for file in sorted(files):
                 if file.endswith(_SUFFIX) and not file.startswith("."):
-                    path = Path(folder, file)
-                    with contextlib.suppress(OSError):
-                        yield f"{os.path.basename(folder)}/{file.removesuffix(_SUFFIX)}", path, path.stat()
+                    yield f"{os.path.basename(folder)}/{file.removesuffix(_SUFFIX)}", Path(folder, file)
+
+    def _pack_files(self) -> list[Path]:
+        """All packs, the oldest first."""
+        try:
+            files = sorted(os.listdir(self._packs))
+        except OSError:
+            return []
+        return [self._packs / file for file in files if file.endswith(_SUFFIX) and not file.startswith(".")]
 
     def _pack(self, batch: Sequence[tuple[str, Path, os.stat_result]]) -> None:
         """Write one pack, and remove the small files that are in it and have not been written anew meanwhile."""
@@ -227,18 +262,17 @@ class Shelf:
         except OSError:
             return None
         if seen != self._seen:
-            for file in sorted(os.listdir(self._packs)):
-                if file.endswith(_SUFFIX) and not file.startswith(".") and file not in self._known:
-                    self._known.add(file)
+            for pack in self._pack_files():
+                if pack.name not in self._known:
+                    self._known.add(pack.name)
                     with contextlib.suppress(AasvcError, OSError):  # a damaged one is as if it were not there
-                        self._index |= _read_index(self._packs / file)
+                        self._index |= _read_index(pack)
             self._seen = seen
         return self._index.get(name)
 
     def _map(self, pack: Path) -> mmap.mmap:
         if pack not in self._maps:
-            with pack.open("rb") as stream:
-                self._maps[pack] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[pack] = _mapped(pack)
         return self._maps[pack]
 
 
@@ -275,6 +309,12 @@ def write_entry(path: Path, said: str, dtype: str, shape: Sequence[int], data: b
         stream.write(data)
 
 
+def _mapped(pack: Path) -> mmap.mmap:
+    """The content of a pack; raises OSError."""
+    with pack.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def _read_index(pack: Path) -> dict[str, _Packed]:
     """What a pack holds; raises DataError if it is not whole, OSError if it cannot be read."""
     with reading(pack, "a pack of features"), pack.open("rb") as stream:
@@ -292,16 +332,20 @@ def _read_index(pack: Path) -> dict[str, _Packed]:
         return index
 
 
-def _batches(small: Sequence[tuple[str, Path, os.stat_result]]) -> Iterator[list[tuple[str, Path, os.stat_result]]]:
-    """Small files that become one pack."""
+def _batches(small: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path, os.stat_result]]]:
+    """Small files that become one pack, with their status."""
     batch: list[tuple[str, Path, os.stat_result]] = []
     size = 0
-    for each in small:
-        if batch and (size + each[2].st_size > PACK_BYTES or len(batch) >= 8 * PACK_FROM):
+    for name, path in small:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if batch and (size + status.st_size > PACK_BYTES or len(batch) >= 8 * PACK_FROM):
             yield batch
             batch, size = [], 0
-        batch.append(each)
-        size += each[2].st_size
+        batch.append((name, path, status))
+        size += status.st_size
     yield batch
 
 

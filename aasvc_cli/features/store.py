@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aasvc_cli.config.settings import FeatureConfig
 from aasvc_cli.errors import DataError, StorageError
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
 def recording_stamp(recording: Path) -> list[int] | None:
     """Size in bytes and time of change in nanoseconds; None if there is no such file."""
     try:
-        status = recording.stat()
+        status = os.stat(recording)
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+class Known(NamedTuple):
+    """What is known about a recording: what was kept with it, and the SHA-256 of its file, empty if nobody noted it."""
+
+    facts: dict[str, Any]
+    content: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,16 @@ class FeatureStore:
 
     def facts(self, kind: str, recording: Path) -> dict[str, Any] | None:
         """What :meth:`save` was told about the recording; None if the feature is not fresh."""
-        return self._facts(self._shelf(kind), recording)
+        known = self.known(kind, recording)
+        return None if known is None else known.facts
+
+    def known(self, kind: str, recording: Path) -> Known | None:
+        """The same with the content of the recording."""
+        return self._known(self._shelf(kind), recording)
+
+    def all_known(self, kind: str, recordings: Iterable[Path]) -> Iterator[tuple[Path, Known]]:
+        """:meth:`known` of many recordings, in any order; those without a fresh feature are left out."""
+        return self._all_known(self._shelf(kind), recordings)
 
     def save(
         self,
@@ -77,7 +94,7 @@ class FeatureStore:
         frame_rate: float | None = None,
         facts: Mapping[str, Any] | None = None,
         stamp: list[int] | None = None,
-    ) -> None:
+    ) -> str:
         """Keep a feature (T, D) of a recording, atomically: float16 as such, anything else as float32.
 
         Args:
@@ -86,12 +103,15 @@ class FeatureStore:
             facts: anything JSON-able about the recording that is worth keeping with it.
             stamp: :func:`recording_stamp` from before the recording was read, if it may change meanwhile.
 
+        Returns:
+            the SHA-256 of the recording; empty if it has changed meanwhile
+
         Raises:
             DataError: the recording is gone.
             StorageError: no permission, no space.
         """
         header: dict[str, Any] = {} if frame_rate is None else {"frame_rate": frame_rate}
-        _put(self._shelf(kind), recording, header | {"facts": dict(facts or {})}, array, stamp)
+        return _put(self._shelf(kind), recording, header | {"facts": dict(facts or {})}, array, stamp)
 
     def load(self, kind: str, recording: Path) -> Array:
         """The feature of a recording at the frame times of the mel: (T, D) float32.
@@ -109,7 +129,7 @@ class FeatureStore:
         if entry is None:
             raise DataError(f"{recording}: no {kind} features with these settings; run: aasvc prepare")
         header, stamp = entry.header, recording_stamp(recording)
-        if stamp is not None and not _is_fresh(shelf.path(recording), entry, header, recording, stamp):
+        if stamp is not None and not _is_fresh(shelf, entry, header, recording, stamp):
             raise DataError(f"{recording}: changed after its features were computed; run: aasvc prepare")
         if "frame_rate" not in header:
             return entry.array()
@@ -117,25 +137,51 @@ class FeatureStore:
             entry.array(), header["frame_rate"], header["facts"]["n_frames"], self.config.mel.frames_per_second
         )
 
-    def recall(self, what: str, recording: Path) -> dict[str, Any] | None:
+    def recall(self, what: str, recording: Path) -> Known | None:
         """What :meth:`remember` was told about a recording as it is now; None if nothing."""
-        return self._facts(self._shelf(what, what), recording)
+        return self._known(self._shelf(what, what), recording)
 
-    def remember(self, what: str, recording: Path, facts: Mapping[str, Any], stamp: list[int] | None) -> None:
-        """Keep something JSON-able about a recording; raises as :meth:`save` does."""
+    def recall_all(self, what: str, recordings: Iterable[Path]) -> Iterator[tuple[Path, Known]]:
+        """:meth:`recall` of many recordings, in any order; those of which nothing is known are left out."""
+        return self._all_known(self._shelf(what, what), recordings)
+
+    def recall_array(self, what: str, recording: Path) -> tuple[Array, str] | None:
+        """What :meth:`remember` was given for a recording as it is now, and the SHA-256 of it; None if nothing."""
+        shelf = self._shelf(what, what)
+        if (found := self._fresh(shelf, recording)) is None or "content" not in found[1]:
+            return None
+        return found[0].array(), str(found[1]["content"])
+
+    def remember(
+        self,
+        what: str,
+        recording: Path,
+        facts: Mapping[str, Any],
+        stamp: list[int] | None,
+        array: npt.NDArray[np.floating[Any]] | None = None,
+    ) -> str:
+        """Keep something JSON-able, or an array, about a recording; returns and raises as :meth:`save` does."""
         import numpy as np
 
-        _put(self._shelf(what, what), recording, {"facts": dict(facts)}, np.zeros(0, dtype=np.float32), stamp)
+        kept = np.zeros(0, dtype=np.float32) if array is None else array
+        return _put(self._shelf(what, what), recording, {"facts": dict(facts)}, kept, stamp)
 
     def pack(self) -> None:
-        """Put small files together where there are many; raises StorageError."""
-        for shelf in self._shelves.values():
+        """Put small files together where there are many, whoever wrote them; raises StorageError."""
+        for shelf in self._all_shelves():
             shelf.pack()
 
     def remove_leftovers(self) -> None:
         """Remove what writes that were killed have left; recent ones are spared, as another process may be at it."""
-        for shelf in self._shelves.values():
+        for shelf in self._all_shelves():
             shelf.remove_leftovers()
+
+    def _all_shelves(self) -> list[Shelf]:
+        try:
+            folders = [Path(each.path) for each in os.scandir(self.folder) if each.is_dir()]
+        except OSError:  # nothing is kept yet
+            return []
+        return [Shelf(folder, self.folder.parent) for folder in folders]
 
     def _shelf(self, kind: str, name: str | None = None) -> Shelf:
         if kind not in self._shelves:
@@ -143,7 +189,12 @@ class FeatureStore:
             self._shelves[kind] = Shelf(place, self.folder.parent)
         return self._shelves[kind]
 
-    def _facts(self, shelf: Shelf, recording: Path) -> dict[str, Any] | None:
+    def _known(self, shelf: Shelf, recording: Path) -> Known | None:
+        found = self._fresh(shelf, recording)
+        return None if found is None else _known_from(found[1])
+
+    def _fresh(self, shelf: Shelf, recording: Path) -> tuple[Entry, dict[str, Any]] | None:
+        """An entry and its header, if it belongs to the recording as it is now."""
         try:
             entry = shelf.get(recording)
         except (OSError, DataError):
@@ -151,8 +202,21 @@ class FeatureStore:
         if entry is None or (stamp := recording_stamp(recording)) is None:
             return None
         header = entry.header
-        fresh = _is_fresh(shelf.path(recording), entry, header, recording, stamp)
-        return header["facts"] if fresh else None
+        return (entry, header) if _is_fresh(shelf, entry, header, recording, stamp) else None
+
+    def _all_known(self, shelf: Shelf, recordings: Iterable[Path]) -> Iterator[tuple[Path, Known]]:
+        named = {shelf.name(recording): recording for recording in recordings}
+        for name, entry in shelf.each(named):
+            recording = named[name]
+            if (stamp := recording_stamp(recording)) is None:
+                continue
+            header = entry.header
+            if _is_fresh(shelf, entry, header, recording, stamp):
+                yield recording, _known_from(header)
+
+
+def _known_from(header: dict[str, Any]) -> Known:
+    return Known(header["facts"], header.get("content", ""))
 
 
 def _put(
@@ -161,8 +225,8 @@ def _put(
     header: dict[str, Any],
     array: npt.NDArray[np.floating[Any]],
     stamp: list[int] | None,
-) -> None:
-    """Write an entry with the stamp and the content of its recording."""
+) -> str:
+    """Write an entry with the stamp and the content of its recording, which is returned if it is still that."""
     stamp = stamp or recording_stamp(recording)
     if stamp is None:
         raise DataError(f"{recording}: the recording vanished while its features were computed")
@@ -172,9 +236,10 @@ def _put(
     if recording_stamp(recording) != stamp:  # it has changed meanwhile, so its content is that of something else
         header.pop("content", None)
     shelf.put(recording, header, array)
+    return str(header.get("content", ""))
 
 
-def _is_fresh(path: Path, entry: Entry, header: dict[str, Any], recording: Path, stamp: list[int]) -> bool:
+def _is_fresh(shelf: Shelf, entry: Entry, header: dict[str, Any], recording: Path, stamp: list[int]) -> bool:
     """Whether an entry belongs to a recording as it is now; notes the time of one that was copied anew."""
     if header["stamp"] == stamp:
         return True
@@ -186,5 +251,6 @@ def _is_fresh(path: Path, entry: Entry, header: dict[str, Any], recording: Path,
         return False
     if same:
         with contextlib.suppress(StorageError):  # only so that the next time need not look
-            write_entry(path, json.dumps({**header, "stamp": stamp}), entry.dtype, entry.shape, entry.data)
+            renewed = json.dumps({**header, "stamp": stamp})
+            write_entry(shelf.path(recording), renewed, entry.dtype, entry.shape, entry.data)
     return same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -144,6 +145,8 @@ def test_a_changed_byte_in_a_pack_costs_its_own_entry(store, recordings, tmp_pat
     opened = open_store(tmp_path)
     broken = [path for path in recordings if opened.facts("mel", path) is None]
     assert len(broken) == 1
+    known = dict(opened.all_known("mel", recordings))
+    assert known == {path: opened.known("mel", path) for path in recordings if path not in broken}
     with pytest.raises(DataError, match="expected a whole feature file, but the checksum of anna/.* is another"):
         opened.load("mel", broken[0])
     opened.save("mel", broken[0], feature(recordings.index(broken[0])), facts={"number": recordings.index(broken[0])})
@@ -169,6 +172,35 @@ def test_a_damaged_small_file_is_not_packed(tmp_path, recordings):
     shelf_of(store).pack(1)
     assert [path.name for path in small(store)] == [store.path("mel", recordings[5]).name]
     check(store, recordings[:5])
+    assert set(dict(store.all_known("mel", recordings))) == set(recordings) - {recordings[5]}
+
+
+def test_what_is_packed_while_all_is_read_is_not_missed(tmp_path, recordings):
+    store = open_store(tmp_path)
+    for number, path in enumerate(recordings):
+        store.save("mel", path, feature(number), facts={"number": number})
+    reading = store.all_known("mel", recordings)
+    found = [next(reading)]
+    shelf_of(store).pack(1)
+    found += reading
+    assert {path: known.facts["number"] for path, known in found} == {path: n for n, path in enumerate(recordings)}
+    assert len(found) == COUNT
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_of_many_recordings_the_changed_the_vanished_and_the_new_are_not_known(tmp_path, recordings, packed):
+    store = open_store(tmp_path)
+    for path in recordings[:-1]:
+        store.save("mel", path, feature(0))
+    if packed:
+        shelf_of(store).pack(1)
+    recordings[2].write_bytes(b"something else")
+    recordings[4].unlink()
+    os.utime(recordings[6], ns=(1, 1))  # copied anew
+    known = dict(store.all_known("mel", recordings))
+    assert set(known) == set(recordings[:-1]) - {recordings[2], recordings[4]}
+    for path, each in known.items():
+        assert each.content == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_store_that_is_sent_to_another_process_takes_no_index_along(store, recordings):
@@ -195,6 +227,11 @@ def test_any_order_of_saving_and_packing_serves_the_last(tmp_path_factory, steps
             store = open_store(root)
         for each, expected in last.items():
             np.testing.assert_array_equal(store.load("mel", each), feature(expected))
+        names = {shelf_of(store).name(each): expected for each, expected in last.items()}
+        entries = list(shelf_of(store).each([*names, "nobody/nothing"]))
+        assert sorted(name for name, _ in entries) == sorted(names), "each once"
+        for name, entry in entries:
+            np.testing.assert_array_equal(entry.array(), feature(names[name]))
 
 
 def _pack_all(folder: Path, count: int) -> None:

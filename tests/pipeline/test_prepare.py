@@ -677,6 +677,28 @@ class TestResuming:
         assert (report.n_computed, report.n_fresh) == (5, 7)
 
     @pytest.mark.process
+    def test_of_many_recordings_the_process_that_gives_the_work_loads_no_torch_and_no_numba(self, home, tmp_path):
+        corpus = Corpus(tmp_path / "more", 10)
+        code = (
+            "import sys\n"
+            "from aasvc_cli import workers; from aasvc_cli.pipeline.prepare import prepare\n"
+            "from aasvc_cli.storage.home import find_home; from tests.pipeline.test_prepare import CONFIG\n"
+            "workers.MANY = 10\n"
+            "if __name__ == '__main__':\n"
+            "    report = prepare(find_home(), CONFIG, source=sys.argv[1], target=sys.argv[2], jobs=1)\n"
+            "    print(report.n_computed, report.measured[0].misfit, *sorted({'torch', 'numba'} & set(sys.modules)))\n"
+        )
+        (tmp_path / "main.py").write_text(code)
+        command = [sys.executable, str(tmp_path / "main.py"), str(corpus.source), str(corpus.target)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120)
+        n_computed, *loaded = result.stdout.split()
+        assert n_computed == "20"
+        assert loaded == ["None"], "noise has no words, and nothing is loaded"
+        (fits,) = (home.cache / "fits").rglob("*.npz")
+        assert fits.stat().st_size > 10 * 6 * 8
+
+    @pytest.mark.process
     def test_ctrl_c_ends_all_processes_at_once(self, home, tmp_path):
         """The pipe stays open as long as any worker lives."""
         corpus = Corpus(tmp_path / "more", 40)
