@@ -56,6 +56,8 @@ DOORS = {
 }
 """Folders and modules that may open, create, rename or remove files, and which. All others are handed what they work
 on, so that every file is written atomically, and every error names it."""
+LONGEST_COMMAND = 60
+"""Lines of a function in cli/, which declares, calls and shows; what it decides belongs lower."""
 COMMANDS = ["download", "prepare", "stats", "train", "convert", "evaluate", "export", "serve", "doctor"]
 
 
@@ -170,6 +172,15 @@ def test_only_the_command_line_talks_to_the_terminal():
         return [*shell, *calls]
 
     assert not violations(lambda name: talk(name) if folder(name) not in ("cli", "__main__") else [])
+
+
+def test_commands_are_short():
+    def too_long(name: str) -> list[str]:
+        functions = [n for n in ast.walk(MODULES[name]) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        lengths = {each.name: (each.end_lineno or 0) - each.lineno + 1 for each in functions}
+        return [f"{function}: {lines}" for function, lines in lengths.items() if lines > LONGEST_COMMAND]
+
+    assert not violations(lambda name: too_long(name) if folder(name) == "cli" else [])
 
 
 def test_processes_are_started_in_one_place_and_by_the_pipeline_only():

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -49,6 +49,11 @@ from aasvc_cli.storage.home import Home
 if TYPE_CHECKING:
     from aasvc_cli.conversion.plan import Job, Refused
     from aasvc_cli.pipeline.convert import ConvertSummary, Outcome
+
+LOADING = ("model", "vocoder", "source_stats", "data", "features")
+"""Options of the same name that decide what is loaded, beside the device."""
+CONVERSION = ("seed", "noise_scale", "speed")
+"""Options of the same name that decide how it sounds."""
 
 
 Inputs = Annotated[
@@ -204,28 +209,13 @@ def convert(
 
     The held-out set of a run, for `aasvc evaluate`: [bold]aasvc convert --set eval --model TAG[/bold]
     """
+    given = locals()
     if list_models:
         _list_models(json_target)
-        return
-    output = STREAM if output is not None and is_standard_output(output) else output
-    jsonl = checked_target(jsonl, "--jsonl")
-    raw = _raw(raw_format, raw_rate, raw_channels)
-    work = _Work(inputs or [], from0, set_name, output, out_dir, format_name, raw, save_mel)
-    work.check(model, data, source_stats)
-    work.check_targets(json_target, jsonl)
-    work.check_machines(cluster, shard, dry_run)
-    if dry_run:
-        _show_plan(work, model, data, skip_existing, json_target)
-        return
-    load = {"model": model, "device": device or "auto", "vocoder": vocoder, "source_stats": source_stats}
-    load |= {"data": data, "features": features}
-    options = {"seed": seed, "noise_scale": noise_scale, "speed": speed}
-    run = {"skip_existing": skip_existing, "workers": workers, "shard": shard_of(shard)}
-    with _lines_to(jsonl) as on_line, workers_of(cluster) as pool:
-        summary = work.convert(load, options, cluster=pool, on_line=on_line, **run)
-    _show(summary, json_target, aside=output == STREAM or jsonl == "-", silent=output == STREAM)
-    if set_name is not None:
-        say_next(work.next_command(model, data))
+    elif dry_run:
+        _show_plan(_work(given), given)
+    else:
+        _convert(_work(given), given)
 
 
 def _list_models(json_target: str | None) -> None:
@@ -247,6 +237,7 @@ class _Work:
     format_name: str | None
     raw: RawAudio | None
     save_mel: Path | None
+    jsonl: str | None
 
     def check(self, model: str | None, data: str | None, source_stats: Path | None) -> None:
         """Refuse options that do not go together."""
@@ -268,9 +259,9 @@ class _Work:
         if self.format_name is not None and self.format_name not in FORMATS:
             usage("convert", f"--format {self.format_name}: use one of {', '.join(FORMATS)}")
 
-    def check_targets(self, *others: str | None) -> None:
+    def check_targets(self, json_target: str | None) -> None:
         """Refuse several things on standard output."""
-        if [self.output == STREAM, *(target == "-" for target in others)].count(True) > 1:
+        if [self.output == STREAM, json_target == "-", self.jsonl == "-"].count(True) > 1:
             usage("convert", "standard output takes one thing: the sound (-o -), --json - or --jsonl -")
 
     def check_machines(self, cluster: str | None, shard: str | None, dry_run: bool) -> None:
@@ -326,6 +317,38 @@ class _Work:
         """What usually follows the conversion of a set."""
         words = ["aasvc", "evaluate", "--model", str(model), "--set", self.set_name.value if self.set_name else ""]
         return shlex.join([*words, "--data", data] if data is not None else words)
+
+
+def _work(given: Mapping[str, Any]) -> _Work:
+    """What is to be converted, and where to; options that do not go together are refused."""
+    output = given["output"]
+    work = _Work(
+        inputs=given["inputs"] or [],
+        from0=given["from0"],
+        set_name=given["set_name"],
+        output=STREAM if output is not None and is_standard_output(output) else output,
+        out_dir=given["out_dir"],
+        format_name=given["format_name"],
+        raw=_raw(given["raw_format"], given["raw_rate"], given["raw_channels"]),
+        save_mel=given["save_mel"],
+        jsonl=checked_target(given["jsonl"], "--jsonl"),
+    )
+    work.check(given["model"], given["data"], given["source_stats"])
+    work.check_targets(given["json_target"])
+    work.check_machines(given["cluster"], given["shard"], given["dry_run"])
+    return work
+
+
+def _convert(work: _Work, given: Mapping[str, Any]) -> None:
+    load = {name: given[name] for name in LOADING} | {"device": given["device"] or "auto"}
+    options = {name: given[name] for name in CONVERSION}
+    run = {"skip_existing": given["skip_existing"], "workers": given["workers"], "shard": shard_of(given["shard"])}
+    with _lines_to(work.jsonl) as on_line, workers_of(given["cluster"]) as pool:
+        summary = work.convert(load, options, cluster=pool, on_line=on_line, **run)
+    to_stream = work.output == STREAM
+    _show(summary, given["json_target"], aside=to_stream or work.jsonl == "-", silent=to_stream)
+    if work.set_name is not None:
+        say_next(work.next_command(given["model"], given["data"]))
 
 
 def _show(summary: ConvertSummary, json_target: str | None, *, aside: bool, silent: bool) -> None:
@@ -404,12 +427,12 @@ def _lines_to(target: str | None) -> Iterator[Callable[[dict[str, Any]], None] |
             yield lambda facts: write(json_text(facts, indent=None))
 
 
-def _show_plan(work: _Work, model: str | None, data: str | None, skip_existing: bool, json_target: str | None) -> None:
+def _show_plan(work: _Work, given: Mapping[str, Any]) -> None:
     """One line for each recording; with ``--json`` one tree."""
     from aasvc_cli.conversion.plan import Plan
 
-    plan = Plan.of(work.plan(home_folder(), model, data), skip_existing)
-    show_result(plan, json_target, plan.lines())
+    plan = Plan.of(work.plan(home_folder(), given["model"], given["data"]), given["skip_existing"])
+    show_result(plan, given["json_target"], plan.lines())
     say(plan.summary())
     for refused in plan.refused:
         fail(str(refused.error), EXIT_ERROR)
