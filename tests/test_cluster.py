@@ -19,7 +19,7 @@ from aasvc_cli.cluster import connect
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import ClusterError
 from aasvc_cli.pipeline.evaluate import Options, evaluate_folders
-from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.storage.home import Home
 from aasvc_cli.workers import Workers
 
@@ -93,7 +93,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_features_are_the_same_bit_for_bit(workers: Workers, home: Home, tmp_path: Path, small_corpus: Path):
     alone = Home(tmp_path / "alone")
     reports = [
-        prepare(place, Config(), corpus=small_corpus, jobs=1, workers=pool)
+        prepare(place, Config(), PrepareOptions(corpus=small_corpus, jobs=1, workers=pool))
         for place, pool in ((alone, None), (home, workers))
     ]
     assert reports[0].n_computed == reports[1].n_computed > 0

@@ -262,6 +262,7 @@ def prepare(
 
 def _run(given: Mapping[str, Any]) -> PrepareReport | PartReport:
     with loading():
+        from aasvc_cli.pipeline.prepare import PrepareOptions
         from aasvc_cli.pipeline.prepare import prepare as run
 
     config = configured(given["conf"], model_overrides(given))
@@ -272,7 +273,8 @@ def _run(given: Mapping[str, Any]) -> PrepareReport | PartReport:
 
         recogniser = Whisper(given["asr_model"], threads=given["jobs"] or os.cpu_count() or 1)
     with workers_of(given["cluster"]) as workers, progress("prepare") as on_progress:
-        return run(home_folder(), config, **choices, recogniser=recogniser, workers=workers, on_progress=on_progress)
+        options = PrepareOptions(**choices, recogniser=recogniser, workers=workers, on_progress=on_progress)
+        return run(home_folder(), config, options)
 
 
 def _report(outcome: PrepareReport, path: Path) -> None:

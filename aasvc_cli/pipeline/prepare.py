@@ -50,39 +50,17 @@ SHORT_BYTES = 96_000
 """A smaller file holds less than 12 s even at 64 kbit/s."""
 
 
-def prepare(
-    home: Home,
-    config: Config,
-    *,
-    corpus: str | Path | None = None,
-    source: str | Path | Sequence[str | Path] | None = None,
-    target: str | Path | None = None,
-    name: str | None = None,
-    pairs: str | Path | None = None,
-    training: str | None = None,
-    dev: str | None = None,
-    evaluation: str | None = None,
-    drop: str | None = None,
-    recogniser: Recogniser | None = None,
-    language: str | None = None,
-    trim: bool | None = None,
-    loudness: bool = False,
-    sample_rate: int | None = None,
-    max_seconds: float = MAX_SECONDS,
-    seed: int = 1,
-    jobs: int | None = None,
-    workers: Workers | None = None,
-    overwrite: bool = False,
-    shard: Shard | None = None,
-    on_progress: Progress | None = None,
-) -> PrepareReport | PartReport:
-    """Match, check and split the recordings of two speakers, compute what features are missing, and write a manifest.
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What to prepare, and how.
 
-    Args:
+    Attributes:
         corpus, source, target: see :func:`aasvc_cli.data.corpus.locate`; several sources are learnt together
         name: of the prepared set; by default ``<source speaker>_<target speaker>``
         pairs: a table of source, target and perhaps text, in place of matching by name
         training: as ``dev``; what is left is used for nothing then, and the batch follows the published series
+        dev, evaluation: a count, a fraction or a file of utterance ids. A corpus that has these sets keeps them unless
+            they are given; then their pairs return to the training data and new ones are drawn from all of it.
         drop: pairs to leave out: so many of the worst, those that a ranking calls wrong, or a list of names
         recogniser: tells what both sides of each pair say, which then decides which pairs hold different words
         language: of the sentences, for the recogniser; None to guess it from the script of their texts
@@ -90,14 +68,44 @@ def prepare(
         loudness: bring every recording to its speaker's usual level
         sample_rate: of the features, in place of the configuration's, in Hz
         max_seconds: longer pairs are cut at shared pauses, or left out; 0 for no limit but that of a batch
-        dev, evaluation: a count, a fraction or a file of utterance ids. A corpus that has these sets keeps them unless
-            they are given; then their pairs return to the training data and new ones are drawn from all of it.
         seed: of the draw
         jobs: processes; None for one per core
         workers: of a cluster, in place of processes
         overwrite: replace a prepared set of the same name that stands for other folders
         shard: analyse only this part of the pairs, and write no manifest
         on_progress: told (done, all) recordings
+    """
+
+    corpus: str | Path | None = None
+    source: str | Path | Sequence[str | Path] | None = None
+    target: str | Path | None = None
+    name: str | None = None
+    pairs: str | Path | None = None
+    training: str | None = None
+    dev: str | None = None
+    evaluation: str | None = None
+    drop: str | None = None
+    recogniser: Recogniser | None = None
+    language: str | None = None
+    trim: bool | None = None
+    loudness: bool = False
+    sample_rate: int | None = None
+    max_seconds: float = MAX_SECONDS
+    seed: int = 1
+    jobs: int | None = None
+    workers: Workers | None = None
+    overwrite: bool = False
+    shard: Shard | None = None
+    on_progress: Progress | None = None
+
+    def draw(self, good: Pairs, candidates: Pairs) -> dict[str, tuple[ParallelPair, ...]]:
+        """The sets, as of :func:`aasvc_cli.data.assignment.assign_sets`."""
+        requested = {"train": self.training, "dev": self.dev, "eval": self.evaluation}
+        return assign_sets(good, candidates, requested, self.seed)
+
+
+def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions()) -> PrepareReport | PartReport:
+    """Match, check and split the recordings of two speakers, compute what features are missing, and write a manifest.
 
     Raises:
         DataError: nothing to match, or too few good pairs; says why.
@@ -105,40 +113,29 @@ def prepare(
         Interrupted: on Ctrl-C; what was computed is kept.
     """
     began = time.perf_counter()
-    if jobs is not None and jobs < 1:
-        raise DataError(f"--jobs {jobs}: expected 1 or more")
-    if sample_rate is not None:
-        config = _with_sample_rate(config, sample_rate)
-    speakers = _Speakers(*locate_all(home, corpus, _listed(source), target))
-    name = _check_name(home, name, speakers, overwrite)
-    matching = match_all(speakers.sources, speakers.target, Path(pairs).expanduser() if pairs is not None else None)
-    bench = _bench(home, name, config, trim, max_seconds)
-    draw = partial(assign_sets, requested={"train": training, "dev": dev, "eval": evaluation}, seed=seed)
+    config = _with_sample_rate(config, options.sample_rate)
+    speakers = _Speakers(*locate_all(home, options.corpus, _listed(options.source), options.target))
+    name = _check_name(home, options.name, speakers, options.overwrite)
+    matching = match_all(speakers.sources, speakers.target, _table(options.pairs))
+    bench = _bench(home, name, config, options)
     if not _may_be_cut(matching.pairs, bench.max_seconds):  # an impossible split is reported before the analysis
-        draw(matching.pairs, matching.pairs)
+        options.draw(matching.pairs, matching.pairs)
     parts = Parts(home.prepared / name / "parts")
-    with workers or Workers(jobs or core_count()) as pool:
-        spread = partial(each_in_chunks, pool)
-        examiner = Examiner(config, bench, spread, loudness, recogniser, language, on_progress)
-        if shard is not None:
-            share = shard.of(matching.pairs, "pairs")
-            n_computed = examiner.decode_part(share)
-            parts.mark(shard)
-            return PartReport(name, str(shard), len(share), n_computed, time.perf_counter() - began)
-        by_source = [  # what is usual depends on who speaks
-            examiner.examine(own, source.n_files + speakers.target.n_files)
-            for source, own in zip(speakers.sources, by_speaker(matching.pairs), strict=True)
-        ]
+    with _workers(options) as pool:
+        examiner = _examiner(config, bench, pool, options)
+        if options.shard is not None:
+            return _decode_part(examiner, matching.pairs, name, options.shard, parts, began)
+        by_source = _examine(examiner, matching.pairs, speakers)
     bench.store.remove_leftovers()
     examined = joined(by_source)
-    good, findings = _without_dropped(examined, drop)
-    findings = [*matching.findings, *examined.findings, *findings]
-    sets = draw(good, [*matching.pairs, *((each.set, each.pair) for each in examined.candidates)])
+    good, noticed = _without_dropped(examined, options.drop)
+    findings = [*matching.findings, *examined.findings, *noticed]
+    sets = options.draw(good, [*matching.pairs, *((each.set, each.pair) for each in examined.candidates)])
     smallest = smallest_frames_per_token(pair for _, pair in [*good, *examined.breaking])
     check_enough(sets, findings, len(examined.breaking), smallest, config)
     advice = _advice(by_source, speakers, config, findings, home.prepared / name / RANKING_FILE)
     advice += [note] if (note := parts.note()) else []
-    if training is not None:
+    if options.training is not None:
         config, notes = _with_advised_batch(config, len(sets["train"]))
         advice += notes
     manifest = _manifest(name, speakers, config, sets, findings)
@@ -156,21 +153,52 @@ class _Speakers:
     target: Recordings
 
 
-def _with_sample_rate(config: Config, sample_rate: int) -> Config:
-    """The configuration with features of that sample rate."""
+def _with_sample_rate(config: Config, sample_rate: int | None) -> Config:
+    """The configuration with features of that sample rate, or as it is."""
+    if sample_rate is None:
+        return config
     mel = at_sample_rate(config.features.mel, sample_rate)
     return dataclasses.replace(config, features=dataclasses.replace(config.features, mel=mel))
 
 
-def _bench(home: Home, name: str, config: Config, trim: bool | None, max_seconds: float) -> Bench:
+def _bench(home: Home, name: str, config: Config, options: PrepareOptions) -> Bench:
     """Where results are kept, and what of each recording is used."""
     return Bench(
         store=FeatureStore(home.features, config.features, storage_key),
         cache=ResultCache(home.cache),
         folder=home.prepared / name / "recordings",
-        trim=config.features.trim if trim is None else trim,
-        max_seconds=_longest(max_seconds, config),
+        trim=config.features.trim if options.trim is None else options.trim,
+        max_seconds=_longest(options.max_seconds, config),
     )
+
+
+def _workers(options: PrepareOptions) -> Workers:
+    if options.jobs is not None and options.jobs < 1:
+        raise DataError(f"--jobs {options.jobs}: expected 1 or more")
+    return options.workers or Workers(options.jobs or core_count())
+
+
+def _examiner(config: Config, bench: Bench, pool: Workers, options: PrepareOptions) -> Examiner:
+    spread = partial(each_in_chunks, pool)
+    return Examiner(
+        config, bench, spread, options.loudness, options.recogniser, options.language, options.on_progress
+    )  # fmt: skip
+
+
+def _decode_part(examiner: Examiner, pairs: Pairs, name: str, shard: Shard, parts: Parts, began: float) -> PartReport:
+    """Decode the recordings of one part, and mark it as done."""
+    share = shard.of(pairs, "pairs")
+    n_computed = examiner.decode_part(share)
+    parts.mark(shard)
+    return PartReport(name, str(shard), len(share), n_computed, time.perf_counter() - began)
+
+
+def _examine(examiner: Examiner, pairs: Pairs, speakers: _Speakers) -> list[Examined]:
+    """What came of the recordings of each source, as what is usual depends on who speaks."""
+    return [
+        examiner.examine(own, source.n_files + speakers.target.n_files)
+        for source, own in zip(speakers.sources, by_speaker(pairs), strict=True)
+    ]
 
 
 def _advice(
@@ -371,6 +399,10 @@ def _listed(source: str | Path | Sequence[str | Path] | None) -> list[str | Path
     if source is None:
         return []
     return [source] if isinstance(source, (str, Path)) else list(source)
+
+
+def _table(pairs: str | Path | None) -> Path | None:
+    return None if pairs is None else Path(pairs).expanduser()
 
 
 def _check_name(home: Home, name: str | None, speakers: _Speakers, overwrite: bool) -> str:

@@ -25,7 +25,7 @@ from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.features.kinds import feature_key, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home, bundled
@@ -74,7 +74,11 @@ def main() -> None:
     config = with_precision(config, device)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        prepare(home, config, corpus=arguments.corpus, source="male", target="female", jobs=arguments.threads)
+        prepare(
+            home,
+            config,
+            PrepareOptions(corpus=arguments.corpus, source="male", target="female", jobs=arguments.threads),
+        )
         compute_stats(home)
         manifest = read_manifest(home)
         stats = NormStats.from_tree(read_json(home.stats / manifest.name / "self.json", "statistics"), "statistics")

@@ -27,7 +27,7 @@ from aasvc_cli.config.reading import override, read_preset
 from aasvc_cli.data.analysis import Bench, Job, analyse
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
 
@@ -62,9 +62,13 @@ def measure(recording: Path, sample_rate: int, minutes: float, kind: str, suffix
             for index in range(n_pairs):
                 write_audio(root / side / f"{index:04d}{suffix}", wave, sample_rate)
         cpu = time.process_time()
-        report = prepare(Home(root / "home"), config, source=root / "source", target=root / "target", jobs=1)
+        report = prepare(
+            Home(root / "home"), config, PrepareOptions(source=root / "source", target=root / "target", jobs=1)
+        )
         cpu = time.process_time() - cpu
-        again = prepare(Home(root / "home"), config, source=root / "source", target=root / "target", jobs=1)
+        again = prepare(
+            Home(root / "home"), config, PrepareOptions(source=root / "source", target=root / "target", jobs=1)
+        )
         sample = root / "source" / f"0000{suffix}"
         store = FeatureStore(root / "steps", config.features, feature_key)
         feature = extract(kind, wave, config.features)

@@ -18,7 +18,7 @@ import torch
 
 from aasvc_cli.config.reading import override, read_preset
 from aasvc_cli.config.settings import Config
-from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.pipeline.train import train
 from aasvc_cli.storage.home import Home, bundled
@@ -66,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        prepare(home, config, corpus=bundled("demo") / "ja-JP", source="male", target="female", jobs=1)
+        prepare(home, config, PrepareOptions(corpus=bundled("demo") / "ja-JP", source="male", target="female", jobs=1))
         compute_stats(home)
         losses = {name: statistics.mean(last_losses(home, config, name)) for name in ("fp32", arguments.precision)}
     difference = losses[arguments.precision] / losses["fp32"] - 1.0

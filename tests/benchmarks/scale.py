@@ -73,7 +73,7 @@ def measure(count: int) -> dict[str, float]:
     from aasvc_cli.data.manifest import read_manifest
     from aasvc_cli.features.kinds import storage_key
     from aasvc_cli.features.store import FeatureStore
-    from aasvc_cli.pipeline.prepare import prepare
+    from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
     from aasvc_cli.pipeline.stats import compute_stats
     from aasvc_cli.storage.files import read_json
     from aasvc_cli.storage.home import Home
@@ -90,7 +90,7 @@ def measure(count: int) -> dict[str, float]:
         places = {"source": root / "source", "target": root / "target"}
 
         def once() -> None:
-            prepare(home, config, **places, name="scale", jobs=1, dev="10", evaluation="10")
+            prepare(home, config, PrepareOptions(**places, name="scale", jobs=1, dev="10", evaluation="10"))
 
         first, again = timed(once), timed(once)
         stats = timed(lambda: compute_stats(home))

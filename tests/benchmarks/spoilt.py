@@ -27,7 +27,7 @@ from aasvc_cli.audio.files import read_audio
 from aasvc_cli.config.reading import read_preset
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.preparation import PrepareReport
-from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.storage.home import Home
 
 Wave = npt.NDArray[np.float32]
@@ -220,10 +220,7 @@ def run(pairs: Sequence[Pair], way: str, folder: Path, config: Config | None = N
     report = prepare(
         Home(folder / "home"),
         config or read_preset("small"),
-        source=spoilt.source,
-        target=spoilt.target,
-        name="set",
-        **options,
+        PrepareOptions(source=spoilt.source, target=spoilt.target, name="set", **options),
     )
     elapsed, busy = time.perf_counter() - began, _processor_seconds() - busy
     named = {each.utterance_id for each in report.findings if each.code == spoilt.code}

@@ -27,7 +27,7 @@ from aasvc_cli.data.preparation import PrepareReport
 from aasvc_cli.errors import DataError, Interrupted, StorageError
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 
 RATE = 8000
 CONFIG = Config(features=FeatureConfig(mel=MelConfig(sample_rate=RATE, n_fft=256, hop_length=64, n_mels=20)))
@@ -71,7 +71,7 @@ def corpus(tmp_path: Path) -> Corpus:
 def run(home, corpus) -> Callable[..., PrepareReport]:
     def call(config: Config = CONFIG, **arguments: Any) -> PrepareReport:
         arguments = {"source": corpus.source, "target": corpus.target, "jobs": 1} | arguments
-        return prepare(home, config, **arguments)
+        return prepare(home, config, PrepareOptions(**arguments))
 
     return call
 
@@ -147,9 +147,9 @@ class TestGoodPairs:
         corpus = Corpus(tmp_path / "more", 20)
         corpus.put("silent", np.zeros(4000), sound())
         arguments = {"source": corpus.source, "target": corpus.target}
-        alone = prepare(home, CONFIG, **arguments, jobs=1, name="alone")
+        alone = prepare(home, CONFIG, PrepareOptions(**arguments, jobs=1, name="alone"))
         shutil.rmtree(home.features)
-        together = prepare(home, CONFIG, **arguments, jobs=2, name="together")
+        together = prepare(home, CONFIG, PrepareOptions(**arguments, jobs=2, name="together"))
         assert together.n_computed == alone.n_computed == 42
         assert together.findings == alone.findings
         one, two = read_manifest(home, "alone"), read_manifest(home, "together")
@@ -405,12 +405,12 @@ class TestExcerpts:
             corpus.put(f"u{index}", *narrow, rates=(24000, 24000))
         config = override(CONFIG, {"features.mel.sample_rate": 24000})
         arguments = {"source": corpus.source, "target": corpus.target, "jobs": 1}
-        report = prepare(home, config, **arguments)
+        report = prepare(home, config, PrepareOptions(**arguments))
         assert report.findings == ()
         (advice,) = report.advice
         assert "anna has sound up to 4.0 kHz" in advice
         assert "--sample-rate 8000" in advice
-        again = prepare(home, config, **arguments, sample_rate=8000)
+        again = prepare(home, config, PrepareOptions(**arguments, sample_rate=8000))
         assert (again.advice, again.sample_rate) == ((), 8000)
         assert read_manifest(home).config.features.mel.sample_rate == 8000
 
@@ -423,7 +423,7 @@ class TestExcerpts:
             both[at] = soxr.resample(sound(1.0, 2 * index + at, 8000), 8000, 24000)
             corpus.put(f"u{index}", *both, rates=(24000, 24000))
         config = override(CONFIG, {"features.mel.sample_rate": 24000})
-        (advice,) = prepare(home, config, source=corpus.source, target=corpus.target, jobs=1).advice
+        (advice,) = prepare(home, config, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1)).advice
         assert f"{narrow} has sound up to 4.0 kHz only" in advice
         assert ("so will the voice" in advice) == (narrow == "bob")
         assert ("has to make up the rest" in advice) == (narrow == "anna")
@@ -462,7 +462,7 @@ class TestDurationRatio:
         corpus = Corpus(tmp_path / "slow", 0)
         for index in range(8):
             corpus.put(f"{index}", sound(0.4, index), sound(1.4 + 0.05 * index, index))
-        assert prepare(home, CONFIG, source=corpus.source, target=corpus.target, jobs=1).findings == ()
+        assert prepare(home, CONFIG, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1)).findings == ()
 
     def test_one_outlier_does_not_hide_another(self, corpus, run):
         corpus.put("one", sound(0.3), sound(6.0))
@@ -500,9 +500,9 @@ class TestCondition:
             corpus.put(str(index), sound(1.0, index), sound(0.4, index))
         config = override(CONFIG, {"model.frames_per_token": 2})
         with pytest.raises(DataError, match="6 too_many_tokens.*set model.frames_per_token to 3"):
-            prepare(home, config, source=corpus.source, target=corpus.target, jobs=1)
+            prepare(home, config, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1))
         again = override(config, {"model.frames_per_token": 3})
-        assert prepare(home, again, source=corpus.source, target=corpus.target, jobs=1).n_breaking == 0
+        assert prepare(home, again, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1)).n_breaking == 0
 
     def test_a_source_shorter_than_a_token_is_left_out(self, corpus, run):
         corpus.put("tiny", sound(0.12), sound(0.15))
@@ -517,12 +517,12 @@ class TestTooFew:
     def test_too_few_pairs(self, home, tmp_path, n_pairs):
         corpus = Corpus(tmp_path / "few", n_pairs)
         with pytest.raises(DataError, match="too few good pairs"):
-            prepare(home, CONFIG, source=corpus.source, target=corpus.target, jobs=1)
+            prepare(home, CONFIG, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1))
         assert not home.prepared.exists(), "nothing half-written"
 
     def test_three_are_enough(self, home, tmp_path):
         corpus = Corpus(tmp_path / "few", 3)
-        report = prepare(home, CONFIG, source=corpus.source, target=corpus.target, jobs=1)
+        report = prepare(home, CONFIG, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1))
         assert report.n_pairs == {"train": 2, "dev": 1, "eval": 0}
 
     def test_the_error_says_why_the_others_were_left_out(self, home, tmp_path):
@@ -530,7 +530,7 @@ class TestTooFew:
         for index in range(5):
             corpus.put(f"bad{index}", np.zeros(4000), sound())
         with pytest.raises(DataError, match=r"left out: 5 silent \(first: bad0: .*digital silence"):
-            prepare(home, CONFIG, source=corpus.source, target=corpus.target, jobs=1)
+            prepare(home, CONFIG, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1))
 
     @pytest.mark.parametrize(("dev", "evaluation"), [("0", None), ("3", "2"), ("5", "1")])
     def test_sizes_that_leave_nothing_are_refused(self, run, dev, evaluation):
@@ -552,13 +552,13 @@ class TestSets:
         return root
 
     def test_a_corpus_keeps_its_own_sets(self, home, captain):
-        prepare(home, CONFIG, corpus=captain, jobs=1)
+        prepare(home, CONFIG, PrepareOptions(corpus=captain, jobs=1))
         assert ids(home, "train") == [f"train_parallel_{index}" for index in range(6)]
         assert ids(home, "dev") == ["dev_0", "dev_1"]
         assert ids(home, "eval") == ["eval_0", "eval_1"]
 
     def test_a_set_that_is_asked_for_is_drawn_from_all_but_the_others(self, home, captain):
-        prepare(home, CONFIG, corpus=captain, dev="5", jobs=1)
+        prepare(home, CONFIG, PrepareOptions(corpus=captain, dev="5", jobs=1))
         assert ids(home, "eval") == ["eval_0", "eval_1"]
         assert len(ids(home, "dev")) == 5
         assert set(ids(home, "train") + ids(home, "dev")) == {f"train_parallel_{i}" for i in range(6)} | {
@@ -576,7 +576,9 @@ class TestSets:
         corpus = Corpus(tmp_path / "more", 12)
         draws = []
         for seed in (1, 1, 2):
-            prepare(home, CONFIG, source=corpus.source, target=corpus.target, dev="4", seed=seed, jobs=1)
+            prepare(
+                home, CONFIG, PrepareOptions(source=corpus.source, target=corpus.target, dev="4", seed=seed, jobs=1)
+            )
             draws.append(ids(home, "dev"))
         assert draws[0] == draws[1] != draws[2]
 
@@ -667,9 +669,10 @@ class TestResuming:
         code = (
             "import os, signal, sys\n"
             "from tests.pipeline.test_prepare import CONFIG; from aasvc_cli.storage.home import find_home\n"
-            "from aasvc_cli.pipeline.prepare import prepare\n"
+            "from aasvc_cli.pipeline.prepare import PrepareOptions, prepare\n"
             "kill = lambda done, total: done == 7 and os.kill(os.getpid(), signal.SIGKILL)\n"
-            "prepare(find_home(), CONFIG, source=sys.argv[1], target=sys.argv[2], jobs=1, on_progress=kill)\n"
+            "options = PrepareOptions(source=sys.argv[1], target=sys.argv[2], jobs=1, on_progress=kill)\n"
+            "prepare(find_home(), CONFIG, options)\n"
         )
         command = [sys.executable, "-c", code, str(corpus.source), str(corpus.target)]
         assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == -9
@@ -681,11 +684,12 @@ class TestResuming:
         corpus = Corpus(tmp_path / "more", 10)
         code = (
             "import sys\n"
-            "from aasvc_cli import workers; from aasvc_cli.pipeline.prepare import prepare\n"
+            "from aasvc_cli import workers; from aasvc_cli.pipeline.prepare import PrepareOptions, prepare\n"
             "from aasvc_cli.storage.home import find_home; from tests.pipeline.test_prepare import CONFIG\n"
             "workers.MANY = 10\n"
             "if __name__ == '__main__':\n"
-            "    report = prepare(find_home(), CONFIG, source=sys.argv[1], target=sys.argv[2], jobs=1)\n"
+            "    options = PrepareOptions(source=sys.argv[1], target=sys.argv[2], jobs=1)\n"
+            "    report = prepare(find_home(), CONFIG, options)\n"
             "    print(report.n_computed, report.measured[0].misfit, *sorted({'torch', 'numba'} & set(sys.modules)))\n"
         )
         (tmp_path / "main.py").write_text(code)
@@ -705,10 +709,11 @@ class TestResuming:
         code = (
             "import os, signal, sys\n"
             "from tests.pipeline.test_prepare import CONFIG; from aasvc_cli.storage.home import find_home\n"
-            "from aasvc_cli.errors import Interrupted; from aasvc_cli.pipeline.prepare import prepare\n"
+            "from aasvc_cli.errors import Interrupted; from aasvc_cli.pipeline.prepare import PrepareOptions, prepare\n"
             "stop = lambda done, total: done == 8 and os.kill(os.getpid(), signal.SIGINT)\n"
             "try:\n"
-            "    prepare(find_home(), CONFIG, source=sys.argv[1], target=sys.argv[2], jobs=2, on_progress=stop)\n"
+            "    options = PrepareOptions(source=sys.argv[1], target=sys.argv[2], jobs=2, on_progress=stop)\n"
+            "    prepare(find_home(), CONFIG, options)\n"
             "except Interrupted as error:\n"
             "    print(error)\n"
         )
@@ -718,7 +723,7 @@ class TestResuming:
         )
         assert result.stdout.startswith("stopped after 8 of 80 recordings")
         assert "Traceback" not in result.stderr
-        report = prepare(home, CONFIG, source=corpus.source, target=corpus.target, jobs=1)
+        report = prepare(home, CONFIG, PrepareOptions(source=corpus.source, target=corpus.target, jobs=1))
         assert 8 <= report.n_fresh < 80
 
 
@@ -729,7 +734,7 @@ class TestStorage:
         home.root.mkdir(parents=True)
         home.features.write_text("a file in the way")
         with pytest.raises(StorageError, match="features") as caught:
-            prepare(home, CONFIG, source=corpus.source, target=corpus.target, jobs=jobs)
+            prepare(home, CONFIG, PrepareOptions(source=corpus.source, target=corpus.target, jobs=jobs))
         assert "\n" not in str(caught.value)
         assert not home.prepared.exists()
 
@@ -833,7 +838,7 @@ class TestWords:
 def test_real_speech_gives_no_findings(home, demo_corpus):
     """Recordings without faults must not be suspected of any."""
     config = override(Config(), {"features.mel.sample_rate": 24000})
-    report = prepare(home, config, corpus=demo_corpus, jobs=1)
+    report = prepare(home, config, PrepareOptions(corpus=demo_corpus, jobs=1))
     assert report.findings == ()
     assert report.n_pairs == {"train": 80, "dev": 10, "eval": 10}
     assert math.isfinite(report.source_seconds)

@@ -18,7 +18,7 @@ from aasvc_cli.errors import DataError
 from aasvc_cli.features.kinds import feature_key
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
-from aasvc_cli.pipeline.prepare import PrepareReport, prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, PrepareReport, prepare
 from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home
@@ -52,7 +52,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 def run(home: Home, folders: dict[str, Path]) -> Callable[..., PrepareReport]:
     def call(**arguments: object) -> PrepareReport:
         both = {"source": [folders["anna"], folders["bob"]], "target": folders["tina"], "jobs": 1}
-        return prepare(home, CONFIG, **(both | arguments))  # type: ignore[arg-type]
+        return prepare(home, CONFIG, PrepareOptions(**(both | arguments)))  # type: ignore[arg-type]
 
     return call
 

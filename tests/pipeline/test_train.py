@@ -19,7 +19,7 @@ from aasvc_cli.data.dataset import Batch
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features.kinds import KINDS, FeatureKind
-from aasvc_cli.pipeline.prepare import prepare
+from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.pipeline.stats import compute_stats
 from aasvc_cli.pipeline.train import TrainResult, train
 from aasvc_cli.storage.checkpoint import load_checkpoint
@@ -335,7 +335,7 @@ def test_sources_that_cannot_be_varied_are_taken_as_they_are_and_that_is_said(
     conf = read_conf(tiny_conf)
     conf = override(conf, {"augment.share": 1.0, "features.source": "mcep", "features.duration": "mcep"})
     conf = override(conf, {"train.max_steps": 1})
-    prepare(home, conf, corpus=small_corpus, jobs=1)
+    prepare(home, conf, PrepareOptions(corpus=small_corpus, jobs=1))
     compute_stats(home)
     said: list[str] = []
     assert train(home, conf, tag="mcep", on_message=said.append).step == 1
@@ -352,7 +352,7 @@ def test_a_new_kind_of_feature_is_one_entry_and_a_model_trains_on_it(
     )
     monkeypatch.setitem(KINDS, "loudness", loudness)
     conf = override(read_conf(tiny_conf), {"features.source": "loudness", "train.max_steps": 1})
-    prepare(home, conf, corpus=small_corpus, jobs=1)
+    prepare(home, conf, PrepareOptions(corpus=small_corpus, jobs=1))
     compute_stats(home)
     result = train(home, conf, tag="loudness")
     assert read_voice(result.folder).config.model.source_dim == 1
