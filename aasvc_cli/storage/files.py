@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -128,9 +129,7 @@ def _take_over(temporary: Path, target: Path) -> None:
     try:
         old = target.stat()
     except OSError:
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~umask())
     else:
         if hasattr(os, "chown"):
             with contextlib.suppress(OSError):  # only root gives files away
@@ -142,6 +141,20 @@ def _take_over(temporary: Path, target: Path) -> None:
         if error.errno != errno.EBUSY:  # a single file that is mounted into a container
             raise
         _pour(temporary, target)
+
+
+_asking = threading.Lock()
+
+
+def umask() -> int:
+    """The permissions that new files of this process do not get.
+
+    It can be asked for only by setting it, and two threads that did so at once would leave it at 0.
+    """
+    with _asking:
+        mask = os.umask(0)
+        os.umask(mask)
+    return mask
 
 
 def _pour(source: Path, target: Path | int) -> None:

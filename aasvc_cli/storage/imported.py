@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aasvc_cli.errors import DataError, StorageError
-from aasvc_cli.storage.files import file_sha256, lock, read_json, storage_error, write_json
+from aasvc_cli.storage.files import file_sha256, lock, read_json, storage_error, umask, write_json
 from aasvc_cli.storage.home import Home
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def import_once(
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         try:
             write(temporary, provenance)
-            temporary.chmod(0o777 & ~_umask())
+            temporary.chmod(0o777 & ~umask())
             os.rename(temporary, place)
         except StorageError as error:  # conversion works on a full disk, too
             logger.debug("%s is not kept in our form: %s", folder, error)
@@ -115,12 +115,6 @@ def _note_origin(home: Home, name: str, files: Sequence[Path]) -> None:
     with contextlib.suppress(DataError, StorageError):
         if not note.is_file() or read_json(note, "where it came from") != tree:
             write_json(note, tree)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sha256(home: Home, path: Path) -> str:

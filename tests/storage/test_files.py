@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,28 @@ class TestAtomicWrite:
             raise failure
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_threads_that_write_at_once_leave_the_permissions_of_new_files_as_they_are(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        mask = 0o027
+
+        def slow_umask(new: int) -> int:
+            nonlocal mask
+            old = mask
+            time.sleep(0.02)  # the other thread asks meanwhile
+            mask = new
+            return old
+
+        monkeypatch.setattr(os, "umask", slow_umask)
+        paths = [tmp_path / name for name in ("one", "two", "three")]
+        threads = [threading.Thread(target=write_bytes, args=(path, b"")) for path in paths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert mask == 0o027
+        assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o640}
 
     def test_a_file_in_the_place_of_a_folder_is_named(self, tmp_path: Path):
         (tmp_path / "a").write_bytes(b"")
