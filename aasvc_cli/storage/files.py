@@ -163,9 +163,14 @@ def _pour(source: Path, target: Path | int) -> None:
     descriptor = os.dup(target) if isinstance(target, int) else os.open(target, flags)
     with source.open("rb") as content, open(descriptor, "wb", buffering=0) as stream:
         while block := content.read(1 << 20):
-            left = memoryview(block)
-            while left:
-                left = left[stream.write(left) :]
+            write_all(stream, block)
+
+
+def write_all(stream: IO[bytes], data: bytes) -> None:
+    """Write all of some bytes to an unbuffered stream, which may take them piece by piece; raises OSError."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -204,7 +209,7 @@ def line_writer(path: Path) -> Iterator[Callable[[str], None]]:
         with open(os.dup(target) if isinstance(target, int) else target, "wb", buffering=0) as stream:
 
             def write(line: str) -> None:
-                stream.write(as_bytes(line + "\n"))
+                write_all(stream, as_bytes(line + "\n"))
 
             yield write
     except OSError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aasvc_cli.errors import DownloadError
-from aasvc_cli.storage.files import file_sha256, make_folder, remove_file, storage_error, write_json
+from aasvc_cli.storage.files import file_sha256, make_folder, remove_file, storage_error, write_all, write_json
 from aasvc_cli.storage.http import Http, RemoteFacts, Transient, check_answer, facts_of, shown
 
 if TYPE_CHECKING:
@@ -288,9 +288,7 @@ def _put(stream: BinaryIO, block: bytes, path: Path) -> bool:
         stream.seek(position)
         if not block.startswith(before):
             stream.truncate()
-        view = memoryview(block)
-        while view:
-            view = view[stream.write(view) :]
+        write_all(stream, block)
         return block.startswith(before)
     except OSError as error:
         raise storage_error("write", path, error) from None

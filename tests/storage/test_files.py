@@ -36,6 +36,7 @@ from aasvc_cli.storage.files import (
     make_folder,
     read_json,
     remove_unfinished,
+    write_all,
     write_bytes,
     write_json,
     write_text,
@@ -119,6 +120,15 @@ class TestAtomicWrite:
             thread.join()
         assert mask == 0o027
         assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o640}
+
+    def test_a_stream_that_takes_a_few_bytes_at_a_time_gets_them_all(self):
+        class Slow(io.BytesIO):
+            def write(self, data) -> int:
+                return super().write(data[:3])
+
+        stream = Slow()
+        write_all(stream, b"more than three bytes")
+        assert stream.getvalue() == b"more than three bytes"
 
     def test_a_file_in_the_place_of_a_folder_is_named(self, tmp_path: Path):
         (tmp_path / "a").write_bytes(b"")
