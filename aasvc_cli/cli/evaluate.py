@@ -235,7 +235,7 @@ def _systems(given: Mapping[str, Any]) -> list[str] | list[Path]:
     names, model, converted, target = list(given["systems"] or []), given["model"], given["converted"], given["target"]
     if not names and model is not None and converted is None:
         names = [model]
-    elif names and model not in (None, os.environ.get("AASVC_MODEL")):
+    elif names and model is not None:
         usage("evaluate", "name runs in one way: with --model, or without")
     if converted is not None and names:
         usage("evaluate", "--converted is one folder; for two name them without: A B --target DIR")

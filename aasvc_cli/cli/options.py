@@ -27,7 +27,8 @@ YIELDS = {
         ("output", "set_name"),
         ("out_dir", "set_name"),
         ("save_mel", "set_name"),
-    )
+    ),
+    "evaluate": (("systems", "model"),),
 }
 """Parameters that exclude each other, by command: one from a file or a variable yields to one on the command line."""
 NEEDS: dict[str, tuple[tuple[str, str], ...]] = {"convert": (("data", "set_name"),)}

@@ -203,6 +203,18 @@ class TestVariables:
         # two on the command line still are
         assert aasvc("convert", data / "male.flac", "--set", "dev", "--model", "tiny").code == 2
 
+    @pytest.mark.parametrize("place", ["AASVC_MODEL", "AASVC_EVALUATE_MODEL", "file"])
+    def test_runs_that_are_named_to_be_scored_take_the_place_of_the_usual_model(
+        self, aasvc: Aasvc, project: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    ):
+        if place == "file":
+            (project / "aasvc.yaml").write_text("options: {model: usual}\n")
+        else:
+            monkeypatch.setenv(place, "usual")
+        outcome = aasvc("evaluate", "first", "second")
+        assert outcome.code == 1 and "first" in outcome.err and "usual" not in outcome.err
+        assert aasvc("evaluate", "first", "--model", "second").code == 2
+
 
 class TestMisspelt:
     def test_a_variable_that_sets_nothing_is_named_with_the_nearest_that_does(
