@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -98,14 +98,22 @@ class BlindTest:
         return plan(shared, sorted(self.systems), self.question, self.seed, listener)
 
     def answered(self, listener: str) -> set[int]:
-        """Numbers of the questions that a listener has answered."""
-        return {each.trial for each in self.answers if each.listener == listener and each.seed == self.seed}
+        """Numbers of the questions that a listener has answered; the file may hold answers of other tests, too."""
+        trials = self.trials(listener)
+        return {each.trial for each in self.answers if each.listener == listener and self._asks(each, trials)}
+
+    def _asks(self, answer: Answer, trials: Sequence[Trial]) -> bool:
+        """Whether an answer is to a question of this test."""
+        if (answer.question, answer.seed) != (self.question, self.seed) or answer.trial >= len(trials):
+            return False
+        trial = trials[answer.trial]
+        return (answer.utterance, answer.first, answer.second) == (trial.utterance, trial.first, trial.second)
 
     def add(self, answer: Answer) -> None:
         """Keep an answer, in place of an older one to the same question; raises StorageError."""
         with self.writing:
-            key = (answer.listener, answer.seed, answer.trial)
-            kept = [each for each in self.answers if (each.listener, each.seed, each.trial) != key]
+            same = replace(answer, answer="", seconds=0.0)
+            kept = [each for each in self.answers if replace(each, answer="", seconds=0.0) != same]
             if len({each.listener for each in kept}) >= MOST_LISTENERS:
                 raise Refusal(403, "listeners", f"{MOST_LISTENERS} people have taken part; that is enough")
             write_text(self.path, to_csv([*kept, answer]))

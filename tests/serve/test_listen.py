@@ -76,6 +76,29 @@ def test_an_answer_can_be_given_anew(home: Home, folders: list[Path]):
     assert [each.answer for each in test.answers] == ["5"]
 
 
+def test_answers_of_another_test_in_the_same_file_stay_and_answer_nothing_here(
+    home: Home, folders: list[Path], tmp_path: Path
+):
+    others = [folder.rename(tmp_path / name) for folder, name in zip(folders, ("third", "fourth"), strict=True)]
+
+    def answer_all(test: BlindTest, said: str) -> None:
+        assert test.answered("me") == set()
+
+        async def work(opened: httpx.AsyncClient) -> None:
+            for number in range(len(test.trials("me"))):
+                await opened.post(f"/listen/me/{number}", json={"answer": said, "seconds": 1})
+
+        asking(home, work, test=test)
+        assert test.answered("me") == set(range(len(test.trials("me"))))
+
+    answer_all(blind(others), "first")
+    answer_all(blind(others, "mos"), "4")
+    for other, folder in zip(others, folders, strict=True):
+        other.rename(folder)
+    answer_all(blind(folders), "second")
+    assert len(blind(folders).answers) == 8 + 14 + 8
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "says"),
     [
