@@ -96,7 +96,7 @@ def routes(voices: Voices) -> list[Route]:
         with contextlib.ExitStack() as files:
             source, output = files.enter_context(temporary()), files.enter_context(temporary())
             await save_body(request, source)
-            await asyncio.to_thread(check_length, source, raw)
+            await asyncio.to_thread(_check_length, source, raw)
             job = Job(NAME, output, chosen, raw=raw, content=source)
             outcome = await voices.convert(query.model, query.vocoder, job, options)
             if isinstance(outcome, FailedFile):
@@ -156,16 +156,23 @@ def _write(file: IO[bytes], chunk: bytes) -> None:
     file.write(chunk)
 
 
-def check_length(path: Path, raw: RawAudio | None = None, most_seconds: float = MOST_SECONDS) -> None:
-    """Raises AudioError for what is no recording, and for one that is too long."""
+def is_longer(path: Path, seconds: float, raw: RawAudio | None = None) -> bool:
+    """Whether a recording is longer than that; raises AudioError for what is none."""
     sound = AudioFile(path, str(NAME), raw)
     n_samples = 0
     for block in sound.blocks():
         n_samples += len(block)
-        if n_samples > most_seconds * sound.sample_rate:
-            raise AudioError(
-                f"{NAME}: longer than {most_seconds:g} s; cut it, or use aasvc convert, which takes any length"
-            )
+        if n_samples > seconds * sound.sample_rate:
+            return True
+    return False
+
+
+def _check_length(path: Path, raw: RawAudio | None) -> None:
+    """Raise AudioError for what is no recording, and for one that is too long."""
+    if is_longer(path, MOST_SECONDS, raw):
+        raise AudioError(
+            f"{NAME}: longer than {MOST_SECONDS:g} s; cut it, or use aasvc convert, which takes any length"
+        )
 
 
 def accepted(header: str) -> str:

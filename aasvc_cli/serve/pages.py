@@ -22,7 +22,7 @@ from aasvc_cli.data.texts import read_texts
 from aasvc_cli.report import drawing
 from aasvc_cli.report.collect import WIDE_F0_RANGE, take
 from aasvc_cli.report.page import data_uri, describe
-from aasvc_cli.serve.api import check_length, save_body, temporary
+from aasvc_cli.serve.api import is_longer, save_body, temporary
 from aasvc_cli.serve.refusals import Refusal
 from aasvc_cli.serve.voices import Voices
 from aasvc_cli.storage.home import bundled
@@ -47,7 +47,8 @@ def routes(voices: Voices) -> list[Route | Mount]:
     async def picture(request: Request) -> Response:
         with temporary() as path:
             await save_body(request, path)
-            return JSONResponse(await asyncio.to_thread(_picture, path))
+            shown = await asyncio.to_thread(_picture, path)
+            return Response(status_code=204) if shown is None else JSONResponse(shown)
 
     async def examples(request: Request) -> Response:
         recordings = await asyncio.to_thread(_examples, voices, request.query_params.get("model"))
@@ -81,9 +82,13 @@ def as_wav(path: Path) -> bytes:
     return encode_audio(*read_audio(path))
 
 
-def _picture(path: Path) -> dict[str, Any]:
-    """What a recording looks like: its spectrogram as PNG, its F0 as the path of a line, and both in words."""
-    check_length(path, most_seconds=SHOWN_SECONDS)
+def _picture(path: Path) -> dict[str, Any] | None:
+    """What a recording looks like: its spectrogram as PNG, its F0 as the path of a line, and both in words.
+
+    None for one that is too long to show.
+    """
+    if is_longer(path, SHOWN_SECONDS):
+        return None
     shown = take("source", "", path)
     assert shown.mel is not None
     return {

@@ -10,7 +10,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from aasvc_cli.audio.files import decode_audio
-from aasvc_cli.serve.api import NAME, check_length, save_body, temporary
+from aasvc_cli.errors import AudioError
+from aasvc_cli.serve.api import NAME, is_longer, save_body, temporary
 from aasvc_cli.serve.pages import as_wav, page
 from aasvc_cli.serve.recording import Sentence, Session, faults
 from aasvc_cli.serve.refusals import Refusal
@@ -55,7 +56,8 @@ def routes(session: Session | None) -> list[Route]:
             await save_body(request, path)
 
             def judged() -> dict[str, Any]:
-                check_length(path, most_seconds=MOST_SECONDS)
+                if is_longer(path, MOST_SECONDS):
+                    raise AudioError(f"{NAME}: longer than {MOST_SECONDS:g} s; record this sentence alone")
                 wave, sample_rate = decode_audio(path, str(NAME))
                 wrong = faults(wave, sample_rate, sentence.target)
                 if not wrong or anyway:

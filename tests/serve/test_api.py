@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from aasvc_cli.audio.files import encode_audio
 from aasvc_cli.conversion.converter import Converter
 from aasvc_cli.serve import voices as voices_module
 from aasvc_cli.serve.api import WARNINGS, accepted, openapi
@@ -136,6 +137,16 @@ def test_a_recording_that_would_keep_others_waiting_is_refused(home: Home):
     response = answer(home, "POST", f"{CONVERT}?raw_format=u8&raw_rate=1000", content=bytes(601_000))
     assert response.status_code == 422
     assert "longer than 600 s" in message(response)
+
+
+def test_a_recording_has_a_picture_unless_it_is_too_long_to_show(home: Home):
+    shown = answer(home, "POST", "/picture", content=recording()).json()
+    assert shown["seconds"] == pytest.approx(0.3) and shown["image"].startswith("data:image/png;base64,")
+    long = encode_audio(np.zeros(61_000, np.float32), 1000, "WAV")
+    response = answer(home, "POST", "/picture", content=long)
+    assert (response.status_code, response.content) == (204, b"")
+    response = answer(home, "POST", "/picture", content=b"no sound at all")
+    assert response.status_code == 422
 
 
 def test_the_texts_are_those_of_the_command_line(home: Home, aasvc: Any, tmp_path: Path):

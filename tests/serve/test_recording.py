@@ -137,6 +137,15 @@ def test_a_faulty_reading_is_kept_only_if_the_reader_insists(home: Home, session
     assert asking(home, work, session=session) == [(False, False), (True, True)]
 
 
+def test_a_reading_of_more_than_a_minute_is_refused_with_what_to_do(home: Home, session: Session):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(61_000), 1000, format="WAV")
+    content = buffer.getvalue()
+    response = asking(home, lambda opened: opened.post("/record/0", content=content), session=session)
+    assert response.status_code == 422
+    assert message(response).endswith("longer than 60 s; record this sentence alone")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

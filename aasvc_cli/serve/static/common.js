@@ -87,7 +87,9 @@ export class Players {
   /** The picture of a sound, which the server draws. */
   async draw(take, blob) {
     const src = $("audio", take).src;
-    const { image, f0, words } = await (await ask("/picture", { method: "POST", body: blob })).json();
+    const response = await ask("/picture", { method: "POST", body: blob });
+    if (response.status === 204) return; // too long to show
+    const { image, f0, words } = await response.json();
     if ($("audio", take).src !== src) return; // another sound came meanwhile
     const img = $("img", take);
     img.src = image;
