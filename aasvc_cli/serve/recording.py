@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,8 @@ class Session:
     def command(self) -> str:
         """What comes after it."""
         if any(each.target for each in self.sentences):
-            return f"aasvc prepare {self.folder}"
-        return f"aasvc prepare --source {self.folder / 'source'} --target DIR"
+            return f"aasvc prepare {shlex.quote(str(self.folder))}"
+        return f"aasvc prepare --source {shlex.quote(str(self.folder / 'source'))} --target DIR"
 
     def path(self, sentence: Sentence) -> Path:
         """Where the reading of a sentence goes."""

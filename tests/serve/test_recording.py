@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,17 @@ class TestPlan:
         assert len(session.sentences) == 100
         (known,) = [each for each in session.sentences if each.name == "eval_0680"]
         assert (known.set, known.text) == ("eval", "病院では、星がたくさん見えます。")
+
+    def test_the_command_that_follows_can_be_pasted_into_a_shell(self, demo_corpus: Path, tmp_path: Path):
+        lines = tmp_path / "lines.txt"
+        lines.write_text("The first one.\n")
+        session = Session.plan(tmp_path / "my voice", lines, None)
+        source = str(tmp_path / "my voice" / "source")
+        assert shlex.split(session.command)[2:] == ["--source", source, "--target", "DIR"]
+        (tmp_path / "target").mkdir()
+        shutil.copy(demo_corpus / "female" / "wav" / "eval" / "eval_0680.ogg", tmp_path / "target")
+        session = Session.plan(tmp_path / "my voice", None, tmp_path / "target")
+        assert shlex.split(session.command)[2:] == [str(tmp_path / "my voice")]
 
     def test_without_anything_to_read_it_says_what_to_give(self, tmp_path: Path):
         with pytest.raises(DataError, match=r"--sentences FILE.*--target DIR"):
