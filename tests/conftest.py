@@ -3,7 +3,7 @@
 Tests belong to tiers, by marker: ``process`` (starts a process), ``browser``, ``slow`` (more than ten seconds),
 ``unprivileged`` (skips for root, whom no permission stops), and the default tier, which is all the others.
 
-* ``pytest`` and ``pytest FOLDER`` run the default tier;
+* ``pytest`` and ``pytest FOLDER`` run the default tier, in which properties are tried with fewer examples;
 * ``pytest FILE`` and ``pytest -m EXPRESSION`` run whatever they select, of every tier;
 * ``pytest --tiers all`` (or a list of names) runs those tiers, and fails if one of them ran no test.
 """
@@ -26,6 +26,7 @@ import pytest
 from aasvc_cli.cli import run
 from aasvc_cli.config.layers import CONFIG_VARIABLE
 from aasvc_cli.storage.home import HOME_VARIABLE, Home, bundled, find_home
+from tests import examples
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -58,15 +59,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown := set(config.getoption("--tiers") or ()) - set(TIERS):
         raise pytest.UsageError(f"--tiers: no such tier: {', '.join(unknown)}; there are {', '.join(TIERS)}")
     config.pluginmanager.register(_Count(config), "tiers")
+    if _is_default(config):
+        examples.share = 0.25
+
+
+def _is_default(config: pytest.Config) -> bool:
+    """Whether nothing is asked for but the default tier, of all folders or of some."""
+    chosen = config.getoption("--tiers") or config.option.markexpr
+    return not chosen and all(Path(argument).is_dir() for argument in config.args)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tiers that are not asked for."""
-    tiers = config.getoption("--tiers")
+    tiers = ["default", "unprivileged"] if _is_default(config) else config.getoption("--tiers")
     if tiers is None:
-        if config.option.markexpr or not all(Path(argument).is_dir() for argument in config.args):
-            return
-        tiers = ["default", "unprivileged"]
+        return
     left_out = [item for item in items if tier(item.keywords) not in tiers]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if tier(item.keywords) in tiers]

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio import dtw
 from aasvc_cli.errors import DataError
+from tests.examples import examples
 from tests.oracles import path_cost
 
 Path = tuple[tuple[int, int], ...]
@@ -50,7 +51,7 @@ def is_path(path: np.ndarray, n_x: int, n_y: int) -> bool:
 
 
 @given(sequences(longest=5))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_no_path_is_better_than_the_exact_one(pair):
     x, y = pair
     best = min(path_cost(x, y, np.array(path)) for path in monotone_paths(len(x), len(y)))
@@ -60,7 +61,7 @@ def test_no_path_is_better_than_the_exact_one(pair):
 
 
 @given(sequences(longest=40))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_the_exact_path_costs_what_librosa_finds(pair):
     from librosa.sequence import dtw as oracle
 
@@ -70,7 +71,7 @@ def test_the_exact_path_costs_what_librosa_finds(pair):
 
 
 @given(sequences(longest=70), st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_the_fast_path_is_that_of_the_fastdtw_package_ties_included(pair, radius):
     oracle = pytest.importorskip("fastdtw")
     from scipy.spatial.distance import euclidean
@@ -81,7 +82,7 @@ def test_the_fast_path_is_that_of_the_fastdtw_package_ties_included(pair, radius
 
 
 @given(sequences(longest=40))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_the_fast_path_is_a_path_and_never_better_than_the_exact_one(pair):
     x, y = pair
     fast, exact = dtw.fast_path(x, y), dtw.exact_path(x, y)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio import pauses as segments
 from aasvc_cli.audio.pauses import LevelMeter, Piece, fade, find_pieces, silent_frames
+from tests.examples import examples
 
 RATE = 8000
 EDGE = round(segments.EDGE_SECONDS * RATE)
@@ -50,7 +51,7 @@ class TestLevels:
     def test_an_offset_is_no_sound_and_digital_silence_has_a_level(self):
         assert levels_of(np.full(RATE, 0.5, np.float32)) == pytest.approx(np.full(100, segments.LOWEST_LEVEL))
 
-    @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+    @examples(30, suppress_health_check=[HealthCheck.too_slow])
     @given(n=st.integers(0, 2000), block=st.integers(1, 700))
     def test_blocks_of_any_size_give_the_same_levels(self, n: int, block: int):
         sound = np.random.default_rng(n).normal(0, 0.1, n).astype(np.float32)
@@ -138,7 +139,7 @@ class TestPieces:
             lengths.add(piece.stop - piece.start)
         assert max(lengths) - min(lengths) <= RATE // 25
 
-    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @examples(40, suppress_health_check=[HealthCheck.too_slow])
     @given(
         lengths=st.lists(st.floats(0.05, 30.0), min_size=1, max_size=9),
         noise=st.sampled_from([0.0, 1e-4]),

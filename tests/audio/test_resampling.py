@@ -5,10 +5,11 @@ from pathlib import Path
 import librosa
 import numpy as np
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio.resampling import resample
+from tests.examples import examples
 
 DATA = Path(__file__).parents[1] / "assets"
 
@@ -21,7 +22,7 @@ def test_equals_the_published_resampling():
     np.testing.assert_allclose(resample(wave, rate, 48000), expected, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(length=st.integers(1, 5000), old=st.sampled_from([8000, 44100, 48000]), new=st.sampled_from([24000, 22050]))
 def test_has_the_length_that_librosa_gives_it(length, old, new):
     wave = np.random.default_rng(length).normal(size=length).astype(np.float32)

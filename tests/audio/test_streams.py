@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio import files
@@ -28,6 +28,7 @@ from aasvc_cli.audio.streams import (
     temporary_file,
 )
 from aasvc_cli.errors import AudioError, DataError, StorageError
+from tests.examples import examples
 
 RATE = 16000
 NAMES = st.binary(min_size=1, max_size=20).map(lambda name: name.replace(b"\0", b"0").replace(b"\n", b"n"))
@@ -265,7 +266,7 @@ class TestPipes:
             assert path.parent == tmp_path
         assert not list(tmp_path.iterdir())
 
-    @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+    @examples(50, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(NAMES, max_size=8), st.booleans())
     def test_any_name_survives_a_round_trip(self, names: list[bytes], ended: bool):
         data = b"\0".join(names) + (b"\0" if ended and names else b"")

@@ -151,6 +151,7 @@ class TestVariables:
 
     def test_every_option_of_every_command_is_read_from_its_variable(self, monkeypatch: pytest.MonkeyPatch):
         given = {str: "text", int: "7", float: "0.5", bool: "1", Path: "some/path"}
+        commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
         for command, option in self.every_option():
             kind = option.type_descriptor.annotation
             if option.multiple:
@@ -167,8 +168,7 @@ class TestVariables:
                     patch.setenv(variable, value)
                     if (command, option.name) == ("convert", "data"):
                         patch.setenv("AASVC_SET", "dev")  # without it, --data means nothing
-                    group = typer.main.get_command(cli.app)
-                    asked = group.commands[command]  # type: ignore[attr-defined]
+                    asked = commands[command]
                     words = ["x" for param in asked.params if param.required]
                     parsed = asked.make_context(command, words).params
                 expected = {bool: True}.get(kind) or kind(value)

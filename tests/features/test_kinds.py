@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import pyworld
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,6 +31,7 @@ from aasvc_cli.features.kinds import (
 )
 from aasvc_cli.features.speech_encoders import BUNDLES
 from aasvc_cli.features.stats import FeatureStats, NormStats, RunningStats
+from tests.examples import examples
 
 DATA = Path(__file__).parents[1] / "assets"
 MEL_24K = MelConfig()
@@ -77,7 +78,7 @@ class TestLogMel:
         assert np.abs(log_mel(golden["wave_48k"], MEL_48K) - golden["mel_48k"]).max() <= 1e-5
 
     @pytest.mark.filterwarnings("ignore::UserWarning")  # librosa: n_fft is too large, empty filters
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     @given(
         length=st.integers(1, 9000),
         half_fft=st.sampled_from([8, 100, 128, 256, 500]),
@@ -153,7 +154,7 @@ class TestMcep:
         expected = pysptk.sp2mc(envelope + 1e-12, 39, alpha)
         np.testing.assert_allclose(mcep(wave, config), expected, atol=1e-3)  # WORLD adds a little noise of its own
 
-    @settings(max_examples=25, deadline=None)
+    @examples(25)
     @given(
         length=st.integers(1, 6000),
         hop=st.sampled_from([80, 101, 256, 300]),
@@ -295,7 +296,7 @@ def merged(pieces: list[np.ndarray], order: list[int]) -> RunningStats:
 
 
 class TestRunningStats:
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     @given(
         frames=hnp.arrays(
             np.float32,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -21,6 +21,7 @@ from aasvc_cli.features import shelf as shelf_module
 from aasvc_cli.features.kinds import at_frames, storage_key
 from aasvc_cli.features.shelf import Shelf
 from aasvc_cli.features.store import FeatureStore
+from tests.examples import examples
 
 COUNT = 12
 
@@ -209,7 +210,7 @@ def test_a_store_that_is_sent_to_another_process_takes_no_index_along(store, rec
     check(pickle.loads(sent), recordings)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["save", "pack", "open"])), max_size=12))
 def test_any_order_of_saving_and_packing_serves_the_last(tmp_path_factory, steps):
     root = tmp_path_factory.mktemp("shelf")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio.files import read_audio
@@ -18,6 +18,7 @@ from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.measures import signal as metrics
 from aasvc_cli.measures.catalogue import MEASURES
+from tests.examples import examples
 from tests.oracles import path_cost
 
 DATA = Path(__file__).parents[1] / "assets"
@@ -150,7 +151,7 @@ def test_a_transposed_contour_is_wrong_by_exactly_its_interval(analyses, semiton
 
 
 @given(st.floats(0.3, 3.0))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_the_log_error_does_not_grow_with_the_pitch_of_the_voice(factor):
     pairs = np.random.default_rng(3).uniform(80, 300, (40, 2))
     assert metrics.log_f0_rmse(pairs * factor) == pytest.approx(metrics.log_f0_rmse(pairs))

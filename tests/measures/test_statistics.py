@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, wilcoxon
 
 from aasvc_cli.measures.catalogue import BY_NAME, MEASURES, find_measure, parse_threshold
 from aasvc_cli.measures.statistics import ErrorCounts, compare, summarise, summarise_counts, summarise_scores
+from tests.examples import examples
 
 MCD, F0CORR, RATE, GV = (BY_NAME[name] for name in ("MCD", "F0CORR", "RATE", "GV_corrected"))
 VALUES = st.lists(st.floats(-50, 50) | st.just(math.nan), min_size=1, max_size=30)
@@ -25,7 +26,7 @@ COUNTS = st.lists(
 
 
 @given(VALUES, st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_corpus_means_and_intervals_do_not_depend_on_the_order(values, random):
     shuffled = list(values)
     random.shuffle(shuffled)
@@ -33,7 +34,7 @@ def test_corpus_means_and_intervals_do_not_depend_on_the_order(values, random):
 
 
 @given(COUNTS, st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_corpus_error_rates_do_not_depend_on_the_order(counts, random):
     shuffled = list(counts)
     random.shuffle(shuffled)
@@ -96,7 +97,7 @@ PAIRS = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_
 
 
 @given(PAIRS, st.sampled_from([MCD, F0CORR, GV]))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_exchanging_the_systems_negates_the_difference_and_keeps_the_test(pairs, measure):
     a, b = ([pair[side] for pair in pairs] for side in (0, 1))
     forth, back = (compare(measure, *each, n_resamples=60) for each in ((a, b), (b, a)))
@@ -108,7 +109,7 @@ def test_exchanging_the_systems_negates_the_difference_and_keeps_the_test(pairs,
 
 @pytest.mark.slow
 @given(PAIRS, st.randoms(use_true_random=False))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_comparison_does_not_depend_on_the_order_of_the_utterances(pairs, random):
     shuffled = list(pairs)
     random.shuffle(shuffled)

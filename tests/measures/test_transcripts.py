@@ -6,7 +6,7 @@ import sys
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.errors import MissingExtraError
@@ -23,6 +23,7 @@ from aasvc_cli.measures.transcripts import (
     reading,
     transcript,
 )
+from tests.examples import examples
 
 WORDS = st.text("abc", max_size=7)
 
@@ -44,7 +45,7 @@ def distance(left: str, right: str) -> int:
 
 
 @given(WORDS, WORDS)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_an_alignment_has_the_fewest_edits_and_spells_both_texts(left, right):
     alignment = align(left, right)
     counts = count_edits(alignment)
@@ -57,7 +58,7 @@ def test_an_alignment_has_the_fewest_edits_and_spells_both_texts(left, right):
 
 
 @given(WORDS, WORDS)
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_exchanging_the_texts_exchanges_insertions_and_deletions(left, right):
     forth, back = count_edits(align(left, right)), count_edits(align(right, left))
     assert forth.errors == back.errors
@@ -103,7 +104,7 @@ def test_english_needs_its_normaliser(monkeypatch):
 
 
 @given(st.text(max_size=30), st.sampled_from(["ja", "de"]))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_normalising_twice_changes_nothing_more(text, language):
     once = normalise(text, language)
     assert normalise(once, language) == once

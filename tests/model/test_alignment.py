@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.model.alignment import (
@@ -19,6 +19,7 @@ from aasvc_cli.model.alignment import (
     tensor_monotonic_search,
 )
 from aasvc_cli.model.layers import padding_mask
+from tests.examples import examples
 from tests.oracles import best_path_score, monotonic_paths
 
 SEARCHES = [monotonic_search, tensor_monotonic_search]
@@ -57,7 +58,7 @@ def test_more_tokens_than_frames_leave_out_the_first_tokens(search):
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_both_searches_agree_on_ragged_batches(data):
     batch = data.draw(st.integers(1, 4))
     target = torch.tensor(data.draw(st.lists(st.integers(1, 30), min_size=batch, max_size=batch)))

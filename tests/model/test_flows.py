@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.model.duration import DurationBranch, StochasticDurationPredictor
 from aasvc_cli.model.flows import N_BINS, TAIL, FlowChain, spline, spline_inverse
+from tests.examples import examples
 
 
 def _random(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -20,7 +21,7 @@ def _random(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 @given(st.floats(-8, 8), st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_spline_is_monotone_and_inverts(value, seed):
     generator = torch.Generator().manual_seed(seed)
     widths, heights = torch.randn(2, N_BINS, generator=generator, dtype=torch.float64) * 2

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio.files import read_audio, write_audio
@@ -36,6 +36,7 @@ from aasvc_cli.vocoder.build import generator_tree, write_vocoder
 from aasvc_cli.vocoder.folder import StoredVocoder
 from aasvc_cli.vocoder.gan_generators import HiFiGan, HiFiGanSizes
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
+from tests.examples import examples
 from tests.voices import tiny_config, write_voice
 
 RATE = 16000
@@ -148,7 +149,7 @@ class TestArrays:
         both = converter.convert(np.stack([left, right], axis=1), RATE)
         assert np.array_equal(both.wave, converter.convert((left + right) / 2, RATE).wave)
 
-    @settings(deadline=None, max_examples=20)
+    @examples(20)
     @given(rate=st.sampled_from([8000, 11025, 16000, 44100, 48000, 96000]), n=st.integers(0, 5000))
     def test_any_length_is_converted_or_called_too_short(self, converter: Converter, rate: int, n: int):
         fewest = 4  # one token

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import image
 
@@ -23,6 +23,7 @@ from aasvc_cli.measures.statistics import Summary
 from aasvc_cli.report import drawing
 from aasvc_cli.report.content import Alignment, Curve, Measure, Page, System, Utterance
 from aasvc_cli.report.page import rank, render
+from tests.examples import examples
 from tests.pages import MEASURES, Element, page, parse
 
 HOSTILE = (
@@ -298,7 +299,7 @@ def _ranked(values: list[tuple[float, ...]], order: list[int]) -> dict[str, int]
 
 
 @given(scores_of_all, st.randoms())
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_the_ranking_does_not_depend_on_the_order_and_leaves_nobody_with_scores_out(values, random):
     order = list(range(len(values)))
     straight = _ranked(values, order)
@@ -310,7 +311,7 @@ def test_the_ranking_does_not_depend_on_the_order_and_leaves_nobody_with_scores_
 
 
 @given(scores_of_all)
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_the_ranking_is_that_of_the_mean_of_shares_of_utterances_that_are_better(values):
     """Counted pair by pair: half a place for each other one that is as good, a whole one for each that is better."""
     means = {}
@@ -331,7 +332,7 @@ def test_the_ranking_is_that_of_the_mean_of_shares_of_utterances_that_are_better
 
 
 @given(scores_of_all)
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_the_best_in_every_measure_is_ranked_first(values):
     assert _ranked([*values, (-11.0, 11.0, 0.0)], list(range(len(values) + 1)))[f"u{len(values)}"] == 1
 
@@ -352,7 +353,7 @@ def test_values_that_are_not_defined_are_dashes():
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_a_png_decodes_to_the_shades_that_went_in(height: int, width: int, seed: int):
     levels = np.random.default_rng(seed).integers(0, drawing.N_COLOURS, (height, width)).astype(np.uint8)
     decoded = image.imread(io.BytesIO(drawing.png(levels)), format="png")

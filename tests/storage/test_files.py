@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -42,6 +42,7 @@ from aasvc_cli.storage.files import (
     write_text,
 )
 from aasvc_cli.storage.home import HOME_VARIABLE, Home, bundled, find_home
+from tests.examples import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -426,7 +427,7 @@ class TestCheckpoint:
 
 
 class TestAudio:
-    @settings(max_examples=25, deadline=None)
+    @examples(25)
     @given(
         n=st.integers(1, 3000),
         rate=st.sampled_from([8000, 22050, 24000, 48000]),

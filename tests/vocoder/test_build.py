@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -20,6 +20,7 @@ from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.home import Home
 from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, find_vocoder, load_vocoder
 from aasvc_cli.vocoder.gan_generators import GanVocoder, noise_between
+from tests.examples import examples
 
 KINDS = ["hifigan", "pwg"]
 
@@ -90,7 +91,7 @@ def test_the_seed_decides_what_is_drawn_and_company_does_not(example, vocoder):
     assert float((together[1] - first[0]).abs().max()) <= 1e-5
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(seed=st.integers(0, 2**40), start=st.integers(0, 50000), length=st.integers(0, 20000))
 def test_noise_has_its_place_however_it_is_cut(seed: int, start: int, length: int):
     whole = noise_between(seed, 0, 70000)
