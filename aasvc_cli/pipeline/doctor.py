@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -211,8 +212,7 @@ def _packages() -> Iterator[Check]:
     declared = [Requirement(line) for line in distribution.requires or []]
     needed = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
     names = [each.name for each in needed]
-    modules = _modules()
-    faults = {each.name: fault for each in needed if (fault := _fault(each, modules))}
+    faults = {each.name: fault for each in needed if (fault := _fault(each))}
     facts = {"versions": {name: _version(name) for name in names}, "faults": list(faults.values())}
     if faults:
         message = f"{'; '.join(faults.values())}; run: pip install {' '.join(faults)}"
@@ -224,28 +224,28 @@ def _packages() -> Iterator[Check]:
         of_extra = [each for each in of_extra if each not in needed]
         if extra == "test":
             continue
-        absent = [fault for each in of_extra if (fault := _fault(each, None))]
+        absent = [fault for each in of_extra if (fault := _fault(each, importable=False))]
         packages = [each.name for each in of_extra]
         message = f"{'; '.join(absent)}; run: pip install '{DISTRIBUTION}[{extra}]'" if absent else ", ".join(packages)
         facts = {"packages": packages, "faults": absent}
         yield Check(f"extra {extra}", MISSING if absent else OK, message, facts)
 
 
-def _modules() -> dict[str, str]:
-    """The module to import of each installed package: the one with its name, or else any that is not private."""
-    modules: dict[str, str] = {}
-    for module, packages in metadata.packages_distributions().items():
-        for package in map(str.lower, packages):
-            if module.lower() == package.replace("-", "_") or not (module.startswith("_") or package in modules):
-                modules[package] = module
-    return modules
+def _module(package: str) -> str:
+    """The module to import of an installed package: the one with its name, or else any that is not private."""
+    name = package.lower().replace("-", "_")
+    if importlib.util.find_spec(name) is not None:
+        return name
+    others = metadata.packages_distributions().items()  # which looks at every file of every package
+    own = (module for module, packages in others if package.lower() in map(str.lower, packages))
+    return next((module for module in own if not module.startswith("_")), name)
 
 
-def _fault(requirement: Requirement, modules: Mapping[str, str] | None) -> str:
+def _fault(requirement: Requirement, *, importable: bool = True) -> str:
     """What is wrong with a package; empty if it is as required.
 
     Args:
-        modules: to import it; None to look at its version only
+        importable: import it, too, in place of looking at its version only
     """
     name = requirement.name
     version = _version(name)
@@ -253,9 +253,9 @@ def _fault(requirement: Requirement, modules: Mapping[str, str] | None) -> str:
         return f"{name} is not installed"
     if not requirement.specifier.contains(version, prereleases=True):
         return f"{name} is {version}, expected {requirement.specifier}"
-    if modules is not None:
+    if importable:
         try:
-            importlib.import_module(modules.get(name.lower(), name))
+            importlib.import_module(_module(name))
         except Exception as error:  # whatever a foreign library raises
             return f"{name} cannot be imported ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     return ""
