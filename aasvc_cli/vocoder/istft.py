@@ -194,7 +194,7 @@ class PitchNet(nn.Module):
         return self.read(*self(mel))
 
     def decode_exactly(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`decode` in float64, from sums and products alone, which come out alike on any machine.
+        """:meth:`decode` in float64 throughout, from sums and products alone, which come out alike on any machine.
 
         The phase of a pulse sums up all pitches before it, and overtones multiply it: what other kernels rounded
         otherwise in float32 (1e-6 of the pitch) came to 0.05 of full scale in single samples after two seconds.
@@ -205,8 +205,7 @@ class PitchNet(nn.Module):
             mixed = _norm(_conv(x, block.depthwise, torch.mul), block.norm)
             x = x + block.scale.double() * _linear(_gelu(_linear(mixed, block.expand)), block.contract)
         out = _linear(_norm(x, net.norm_out), net.head)
-        f0, voiced = self.read(out[..., :-1], out[..., -1])
-        return f0.float(), voiced
+        return self.read(out[..., :-1], out[..., -1])
 
     def read(self, logits: Tensor, voicing: Tensor) -> tuple[Tensor, Tensor]:
         """Pitch in Hz (B, T) and whether voiced (B, T) from what :meth:`forward` gives."""
@@ -345,7 +344,8 @@ class IstftGenerator(nn.Module):
         """Pulses at a pitch, and noise that is weak beside them.
 
         Args:
-            f0: (B, T + 1) in Hz, from :func:`held_pitch`; the last entry ends the last frame
+            f0: (B, T + 1) in Hz, from :func:`held_pitch`; the last entry ends the last frame. In float64, nothing of
+                its precision is lost before it has become a phase
             voiced: (B, T + 1)
             phase: (B,) cycles at the first sample
             noise: (B, T * hop_length), white, of unit variance
@@ -363,7 +363,8 @@ class IstftGenerator(nn.Module):
         start = phase.double().unsqueeze(1) + torch.cumsum(turns, dim=1) - turns
         slope = (f0[:, 1:] - f0[:, :-1]).unsqueeze(-1)
         within = (f0[:, :-1].unsqueeze(-1) * ramp + slope * (0.5 * ramp.square())) * (hop / rate)
-        cycles = torch.remainder(start.unsqueeze(-1) + within, 1.0).float()  # (B, T, hop)
+        # around 0, where pulses are, because float32 is finest there
+        cycles = (torch.remainder(start.unsqueeze(-1) + within + 0.5, 1.0) - 0.5).float()  # (B, T, hop)
         f0_now = f0[:, :-1].unsqueeze(-1) + slope * ramp
         gate = level[:, :-1].unsqueeze(-1) + (level[:, 1:] - level[:, :-1]).unsqueeze(-1) * ramp
         pulses = gate * pulse_train(cycles, f0_now, rate)
@@ -545,11 +546,14 @@ def pulse_train(cycles: Tensor, f0: Tensor, sample_rate: int) -> Tensor:
     The sum of cosines 1 … K has a closed form, the kernel of Dirichlet.
 
     Args:
-        cycles: phase in cycles, within [0, 1)
+        cycles: phase in cycles, within [-0.5, 0.5): just below 1, float32 is so coarse that the peaks of pulses would
+            depend on the last bit of the pitch
         f0: in Hz, same shape
     """
-    count = torch.floor(0.5 * sample_rate / f0)
+    count = torch.floor(0.5 * sample_rate / f0).to(cycles.dtype)
     below = torch.sin(math.pi * cycles)
-    above = torch.sin(math.pi * torch.remainder((2.0 * count + 1.0) * cycles, 2.0))
-    kernel = torch.where(below.abs() < 1e-5, 2.0 * count + 1.0, above / below.clamp_min(1e-5))
+    turns = (2.0 * count + 1.0) * cycles
+    above = torch.sin(math.pi * (turns - 2.0 * torch.round(0.5 * turns)))  # what is small stays as it is
+    peak = below.abs() < 1e-5
+    kernel = torch.where(peak, 2.0 * count + 1.0, above / torch.where(peak, 1.0, below))
     return (0.5 * kernel - 0.5) * torch.sqrt(2.0 / count.clamp_min(1.0))

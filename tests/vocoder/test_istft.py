@@ -23,6 +23,7 @@ from aasvc_cli.vocoder.istft import (
     PitchNet,
     head_size,
     held_pitch,
+    pulse_train,
 )
 
 SMALL = IstftSizes(width=16, hidden=24, n_blocks=2, pitch_width=12, pitch_blocks=1, pitch_bins=32)
@@ -174,6 +175,24 @@ class TestSource:
         cycles = float(((f0[0, :40] + f0[0, 1:41]) * (256 / 24000 / 2)).double().sum()) % 1.0
         later = net.excite(f0[:, 40:], voiced[:, 40:], torch.tensor([cycles]), torch.zeros(1, 40 * 256)).pulses
         torch.testing.assert_close(whole[:, 44:], later[:, 4:], atol=5e-2, rtol=1e-2)
+
+    def test_pulses_are_the_sum_of_all_harmonics_at_any_phase(self):
+        near = torch.logspace(-9, -1, 60)
+        cycles = torch.cat([-near.flip(0), torch.zeros(1), near, torch.linspace(-0.5, 0.499, 50)])
+        for f0, count in ((93.0, 129), (251.0, 47), (799.0, 15), (13000.0, 0)):
+            found = pulse_train(cycles, torch.full_like(cycles, f0), 24000)
+            harmonics = torch.arange(1, count + 1).double()[:, None]
+            exact = torch.cos(2 * math.pi * harmonics * cycles.double()).sum(0) * math.sqrt(2.0 / max(count, 1))
+            assert (found - exact).abs().max() < 1e-4
+
+    def test_the_last_bits_of_a_pitch_do_not_change_its_pulses(self):
+        net = generator(MelConfig())
+        f0 = torch.linspace(97.0, 260.0, 401).double()[None]
+        voiced = torch.ones(1, 401, dtype=torch.bool)
+        pulses, other = (
+            net.sources(each, voiced, torch.zeros(1), torch.zeros(1, 400 * 256))[0] for each in (f0, f0 * (1 + 1e-9))
+        )
+        assert (pulses - other).abs().max() < 2e-3 and pulses.abs().max() > 5.0
 
     def test_pulses_and_noise_have_unit_variance(self):
         net = generator(MelConfig())
