@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -429,7 +430,8 @@ def list_sounds(folder: Path) -> Listing:
                     others.append(path)
         except OSError as error:
             raise AudioError(f"{base}: cannot be listed ({error.strerror or error})") from None
-    return Listing(tuple(sorted(recordings)), tuple(sorted(others)))
+    in_order = attrgetter("parts")  # which paths are compared by, too, but part by part in Python
+    return Listing(tuple(sorted(recordings, key=in_order)), tuple(sorted(others, key=in_order)))
 
 
 def list_audio(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ Two forms of data are understood: the layout of Hi-Fi-CAPTAIN (``<speaker>/wav/<
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -46,11 +47,11 @@ class Recordings:
         """How many other sounds there are and what to do; empty without any."""
         return Listing((), self.others).advice
 
-    def relative(self, path: Path) -> Path:
-        """The path of a recording in the folder of its set."""
-        parts = path.relative_to(self.root).parts
+    def relative(self, path: Path) -> str:
+        """The path of a recording in the folder of its set, with ``/`` between folders."""
+        parts = os.fspath(path).removeprefix(os.path.join(self.root, "")).split(os.sep)
         layout = len(parts) > 2 and parts[0] == "wav" and parts[1] in _SET_OF_FOLDER
-        return Path(*parts[2:]) if layout else Path(*parts)
+        return "/".join(parts[2:] if layout else parts)
 
     @property
     def n_files(self) -> int:

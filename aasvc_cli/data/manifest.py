@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,38 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
         if not latest.is_file():
             raise DataError(f"nothing is prepared in {home.root}; run: aasvc prepare CORPUS")
         name = str(_entry(read_json(latest, "the name of the set prepared last"), "name", latest))
+    with _opened(home, name) as tree:
+        return Manifest(
+            name=name,
+            source_speaker=str(tree["source_speaker"]),
+            target_speaker=str(tree["target_speaker"]),
+            config=parse_config(tree["config"], str(manifest_path(home, name))),
+            sets={key: tuple(_parse_pair(home, entry) for entry in tree["sets"][key]) for key in SETS},
+            excluded=[(str(utterance), str(where), str(why)) for utterance, where, why in tree["excluded"]],
+            source_root=home.found(tree["source_root"]),
+            target_root=home.found(tree["target_root"]),
+            more_source_roots=tuple(home.found(root) for root in tree.get("more_source_roots", ())),
+        )
+
+
+def prepared_roots(home: Home, name: str) -> tuple[Path, ...]:
+    """The folders of the sources and of the target that a prepared set stands for; raises DataError."""
+    with _opened(home, name) as tree:
+        roots = tree["source_root"], *tree.get("more_source_roots", ()), tree["target_root"]
+        return tuple(home.found(root) for root in roots)
+
+
+def has_same_training_set(home: Home, manifest: Manifest) -> bool:
+    """Whether the set of that name on disk trains on the same pairs and features; raises DataError without one."""
+    with _opened(home, manifest.name) as tree:
+        pairs = [_pair_tree(home, pair) for pair in manifest.sets["train"]]
+        features = parse_config(tree["config"], str(manifest_path(home, manifest.name))).features
+        return bool(tree["sets"]["train"] == pairs and features == manifest.config.features)
+
+
+@contextlib.contextmanager
+def _opened(home: Home, name: str) -> Iterator[dict[str, Any]]:
+    """What the file of a prepared set says; what goes wrong while it is used is an error that names the file."""
     path = manifest_path(home, name)
     if name not in list_prepared(home):
         raise DataError(f"no prepared data named {name:.100}{suggest(name, list_prepared(home))}; run: aasvc prepare")
@@ -133,17 +166,7 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
     with reading(path, "a complete manifest", advice="run: aasvc prepare again"):
         if tree["name"] != name:
             raise ValueError(f"its name is {tree['name']!r:.60}")
-        return Manifest(
-            name=name,
-            source_speaker=str(tree["source_speaker"]),
-            target_speaker=str(tree["target_speaker"]),
-            config=parse_config(tree["config"], str(path)),
-            sets={key: tuple(_parse_pair(home, entry) for entry in tree["sets"][key]) for key in SETS},
-            excluded=[(str(utterance), str(where), str(why)) for utterance, where, why in tree["excluded"]],
-            source_root=home.found(tree["source_root"]),
-            target_root=home.found(tree["target_root"]),
-            more_source_roots=tuple(home.found(root) for root in tree.get("more_source_roots", ())),
-        )
+        yield tree
 
 
 def list_prepared(home: Home) -> list[str]:

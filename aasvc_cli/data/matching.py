@@ -142,9 +142,15 @@ def _entries(speaker: Recordings, set_name: str) -> list[_Entry]:
     """Composed and decomposed accents are the same name."""
     listed = []
     for path in speaker.sets.get(set_name, ()):
-        key = unicodedata.normalize("NFC", speaker.relative(path).with_suffix("").as_posix())
-        listed.append(_Entry(Path(os.path.abspath(path)), key, key.rsplit("/", 1)[-1]))
+        key = unicodedata.normalize("NFC", os.path.splitext(speaker.relative(path))[0])
+        listed.append(_Entry(_absolute(path), key, key.rsplit("/", 1)[-1]))
     return listed
+
+
+def _absolute(path: Path) -> Path:
+    """Of many paths, making each a second time would take long."""
+    text = os.path.abspath(path)
+    return path if text == os.fspath(path) else Path(text)
 
 
 def _named(matched: Iterable[_Matched], texts: Mapping[str, str]) -> list[ParallelPair]:
@@ -284,8 +290,8 @@ def _index(speaker: Recordings) -> dict[str, set[tuple[str, Path]]]:
     for set_name, paths in speaker.sets.items():
         for path in paths:
             relative = speaker.relative(path)
-            entry = (set_name, Path(os.path.abspath(path)))
-            names = (path.name, path.stem, relative.as_posix(), relative.with_suffix("").as_posix(), str(entry[1]))
+            entry = (set_name, _absolute(path))
+            names = (path.name, path.stem, relative, os.path.splitext(relative)[0], str(entry[1]))
             for name in (*names, str(path)):
                 index[unicodedata.normalize("NFC", name)].add(entry)
     return index

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ class Fit:
     others: tuple[float, ...]
     length_ratio: float
 
-    @property
+    @cached_property
     def misfit(self) -> float:
         """The cost as a share of what other sentences cost: about 1 if this is another sentence itself."""
         return self.cost / float(np.mean(self.others))

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -353,6 +354,7 @@ def _checksum(said: str, shape: tuple[int, ...], data: bytes | memoryview) -> in
     return zlib.crc32(data, zlib.crc32(f"{said}{shape}".encode()))
 
 
+@lru_cache(maxsize=1024)
 def _speaker(folder: str) -> str:
     """The folder that most likely names the speaker."""
     while True:

@@ -5,11 +5,13 @@ Recordings are matched, measured, trimmed and turned into features; long pairs a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,15 @@ from aasvc_cli.data.checks import (
 from aasvc_cli.data.corpus import Recordings, clean_name, locate_all
 from aasvc_cli.data.examination import Examined, Examiner, joined
 from aasvc_cli.data.excerpts import Progress
-from aasvc_cli.data.manifest import SETS, Finding, Manifest, ParallelPair, read_manifest, write_manifest
+from aasvc_cli.data.manifest import (
+    SETS,
+    Finding,
+    Manifest,
+    ParallelPair,
+    has_same_training_set,
+    prepared_roots,
+    write_manifest,
+)
 from aasvc_cli.data.matching import Matching
 from aasvc_cli.data.preparation import MeasuredPair, PartReport, PrepareReport
 from aasvc_cli.data.ranking import RANKING_FILE, to_drop, write_ranking
@@ -48,6 +58,8 @@ MAX_SECONDS = 12.0
 FEW_PAIRS = 10
 SHORT_BYTES = 96_000
 """A smaller file holds less than 12 s even at 64 kbit/s."""
+COLLECTION = (100_000, 20, 20)
+"""How seldom garbage is collected while a corpus is prepared, see :func:`gc.set_threshold`."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,18 @@ class PrepareOptions:
         return assign_sets(good, candidates, requested, self.seed)
 
 
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Millions of objects are made and stay: to look through them all for cycles, time and again, takes long."""
+    before = gc.get_threshold()
+    gc.set_threshold(*COLLECTION)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@_seldom_collected()
 def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions()) -> PrepareReport | PartReport:
     """Match, check and split the recordings of two speakers, compute what features are missing, and write a manifest.
 
@@ -414,11 +438,10 @@ def _check_name(home: Home, name: str | None, speakers: _Speakers, overwrite: bo
             f"--name {name}: expected letters, digits, dots, dashes and underscores, e.g. {clean_name(name)}"
         )
     try:
-        old = read_manifest(home, name)
+        known = prepared_roots(home, name)
     except AasvcError:
         return name  # missing, or no longer usable
     roots = (*(each.root.absolute() for each in speakers.sources), speakers.target.root.absolute())
-    known = (*old.source_roots, old.target_root)
     if not overwrite and known != roots:
         raise DataError(
             f"prepared data named {name} already stands for {' and '.join(map(str, known))}; choose another "
@@ -430,8 +453,7 @@ def _check_name(home: Home, name: str | None, speakers: _Speakers, overwrite: bo
 def _drop_stale_stats(home: Home, manifest: Manifest) -> None:
     """Remove statistics of a training set or of features that this manifest replaces."""
     try:
-        old = read_manifest(home, manifest.name)
-        if old.sets["train"] == manifest.sets["train"] and old.config.features == manifest.config.features:
+        if has_same_training_set(home, manifest):
             return
     except AasvcError:
         pass  # no manifest, or one of no use: whatever statistics there are cannot be trusted

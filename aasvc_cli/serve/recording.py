@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -130,9 +131,7 @@ def _of_target(folder: Path, texts: Mapping[str, str] | None) -> list[Sentence]:
         raise DataError(f"{folder}: no such folder (--target)")
     recordings = scan_speaker(folder)
     names = {
-        path: recordings.relative(path).with_suffix("").as_posix()
-        for paths in recordings.sets.values()
-        for path in paths
+        path: os.path.splitext(recordings.relative(path))[0] for paths in recordings.sets.values() for path in paths
     }
     sentence_of = sentences_of(names.values(), read_texts(folder) if texts is None else texts)
     planned = [

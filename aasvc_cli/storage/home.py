@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 HOME_VARIABLE = "AASVC_HOME"
@@ -106,10 +107,16 @@ class Home:
 
     def kept(self, path: Path) -> str:
         """A path to store: relative to the data folder if inside it, so that the folder can be moved."""
-        for root in (self.root, self.root.resolve()):
-            if path.is_relative_to(root) and ".." not in path.parts:
-                return path.relative_to(root).as_posix()
-        return str(path)
+        text = os.fspath(path)
+        for root in self._roots:
+            if f"{text}{os.sep}".startswith(root) and ".." not in path.parts:
+                return text[len(root) :].replace(os.sep, "/") or "."
+        return text
+
+    @cached_property
+    def _roots(self) -> tuple[str, ...]:
+        """How the paths of what lies in the data folder begin; found out once, as a set has many of them."""
+        return tuple(os.path.join(root, "") for root in dict.fromkeys((self.root, self.root.resolve())))
 
     def found(self, text: str) -> Path:
         """The path that :meth:`kept` stored."""
