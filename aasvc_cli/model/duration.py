@@ -44,7 +44,7 @@ class DurationBranch(nn.Module):
         x = self.output(x.transpose(1, 2).flatten(2))  # (B, S', width)
         frames = torch.arange(n_tokens, device=x.device, dtype=torch.float32)
         if lengths is None:
-            ratio = torch.tensor(x.shape[1] / n_tokens, dtype=torch.float32, device=x.device)
+            ratio = torch.tensor(x.shape[1] / n_tokens, dtype=torch.float32).to(x.device, non_blocking=True)
             index = (frames * ratio).floor().long().clamp_max(x.shape[1] - 1).expand(len(x), -1)
         else:
             strided = _strided(lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,7 +153,8 @@ def forward_sum_loss(
     Computed as CTC with the labels 1, 2, …, K and a blank of constant score. The scores are not normalised over labels;
     the framework's CTC backward assumes they are and adds the gradient of ``sum(exp(scores))``.
     ``gradient="published"`` keeps that term, as the published training has it; ``"exact"`` takes it out, so that the
-    gradient is the derivative of the value.
+    gradient is the derivative of the value. On other devices than the CPU, the framework's CTC would ask for the
+    lengths and make the host wait: there :func:`tensor_forward_sum` takes its place.
 
     Args:
         log_alignment: (B, T, K)
@@ -170,17 +172,92 @@ def forward_sum_loss(
         scores = scores + beta_binomial_log_prior(target_lengths, token_lengths, shape, prior)
     # The framework's CTC backward turns scores of -inf into NaN as soon as lengths differ within a batch.
     scores = scores.masked_fill(torch.isneginf(scores), PADDING_LOG_SCORE)
-    scores = F.pad(scores, (1, 0), value=BLANK_LOG_SCORE)  # (B, T, K + 1)
-    labels = torch.arange(1, shape[1] + 1, device=scores.device).expand(len(scores), -1)
-    nll = F.ctc_loss(
-        scores.transpose(0, 1), labels, target_lengths, token_lengths, blank=0, reduction="none", zero_infinity=True
-    )
+    if scores.device.type == "cpu":
+        padded = F.pad(scores, (1, 0), value=BLANK_LOG_SCORE)  # (B, T, K + 1)
+        labels = torch.arange(1, shape[1] + 1).expand(len(scores), -1)
+        nll = F.ctc_loss(
+            padded.transpose(0, 1), labels, target_lengths, token_lengths, blank=0, reduction="none", zero_infinity=True
+        )
+    else:
+        nll = tensor_forward_sum(scores, target_lengths, token_lengths)
     if gradient == "exact":
         real = ~padding_mask(target_lengths, shape[0])
-        mass = (torch.exp(scores[..., 1:]).sum(-1) * real).sum(1)
+        mass = (torch.exp(scores).sum(-1) * real).sum(1)
         mass = torch.where(target_lengths >= token_lengths, mass, torch.zeros_like(mass))
         nll = nll - (mass - mass.detach())
     return (nll / token_lengths.clamp_min(1)).mean()
+
+
+def tensor_forward_sum(scores: Tensor, target_lengths: Tensor, token_lengths: Tensor) -> Tensor:
+    """The framework's CTC loss with the labels 1, 2, …, K, as tensor operations: any device, no host synchronisation.
+
+    Args:
+        scores: (B, T, K) of the labels, finite; the blank has :data:`BLANK_LOG_SCORE`
+        target_lengths, token_lengths: (B,)
+
+    Returns:
+        (B,), 0 without gradient for an utterance with fewer frames than tokens
+    """
+    result: Tensor = _ForwardSum.apply(scores, target_lengths, token_lengths)
+    return result
+
+
+class _ForwardSum(torch.autograd.Function):
+    """Labellings are summed up from both ends in one pass, so the gradient is known when the value is."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, target_lengths: Tensor, token_lengths: Tensor) -> Tensor:
+        batch, n_frames, n_tokens = scores.shape
+        frames = _turned(target_lengths, n_frames).unsqueeze(2).expand(-1, -1, n_tokens)
+        tokens = _turned(token_lengths, n_tokens).unsqueeze(1).expand(-1, n_frames, -1)
+
+        def turned(values: Tensor) -> Tensor:
+            return values.gather(1, frames).gather(2, tokens)
+
+        on_label, so_far = _summed_up(torch.cat([scores, turned(scores)]))
+        last = (target_lengths - 1).view(-1, 1, 1).expand(-1, 1, n_tokens + 1)
+        value = -so_far[:batch].gather(1, last).squeeze(1).gather(1, token_lengths.unsqueeze(1)).squeeze(1)
+        both = on_label[:batch] + turned(on_label[batch:]) - scores  # the score of the frame itself is in both
+        real = ~padding_mask(target_lengths, n_frames) & torch.isfinite(value).unsqueeze(1)  # (B, T)
+        through = (both + value.view(-1, 1, 1)).masked_fill(
+            padding_mask(token_lengths, n_tokens).unsqueeze(1), -torch.inf
+        )
+        gradient = torch.exp(scores) - torch.exp(through)
+        ctx.save_for_backward(gradient.masked_fill(~real.unsqueeze(2), 0.0))
+        return value.masked_fill(~torch.isfinite(value), 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0].view(-1, 1, 1) * ctx.saved_tensors[0], None, None
+
+
+def _turned(lengths: Tensor, longest: int) -> Tensor:
+    """(B, longest): for each place, the one that is as far from the other end; 0 behind the end."""
+    return (lengths.unsqueeze(1) - 1 - torch.arange(longest, device=lengths.device)).clamp_min(0)
+
+
+def _summed_up(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-sums of all beginnings of labellings.
+
+    Args:
+        scores: (B, T, K)
+
+    Returns:
+        (B, T, K), those whose frame t has label k + 1; (B, T, K + 1), those that have come to label k, 0 for none yet,
+        and are there still or at the blank behind it
+    """
+    batch, _, n_tokens = scores.shape
+    label = scores.new_full((batch, n_tokens), -torch.inf)
+    reached = scores.new_full((batch, n_tokens + 1), -torch.inf)
+    reached[:, 0] = 0.0
+    labels, all_reached = [], []
+    for row in scores.unbind(1):
+        label = torch.logaddexp(label, reached[:, :-1]) + row
+        waited = reached + BLANK_LOG_SCORE
+        reached = torch.cat([waited[:, :1], torch.logaddexp(waited[:, 1:], label)], dim=1)
+        labels.append(label)
+        all_reached.append(reached)
+    return torch.stack(labels, dim=1), torch.stack(all_reached, dim=1)
 
 
 def binarisation_loss(log_alignment: Tensor, path: Tensor, target_lengths: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from aasvc_cli.training.losses import (
     duration_loss,
     forward_sum_loss,
     masked_l1,
+    tensor_forward_sum,
 )
 from tests.oracles import beta_binomial, ctc_log_probability
 
@@ -84,6 +85,25 @@ def test_an_utterance_with_fewer_frames_than_tokens_has_no_loss_and_no_gradient(
         loss.backward()
         assert float(loss.detach()) == 0.0
         assert leaf.grad is not None and not leaf.grad.any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_forward_sum_of_tensor_operations_is_that_of_the_framework(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.tensor([40, 31, 7, 12])
+    tokens = torch.tensor([10, 1, 7, 13])  # the last has too many
+    scores = 3 * torch.randn(4, 40, 13, generator=generator) - 2.0
+    leaves = [scores.masked_fill(padding_mask(tokens, 13).unsqueeze(1), -1e4).requires_grad_() for _ in range(2)]
+    padded = torch.nn.functional.pad(leaves[0], (1, 0), value=BLANK_LOG_SCORE).transpose(0, 1)
+    expected = torch.nn.functional.ctc_loss(
+        padded, torch.arange(1, 14).expand(4, -1), frames, tokens, reduction="none", zero_infinity=True
+    )
+    values = tensor_forward_sum(leaves[1], frames, tokens)
+    assert torch.allclose(values, expected, rtol=1e-5)
+    weights = torch.randn(4, generator=generator)
+    for value in (values, expected):
+        (value * weights).sum().backward()
+    assert torch.allclose(leaves[1].grad, leaves[0].grad, atol=2e-5)
 
 
 @pytest.mark.parametrize(("kind", "missing"), [("beta-binomial", 0), ("published", 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -15,7 +16,9 @@ from aasvc_cli.config.settings import Config, TrainConfig
 from aasvc_cli.data.dataset import Batch
 from aasvc_cli.errors import TrainingError
 from aasvc_cli.features.kinds import with_widths
+from aasvc_cli.model.aasvc import AASVC
 from aasvc_cli.model.conformer import ConformerBlock
+from aasvc_cli.training.losses import total_loss
 from aasvc_cli.training.optimisation import Averaged, DivergenceGuard, learning_rate
 from aasvc_cli.training.voice_trainer import Trainer
 
@@ -59,6 +62,25 @@ def test_steps_lower_the_loss_of_a_batch_that_is_seen_again_and_again():
     for _ in range(40):
         last, *_ = trainer.update([_batch()])
     assert float(last[-1]) < 0.9 * float(first[-1])
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("predictor", ["stochastic", "deterministic", "poisson"])
+def test_a_gradient_asks_the_device_for_no_value(predictor: str, published: bool, monkeypatch: pytest.MonkeyPatch):
+    """On a GPU, the host would wait for it. The device ``meta`` has shapes and no values, so whoever asks fails."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which does not know it
+    model = {"duration_predictor": predictor, "mask_padding": not published, "duration_dim": 20}
+    model["duration_input"] = "feature" if published else "tokens"
+    config = override(_config(), {f"model.{name}": value for name, value in model.items()})
+    network = AASVC(config.model).to(meta).train()
+    batch = _batch().to(meta)
+    forced = network(
+        batch.source, batch.source_lengths, batch.target, batch.target_lengths, torch.empty(2, 24, 20, device=meta),
+        noise=torch.empty(2, config.model.n_tokens(24), 2, device=meta),
+    )  # fmt: skip
+    total_loss(forced, config.loss, config.loss.duration_start_step + 1).total.backward()
+    assert network.output.weight.grad is not None
 
 
 def test_accumulated_micro_batches_give_the_gradient_of_their_mean_loss():
