@@ -25,7 +25,14 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.data.content_path import content_path
 from aasvc_cli.errors import TrainingError
 from aasvc_cli.model.content import ContentEncoder, ContentSizes
-from aasvc_cli.training.optimisation import Averaged, DivergenceGuard, learning_rate
+from aasvc_cli.training.optimisation import (
+    Averaged,
+    DivergenceGuard,
+    below,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+)
 
 Array = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
@@ -192,20 +199,17 @@ class ContentTrainer:
         tensors = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
         names = {parameter: name for name, parameter in self.encoder.named_parameters()}
-        for parameter, entries in self.optimizer.state.items():
-            tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()}  # type: ignore[index]
-        return tensors, {"step": self.step, "guard": [self.guard.smooth, self.guard.best]}
+        remembered = optimizer_state(self.optimizer, names)
+        tensors |= {f"optimizer.{name}": value for name, value in remembered.items()}
+        return tensors, {"step": self.step, "guard": self.guard.state()}
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`; raises KeyError or RuntimeError if it is of another network."""
-        self.encoder.load_state_dict(_below(tensors, "encoder."))
-        if self.average.decay:
-            self.average.load_state(_below(tensors, "average."))
-        for name, parameter in self.encoder.named_parameters():
-            if entries := _below(tensors, f"optimizer.{name}."):
-                self.optimizer.state[parameter] = entries
+        self.encoder.load_state_dict(below(tensors, "encoder."))
+        self.average.load_state(below(tensors, "average."))
+        load_optimizer_state(self.optimizer, dict(self.encoder.named_parameters()), below(tensors, "optimizer."))
         self.step = int(numbers["step"])
-        self.guard.smooth, self.guard.best = numbers["guard"][0], float(numbers["guard"][1])
+        self.guard.load_state(numbers["guard"])
 
 
 def projected(encoder: ContentEncoder, centre: Matrix, directions: Matrix) -> ContentEncoder:
@@ -255,7 +259,3 @@ def _at_moments_of(middle: Array, feature: Array, centre: Matrix) -> Matrix:
     sums = np.zeros(middle.shape, dtype=np.float64)
     np.add.at(sums, frames[:, 0], feature[frames[:, 1]])
     return sums / np.bincount(frames[:, 0])[:, None]
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
