@@ -26,19 +26,28 @@ def test_everything_is_checked_in_small_on_the_cpu(monkeypatch: pytest.MonkeyPat
         for batch in (1, 2)
     }
     assert all(factor > 0 for factor in result["real-time factor"].values())
+    assert [row["operation"] for row in result["published operations"]] == ["distance", "search", "forward sum"]
+    assert result["lack of memory"]["pieces of"] == 2
+    assert result["batch size auto"]["batch"] == 4
 
 
 def test_a_wrong_result_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(check, "golden_parity", lambda *_: {"fp32": 1e-3})
-    monkeypatch.setattr(check, "alignment_parity", lambda *_: {"same path": False, "forward sum": 0.0})
+    alignment = {"same path": False, "forward sum": 0.0, "its gradient": 0.0}
+    monkeypatch.setattr(check, "alignment_parity", lambda *_: alignment)
+    memory = {"pieces of": None, "gradient norm": 0.0}
+    monkeypatch.setattr(check, "recovery_from_lack_of_memory", lambda *_: memory)
+    monkeypatch.setattr(check, "published_operations", lambda *_: [])
+    monkeypatch.setattr(check, "automatic_batch", lambda *_: {"GB": 1.0, "takes GB": 1.0})
     monkeypatch.setattr(check, "step_times", lambda *_: [])
     monkeypatch.setattr(check, "training_parity", lambda *_: {"first": 0.0, "last": 0.0})
     monkeypatch.setattr(check, "conversion", lambda *_: {})
     with pytest.raises(SystemExit) as ended:
         check.main()
     assert ended.value.code == 1
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == ["golden parity", "monotonic search"]
+    failed = json.loads(capsys.readouterr().out.splitlines()[-1])["failed"]
+    assert failed == ["golden parity", "monotonic search", "lack of memory"]
 
 
 def test_hours_are_those_of_the_fastest_batch():
