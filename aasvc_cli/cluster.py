@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aasvc_cli import __version__
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.errors import ClusterError, MissingExtraError
 from aasvc_cli.storage.files import make_folder, temporary_file
@@ -57,37 +60,63 @@ def connect(place: str, home: Path, version: str) -> Iterator[Workers]:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError:
             raise ClusterError(f"--cluster {place}: has no workers; start some with: dask worker {place}") from None
-        _check(client, home, version)
+        marker = stack.enter_context(temporary_file(make_folder(home), ".cluster."))
+        _check(client, marker, version)
         count = JOBS_PER_THREAD * sum(client.nthreads().values())
-        with Workers(count, lambda _: client.get_executor(pure=False), (KilledWorker,)) as workers:
+        check_here = partial(check_worker, os.getcwd(), marker, version)
+        with Workers(count, lambda _: client.get_executor(pure=False), (KilledWorker,), check_here) as workers:
             yield workers
 
 
-def _check(client: Client, home: Path, version: str) -> None:
-    with temporary_file(make_folder(home), ".cluster.") as marker:
-        paths = {"data folder": str(marker), "working directory": os.getcwd()}
+def _check(client: Client, marker: Path, version: str) -> None:
+    paths = _shared(os.getcwd(), marker)
 
-        def look() -> tuple[str | None, list[str]]:
-            """Sent by value, as a worker may have another aasvc, or none."""
-            import importlib
-            import os
+    def look() -> tuple[str | None, list[str]]:
+        """Sent by value, as a worker may have another aasvc, or none."""
+        import importlib
+        import os
 
-            try:
-                version = importlib.import_module("aasvc_cli").__version__
-            except ImportError:
-                version = None
-            return version, [name for name, path in paths.items() if not os.path.exists(path)]
+        try:
+            version = importlib.import_module("aasvc_cli").__version__
+        except ImportError:
+            version = None
+        return version, [name for name, path in paths.items() if not os.path.exists(path)]
 
-        answers: dict[str, Any] = client.run(look, on_error="return")
+    answers: dict[str, Any] = client.run(look, on_error="return")
     for worker, answer in sorted(answers.items()):
         if isinstance(answer, BaseException):
             raise ClusterError(f"worker {worker}: does not answer ({type(answer).__name__}: {answer})")
         installed, unseen = answer
-        if installed != version:
-            raise ClusterError(f"worker {worker}: has aasvc {installed or 'not installed'}, expected {version}")
-        if unseen:
-            place = home if unseen[0] == "data folder" else paths[unseen[0]]
-            raise ClusterError(f"worker {worker}: does not see the {unseen[0]} {place}; share it between all machines")
+        _refuse(worker, installed, unseen, paths, version)
+
+
+def check_worker(folder: str, marker: Path, version: str) -> None:
+    """Look at the worker that this runs in, which may have come later than the others.
+
+    Args:
+        folder: the working directory
+        marker: a file in the data folder
+        version: of aasvc
+
+    Raises:
+        ClusterError: it cannot be used; names it.
+    """
+    paths = _shared(folder, marker)
+    unseen = [name for name, path in paths.items() if not os.path.exists(path)]
+    _refuse(socket.gethostname(), __version__, unseen, paths, version)
+
+
+def _shared(folder: str, marker: Path) -> dict[str, str]:
+    """What every worker has to see, by name."""
+    return {"data folder": str(marker), "working directory": folder}
+
+
+def _refuse(worker: str, installed: str | None, unseen: Sequence[str], paths: Mapping[str, str], version: str) -> None:
+    if installed != version:
+        raise ClusterError(f"worker {worker}: has aasvc {installed or 'not installed'}, expected {version}")
+    if unseen:
+        place = os.path.dirname(paths[unseen[0]]) if unseen[0] == "data folder" else paths[unseen[0]]
+        raise ClusterError(f"worker {worker}: does not see the {unseen[0]} {place}; share it between all machines")
 
 
 @contextlib.contextmanager

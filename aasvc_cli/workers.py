@@ -54,6 +54,7 @@ class Workers:
         count: int,
         executor: Callable[[int], Executor] | None = None,
         lost: tuple[type[Exception], ...] = (),
+        before: Callable[[], None] | None = None,
     ) -> None:
         """No process yet.
 
@@ -61,10 +62,12 @@ class Workers:
             count: jobs at the same time
             executor: makes an executor for so many; by default, one of processes on this machine
             lost: what a future of that executor raises if all its attempts to run the job ended with a lost worker
+            before: called in each worker before its first job; raises an AasvcError if the worker cannot be used
         """
         self.count = count
         self._make = executor or _local_pool
         self._lost: tuple[type[Exception], ...] = (BrokenExecutor, *lost)
+        self._before = before
         self._executor: Executor | None = None
         self._processes: set[BaseProcess] = set()
 
@@ -95,7 +98,7 @@ class Workers:
             ClusterError: the cluster was lost.
             RuntimeError: it raised anything else; says what.
         """
-        job = functools.partial(_call, pickle.dumps((uuid.uuid4().hex, os.getcwd(), function)))
+        job = functools.partial(_call, pickle.dumps((uuid.uuid4().hex, os.getcwd(), self._before, function)))
         todo = iter(items)
         running: dict[Future[Outcome], Item] = {}
         suspects: list[Item] = []
@@ -315,6 +318,8 @@ def _call(pickled: bytes, item: Any) -> Any:
 @functools.lru_cache(maxsize=1)
 def _made(pickled: bytes) -> Callable[[Any], Any]:
     """The function of a spread, made once; it may remember things from one item to the next."""
-    _, folder, function = pickle.loads(pickled)
+    _, folder, before, function = pickle.loads(pickled)
+    if before is not None:
+        before()
     os.chdir(folder)  # on another machine, relative paths have to mean the same
     return function

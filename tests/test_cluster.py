@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import aasvc_cli
-from aasvc_cli.cluster import connect
+from aasvc_cli.cluster import check_worker, connect
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import ClusterError
 from aasvc_cli.pipeline.evaluate import Options, evaluate_folders
@@ -144,6 +144,18 @@ def test_the_jobs_of_a_worker_that_was_killed_run_again(workers: Workers, tmp_pa
     names = list("abc")
     paths = [tmp_path / name for name in names]
     assert sorted(workers.spread(die_the_first_time, paths, killed=refuse)) == names
+
+
+def test_a_worker_that_came_later_is_looked_at_before_its_first_job(tmp_path: Path):
+    marker = tmp_path / "marker"
+    with pytest.raises(ClusterError, match=f"does not see the data folder {tmp_path}; share it"):
+        check_worker(str(tmp_path), marker, aasvc_cli.__version__)
+    marker.touch()
+    check_worker(str(tmp_path), marker, aasvc_cli.__version__)
+    with pytest.raises(ClusterError, match=r"has aasvc .*, expected 99\.0"):
+        check_worker(str(tmp_path), marker, "99.0")
+    with pytest.raises(ClusterError, match="does not see the working directory /nowhere; share it"):
+        check_worker("/nowhere", marker, aasvc_cli.__version__)
 
 
 def test_relative_paths_mean_what_they_mean_here(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from aasvc_cli.errors import AudioError, ConfigError
+from aasvc_cli.errors import AudioError, ClusterError, ConfigError
 from aasvc_cli.storage.files import atomic_write, remove_unfinished
 from aasvc_cli.workers import MANY, THREAD_VARIABLES, Workers, core_count, each_in_chunks
 
@@ -103,6 +103,19 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
         return True
     return False
+
+
+def unfit() -> None:
+    raise ClusterError("worker elsewhere: has aasvc 0.0, expected 1.0")
+
+
+def test_a_worker_that_is_not_fit_for_the_work_gets_none(tmp_path: Path):
+    with (
+        Workers(2, before=unfit) as workers,
+        pytest.raises(ClusterError, match=r"worker elsewhere: has aasvc 0\.0"),
+    ):
+        list(workers.spread(Path.touch, [tmp_path / "done"], killed=refuse))
+    assert not (tmp_path / "done").exists()
 
 
 def test_every_item_is_done_once_by_processes_that_remember(workers: Workers):
@@ -250,7 +263,7 @@ for steps in range(1, 500):
         _begin(1)
         sys.settrace(after(steps))
         try:
-            assert _call(pickle.dumps(("", os.getcwd(), shlex.split)), "a b") == ["a", "b"]
+            assert _call(pickle.dumps(("", os.getcwd(), None, shlex.split)), "a b") == ["a", "b"]
         except BaseException:  # which the pool would send to the parent
             pass
         os._exit(0)
