@@ -144,6 +144,17 @@ def test_too_few_channels_for_the_duration_branch_are_refused_before_training():
     assert not feature_faults(Config(features=features, model=ModelConfig(duration_input="tokens")))
 
 
+@pytest.fixture(scope="module")
+def small_corpus(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small corpus with a second and a half of each recording."""
+    root = tmp_path_factory.mktemp("short") / "ja-JP"
+    shutil.copytree(small_corpus, root)
+    for path in root.rglob("*.ogg"):
+        wave, rate = soundfile.read(path)
+        soundfile.write(path, wave[rate // 4 : rate * 7 // 4], rate)
+    return root
+
+
 @pytest.fixture
 def ppg(small_corpus: Path, tmp_path: Path) -> Path:
     """Made-up posteriorgrams of the small corpus's source speaker."""
