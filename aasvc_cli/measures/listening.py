@@ -140,8 +140,12 @@ def from_csv(text: str, name: str) -> list[Answer]:
     Raises:
         DataError: it is none of these files, or a line has a fault.
     """
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    if tuple(rows.fieldnames or ()) != COLUMNS:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{name}: not readable as CSV ({error})") from None
+    if tuple(reader.fieldnames or ()) != COLUMNS:
         raise DataError(f"{name}: no answers of a listening test; expected the columns {','.join(COLUMNS)}")
     answers = []
     for number, row in enumerate(rows, start=2):

@@ -119,6 +119,7 @@ class TestFile:
             (",".join(COLUMNS) + "\nme,mos,x,0,u,one,,5,1\n", "line 2"),
             (",".join(COLUMNS) + "\nme,mos,1\n", "line 2"),
             (",".join(COLUMNS) + "\nme,mos,1,0,u,one,,6,1\n", "cannot be answered with '6'"),
+            (",".join(COLUMNS) + "\n" + "x" * 200_000, "not readable as CSV"),
             (",".join(COLUMNS) + "\nme,taste,1,0,u,one,,5,1\n", "taste cannot be answered"),
         ],
     )
