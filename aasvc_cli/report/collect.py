@@ -76,9 +76,9 @@ PREVIEW_STEPS = 4
 """Steps whose previews the page compares."""
 PREVIEW_NAME = re.compile(r"step-(\d+)-")
 NO_CURVES = frozenset({"kind", "step", "seconds", "epoch"})
+"""Entries of a log that are not worth a curve."""
 _LARGEST = 1e300
 """What a curve may show; beyond it, sums overflow."""
-"""Entries of a log that are not worth a curve."""
 
 
 def evaluation_page(

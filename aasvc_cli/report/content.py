@@ -1,4 +1,4 @@
-"""What a page shows, as plain data."""
+"""What a page shows, as plain data that knows nothing of folders, runs or models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from aasvc_cli.measures.transcripts import Transcript
 
 Array = npt.NDArray[np.floating[Any]]
 Role = Literal["source", "conversion", "target"]
-ROLES: tuple[Role, ...] = ("source", "conversion", "target")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""One file to hear, see and compare conversions: what stands on the page, and how it becomes HTML.
+"""One file to hear, see and compare conversions: how what stands on the page becomes HTML.
 
-The page is data first: frozen dataclasses that know nothing of folders, runs or models. :func:`render` turns them into
-one HTML document that needs nothing else, neither network nor neighbouring files. Text that comes from users (names,
-sentences, recognised words) is escaped everywhere; a content-security policy keeps the document from loading or running
-anything but what it was written with.
+:func:`render` turns a :class:`~aasvc_cli.report.content.Page` into one HTML document that needs nothing else, neither
+network nor neighbouring files. Text that comes from users (names, sentences, recognised words) is escaped everywhere; a
+content-security policy keeps the document from loading or running anything but what it was written with.
 """
 
 from __future__ import annotations
@@ -268,7 +267,7 @@ def _counted(name: str, counts: ErrorCounts) -> str:
 
 def _verdict(page: Page, difference: Difference) -> str:
     """Which of the two systems is better in a measure, as far as the paired test tells."""
-    if not difference.p < SIGNIFICANCE or not difference.better:
+    if not difference.clear or not difference.better:
         return "no clear difference"
     return f"{page.judged[difference.better - 1].name} better"
 
