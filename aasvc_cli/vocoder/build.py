@@ -338,9 +338,3 @@ def _gan(
         mean=None if mean is None else mean.float().to(device),
         scale=None if scale is None else scale.float().to(device),
     )
-
-
-def generator_tree(sizes: HiFiGanSizes | ParallelWaveGanSizes) -> dict[str, Any]:
-    """Sizes as the ``generator`` section of a vocoder's configuration."""
-    tree: dict[str, Any] = _plain(dataclasses.asdict(sizes))
-    return tree

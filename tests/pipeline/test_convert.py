@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from aasvc_cli.pipeline.convert import ConvertSummary, LoadOptions, RunOptions
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import write_json
 from aasvc_cli.storage.home import Home
-from aasvc_cli.vocoder.build import generator_tree, write_vocoder
+from aasvc_cli.vocoder.build import write_vocoder
 from aasvc_cli.vocoder.folder import StoredVocoder
 from aasvc_cli.vocoder.gan_generators import HiFiGan, HiFiGanSizes
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
@@ -685,7 +685,7 @@ class TestPublished:
             resblock_dilations=((1,),),
         )  # fmt: skip
         torch.manual_seed(0)
-        stored = StoredVocoder("hifi-gan", mel, generator_tree(sizes), HiFiGan(sizes).state_dict(), {"steps": 1})
+        stored = StoredVocoder("hifi-gan", mel, asdict(sizes), HiFiGan(sizes).state_dict(), {"steps": 1})
         whole = tmp_path / "whole"
         shutil.copytree(voice, whole)
         write_vocoder(whole / "vocoder", stored)
