@@ -32,7 +32,7 @@ def models(ctx: typer.Context) -> list[tuple[str, str]]:
     names = [(tag, f"training run {run}") for tag, run in zip(tags, runs, strict=True) if tags.count(tag) == 1]
     names += [(run, "training run") for run in runs]
     names.append((BUNDLED, "the bundled voice"))
-    return names + [(name, "downloaded voice") for name in _folders(home.root / "models")]
+    return names + [(name, "downloaded voice") for name in _folders(home.models)]
 
 
 def runs(ctx: typer.Context) -> list[tuple[str, str]]:
