@@ -17,7 +17,7 @@ from aasvc_cli import __version__
 from aasvc_cli.audio.files import encode_audio, read_audio
 from aasvc_cli.conversion.voice import prepared_name
 from aasvc_cli.data.corpus import scan_speaker
-from aasvc_cli.data.manifest import read_manifest
+from aasvc_cli.data.manifest import list_prepared, read_manifest
 from aasvc_cli.data.texts import read_texts
 from aasvc_cli.report import drawing
 from aasvc_cli.report.collect import WIDE_F0_RANGE, take
@@ -103,7 +103,7 @@ def _examples(voices: Voices, model: str | None) -> list[tuple[str, str, Path, P
     """Name, sentence, source and target of held-out pairs of a voice; the bundled one has those of the demo corpus."""
     folder = voices.folder(model)
     name = prepared_name(folder)
-    if name is not None:
+    if name is not None and name in list_prepared(voices.home):
         sets = read_manifest(voices.home, name).sets
         pairs = [*sets["eval"], *sets["dev"]][:MOST_EXAMPLES]
         return [(pair.utterance_id, pair.text or "", pair.source, pair.target) for pair in pairs]

@@ -23,6 +23,7 @@ from aasvc_cli.serve.api import WARNINGS, accepted, openapi
 from aasvc_cli.serve.app import build
 from aasvc_cli.serve.guard import Policy
 from aasvc_cli.serve.refusals import Refusal
+from aasvc_cli.storage.files import write_json
 from aasvc_cli.storage.home import Home
 from tests.serve.clients import RATE, answer, asking, client, message, recording, voices
 
@@ -147,6 +148,13 @@ def test_a_recording_has_a_picture_unless_it_is_too_long_to_show(home: Home):
     assert (response.status_code, response.content) == (204, b"")
     response = answer(home, "POST", "/picture", content=b"no sound at all")
     assert response.status_code == 422
+
+
+def test_a_voice_whose_prepared_set_is_not_here_has_no_examples(home: Home):
+    known = voices(home)
+    write_json(home.exp / "a_b_tiny" / "data.json", {"prepared": "elsewhere"})
+    response = asking(home, lambda opened: opened.get("/examples?model=tiny"), known=known)
+    assert (response.status_code, response.json()) == (200, {"examples": []})
 
 
 def test_the_texts_are_those_of_the_command_line(home: Home, aasvc: Any, tmp_path: Path):
