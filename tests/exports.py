@@ -12,7 +12,8 @@ from aasvc_cli.conversion.converter import Converter
 from aasvc_cli.conversion.voice import load_voice
 from aasvc_cli.exporting.parts import graph_files
 from aasvc_cli.storage.files import write_bytes
-from aasvc_cli.vocoder.build import Vocoder
+from aasvc_cli.vocoder.build import Vocoder, write_vocoder
+from aasvc_cli.vocoder.folder import StoredVocoder
 from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes, IstftVocoder
 from tests.voices import tiny_config, write_voice
 
@@ -41,6 +42,16 @@ def tiny_converter(folder: Path, vocoder: Vocoder | None = None, **model: object
     for parameter in voice.model.duration_predictor.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return Converter(voice, vocoder or tiny_vocoder(config), "tiny")
+
+
+def speaking_voice(folder: Path) -> Path:
+    """The folder of a small voice with a small vocoder inside, "own"."""
+    config = tiny_config(duration_predictor="poisson")
+    write_voice(folder, config)
+    generator = tiny_vocoder(config).generator
+    write_vocoder(folder / "own", StoredVocoder("istft", config.features.mel, SIZES, generator.state_dict()))
+    (folder / "card.json").write_text('{"name": "tiny", "vocoder": "own"}')
+    return folder
 
 
 def export(converter: Converter, folder: Path) -> Converter:

@@ -16,7 +16,8 @@ from aasvc_cli.errors import ModelError
 from aasvc_cli.measures.signal import score_pair
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import BUNDLED, UNIVERSAL
-from aasvc_cli.vocoder.build import Vocoder, build_vocoder, find_vocoder
+from aasvc_cli.vocoder.build import Vocoder, build_vocoder
+from aasvc_cli.vocoder.folder import find_vocoder
 from aasvc_cli.vocoder.griffin_lim import GriffinLim
 from aasvc_cli.vocoder.istft import IstftVocoder
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from aasvc_cli.conversion.plan import Job, Refused
     from aasvc_cli.pipeline.convert import ConvertSummary, Outcome
 
-LOADING = ("model", "vocoder", "source_stats", "data", "features")
+LOADING = ("model", "vocoder", "source_stats", "data", "features", "runtime")
 """Options of the same name that decide what is loaded, beside the device."""
 CONVERSION = ("seed", "noise_scale", "speed")
 """Options of the same name that decide how it sounds."""
@@ -140,6 +141,24 @@ VocoderOption = Annotated[
         autocompletion=completion.vocoders,
     ),
 ]
+
+
+class Runtime(StrEnum):
+    """What runs the networks."""
+
+    AUTO = "auto"
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+RuntimeOption = Annotated[
+    Runtime,
+    model_option(
+        "--runtime",
+        help="onnx starts in a third of the time, with an export that is made once and kept. auto: onnx for exported "
+        "folders, else torch.",
+    ),
+]
 SaveMelOption = Annotated[
     Path | None,
     output_option("--save-mel", metavar="FILE.npy", help="Also write the converted log-mel, (frames, bands)."),
@@ -187,6 +206,7 @@ def convert(
     noise_scale: NoiseScaleOption = None,
     speed: SpeedOption = 1.0,
     vocoder: VocoderOption = None,
+    runtime: RuntimeOption = Runtime.AUTO,
     save_mel: SaveMelOption = None,
     list_models: ListModelsOption = False,
     raw_format: RawFormatOption = None,

@@ -27,7 +27,7 @@ from aasvc_cli.errors import AudioError, ConfigError, DataError, ModelError
 from aasvc_cli.features.folder import check_length, part
 from aasvc_cli.features.stats import FeatureStats, RunningStats
 from aasvc_cli.storage.home import Home, find_home
-from aasvc_cli.vocoder.folder import GRIFFIN_LIM
+from aasvc_cli.vocoder.folder import GRIFFIN_LIM, find_vocoder_of
 
 if TYPE_CHECKING:
     from aasvc_cli.conversion.exported import ExportedVocoder, ExportedVoice
@@ -172,7 +172,7 @@ class Converter:
 
             spoken = load_exported(folder, device, vocoder=vocoder, source_stats=source_stats, data=data)
             return cls(*spoken, spoken[1].name)
-        from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, find_vocoder_of
+        from aasvc_cli.vocoder.build import build_vocoder, default_vocoder
 
         voice = load_voice(folder, device, home=home, source_stats=source_stats, data=data, on_message=say)
         mel = voice.config.features.mel

@@ -438,7 +438,7 @@ def find_caches(home: Home) -> Cleaning:
     caches = (
         Cache("features", features, _sum(features), "aasvc prepare computes them again when they are needed"),
         Cache("cache", scores, _sum(scores), "prepare and evaluate compute it again when they need it"),
-        Cache("imported", made, _sum(made), "made again from the published models, which are still there"),
+        Cache("imported", made, _sum(made), "made again from models that are still there"),
         Cache("left over", left_over, _sum(left_over), "of commands that were killed and downloads that broke off"),
     )
     return Cleaning(tuple(cache for cache in caches if cache.files))

@@ -15,8 +15,7 @@ from aasvc_cli.errors import ModelError
 from aasvc_cli.pipeline.convert import Outcome, convert_one
 from aasvc_cli.serve.refusals import Refusal
 from aasvc_cli.storage.home import BUNDLED, Home
-from aasvc_cli.vocoder.build import find_vocoder
-from aasvc_cli.vocoder.folder import GRIFFIN_LIM
+from aasvc_cli.vocoder.folder import GRIFFIN_LIM, find_vocoder
 
 MOST_WAITING = 32
 """Requests that wait for a voice; more are told to come again."""

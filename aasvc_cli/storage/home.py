@@ -26,7 +26,7 @@ class Home:
         cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder, with what was converted with it
         results/<model>_<prepared name>/     what was converted with a model that is no run, and its scores
-        imported/<name>-<key>/               our form of published models and vocoders
+        imported/<name>-<key>/               our form of published models and vocoders, and voices as graphs
     """
 
     root: Path
@@ -83,7 +83,7 @@ class Home:
 
     @property
     def imported(self) -> Path:
-        """Published models and vocoders in our form; safe to delete."""
+        """Published models and vocoders in our form, and voices as graphs; safe to delete."""
         return self.root / "imported"
 
     def results_of(self, model: Path, prepared: str) -> Path:

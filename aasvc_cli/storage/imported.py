@@ -1,4 +1,4 @@
-"""Published models in our form: converted once, kept in the data folder by the content of their files."""
+"""Models in another form: made once, kept in the data folder by the content of the files they are made of."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ _VERSION = 1
 
 
 def import_once(
-    home: Home, folder: Path, files: Sequence[Path], write: Callable[[Path, Provenance], None]
+    home: Home, folder: Path, files: Sequence[Path], write: Callable[[Path, Provenance], None], *, form: str = ""
 ) -> Path | None:
     """The folder that ``write`` makes of some files, made on first use and found again by their content.
 
     It appears complete or not at all. Of several processes that want the same, one makes it and the others wait.
 
     Args:
-        folder: the published one, whose name the result carries
+        folder: the one it is made of, whose name the result carries
         files: what decides the result
         write: told an empty folder to fill and the provenance of the files
+        form: which form it is, if there are several; a part of its name
 
     Returns:
         None if the data folder cannot be written to; then the caller has to do without.
@@ -44,12 +45,15 @@ def import_once(
         AasvcError: what ``write`` raises.
         StorageError: a file cannot be read.
     """
-    hashes = {path.name: _sha256(home, path) for path in files}
-    key = _key(hashes)
-    name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.absolute().name).strip('.-') or 'model'}-{key}"
+    hashes = [(path.name, _sha256(home, path)) for path in files]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip(".-") or "model"
+    name = "-".join([stem, *([form] if form else []), _key(hashes)])
     provenance = {
         "published_folder": folder.absolute().name,
-        "files": {path.name: {"bytes": path.stat().st_size, "sha256": hashes[path.name]} for path in files},
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": digest}
+            for path, (_, digest) in zip(files, hashes, strict=True)
+        },
     }
     place = home.imported / name
     _note_origin(home, name, files)
@@ -63,7 +67,7 @@ def import_once(
             _sweep(home.imported, name)
             temporary = Path(tempfile.mkdtemp(dir=home.imported, prefix=f".{name}.", suffix=".part"))
         except (StorageError, OSError) as error:
-            logger.debug("%s is not kept in our form: %s", folder, error)
+            logger.debug("%s is not kept in another form: %s", folder, error)
             return None
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         try:
@@ -71,7 +75,7 @@ def import_once(
             temporary.chmod(0o777 & ~umask())
             os.rename(temporary, place)
         except StorageError as error:  # conversion works on a full disk, too
-            logger.debug("%s is not kept in our form: %s", folder, error)
+            logger.debug("%s is not kept in another form: %s", folder, error)
             return None
         except OSError as error:
             raise storage_error("write", place, error) from None
@@ -91,18 +95,18 @@ def _sweep(folder: Path, mine: str) -> None:
 
 
 def made_again(home: Home) -> list[Path]:
-    """Folders that can be made again: the published files are in place, unchanged."""
+    """Folders that can be made again: the files they were made of are in place, unchanged."""
     folders = []
     for place in sorted(home.imported.glob("[!.]*/")):
         with contextlib.suppress(DataError, StorageError, KeyError, TypeError):  # no note, or no such files any more
             files = [Path(name) for name in read_json(_origin_note(home, place.name), "where it came from")["files"]]
-            if place.name.endswith(f"-{_key({path.name: _sha256(home, path) for path in files})}"):
+            if place.name.endswith(f"-{_key([(path.name, _sha256(home, path)) for path in files])}"):
                 folders.append(place)
     return folders
 
 
-def _key(hashes: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps([_VERSION, sorted(hashes.items())]).encode()).hexdigest()[:16]
+def _key(hashes: Sequence[tuple[str, str]]) -> str:
+    return hashlib.sha256(json.dumps([_VERSION, sorted(hashes)]).encode()).hexdigest()[:16]
 
 
 def _origin_note(home: Home, name: str) -> Path:

@@ -7,7 +7,6 @@ A vocoder is a folder with ``config.yaml`` (its kind, the settings of its mels, 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,11 +20,12 @@ from torch import Tensor
 from aasvc_cli.config.reading import parse_section, to_tree
 from aasvc_cli.config.settings import MelConfig, Section
 from aasvc_cli.config.yaml_files import read_config_file
-from aasvc_cli.errors import ConfigError, DataError, ModelError
+from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import write_text
-from aasvc_cli.storage.home import BUNDLED, UNIVERSAL, Home, bundled
+from aasvc_cli.storage.home import UNIVERSAL, Home
 from aasvc_cli.vocoder.folder import CONFIG_FILE, GRIFFIN_LIM, WEIGHTS_FILE, StoredVocoder
+from aasvc_cli.vocoder.folder import find_vocoder as find_vocoder
 from aasvc_cli.vocoder.gan_generators import (
     GanVocoder,
     HiFiGan,
@@ -66,49 +66,6 @@ def speak(vocoder: Vocoder, log_mel: npt.NDArray[np.float32], device: str | torc
     """The sound of one utterance: (T, M), not normalised, to (T * hop_length,) float32."""
     mel = torch.from_numpy(log_mel).unsqueeze(0).to(device)
     return vocoder.synthesise(mel, seed=seed)[0].float().cpu().numpy()
-
-
-def find_vocoder(home: Home | None, name: str | Path) -> Path:
-    """The folder of a vocoder.
-
-    Args:
-        name: one in ``vocoders`` of the data folder, else one that ships with the package, else a folder
-
-    Raises:
-        ModelError: nothing of that name; the nearest names are given.
-    """
-    text = os.fspath(name)
-    given = Path(text).expanduser()
-    names = _named(home)
-    if text in names:
-        return names[text]
-    if text and given.is_dir():
-        return given
-    if text and given.exists():
-        raise ModelError(f"{given}: is a file, expected the folder of a vocoder, or {GRIFFIN_LIM}")
-    known = [GRIFFIN_LIM, *names]
-    near = difflib.get_close_matches(given.name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there is: {', '.join(known)}"
-    raise ModelError(f"{text}: no such vocoder; {hint}")
-
-
-def find_vocoder_of(home: Home | None, voice: Path, name: str) -> Path:
-    """The folder of the vocoder that a voice names: inside the voice's own folder, else by name, else beside it.
-
-    Raises:
-        ModelError: it is nowhere.
-        DataError: the name leads out of the voice's folder, by a path or a link.
-    """
-    inside, beside = voice / name, voice.absolute().parent / name
-    if Path(name).name != name or (inside.exists() and not inside.resolve().is_relative_to(voice.resolve())):
-        raise DataError(
-            f"{voice}: its model card names the vocoder {name!r:.60}, which lies outside this folder; choose another "
-            "with --vocoder"
-        )
-    for folder in (inside, _named(home).get(name), beside):
-        if folder is not None and folder.is_dir():
-            return folder
-    raise ModelError(f"{name}: no such vocoder in {voice}, beside it, or in the data folder; run: aasvc download")
 
 
 def build_vocoder(
@@ -223,16 +180,6 @@ def _differences(vocoder: MelConfig, model: MelConfig) -> list[str]:
         for what in expected
         if not _same(stored[what], expected[what])
     ]
-
-
-def _named(home: Home | None) -> dict[str, Path]:
-    """Vocoders that a bare name means."""
-    names = {}
-    if home is not None and home.vocoders.is_dir():
-        names = {path.name: path for path in sorted(home.vocoders.iterdir()) if path.is_dir() and path.name[:1] != "."}
-    for name, folder in ((BUNDLED, "vocoder"), (UNIVERSAL, "universal")):
-        names.setdefault(name, bundled(folder))
-    return names
 
 
 def _meaning(mel: MelConfig) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from aasvc_cli.audio.resampling import resample
 from aasvc_cli.measures import judges as listeners
 from aasvc_cli.measures import signal as metrics
 from aasvc_cli.storage.home import Home, find_home
-from aasvc_cli.vocoder.build import Vocoder, find_vocoder, load_vocoder
+from aasvc_cli.vocoder.build import Vocoder, load_vocoder
+from aasvc_cli.vocoder.folder import find_vocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
 
 Wave = npt.NDArray[np.float32]

@@ -12,21 +12,12 @@ import pytest
 from aasvc_cli.conversion.voice import is_exported
 from aasvc_cli.exporting import page
 from aasvc_cli.storage.home import Home
-from aasvc_cli.vocoder.build import write_vocoder
-from aasvc_cli.vocoder.folder import StoredVocoder
-from tests.exports import SIZES, tiny_vocoder
-from tests.voices import tiny_config, write_voice
+from tests.exports import speaking_voice
 
 
 @pytest.fixture
 def voice(tmp_path: Path) -> Path:
-    """The folder of a small voice with a small vocoder, "own"."""
-    config = tiny_config(duration_predictor="poisson")
-    folder = write_voice(tmp_path / "voice", config)
-    generator = tiny_vocoder(config).generator
-    write_vocoder(folder / "own", StoredVocoder("istft", config.features.mel, SIZES, generator.state_dict()))
-    (folder / "card.json").write_text('{"name": "tiny", "vocoder": "own"}')
-    return folder
+    return speaking_voice(tmp_path / "voice")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(aasvc: Callable[..., Any], voice: Path, tmp_path: Path):

@@ -18,7 +18,8 @@ from torch.nn import functional
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.home import Home
-from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, find_vocoder, load_vocoder
+from aasvc_cli.vocoder.build import build_vocoder, default_vocoder, load_vocoder
+from aasvc_cli.vocoder.folder import find_vocoder
 from aasvc_cli.vocoder.gan_generators import GanVocoder, noise_between
 from tests.examples import examples
 
