@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -214,6 +215,8 @@ class _Checker:
         if kind in (list[str], list[Path]) and all(isinstance(each, str) for each in value):
             (single,) = get_args(kind)
             return [single(each) for each in value]
+        if isinstance(kind, type) and issubclass(kind, Enum) and value in [choice.value for choice in kind]:
+            return kind(value)
         if ctx.resilient_parsing or (kind in (str, Path) and isinstance(value, str)):
             return kind(value) if kind in (str, Path) else value
         return type(param).get_runtime_param(param).coerce(value, param=param, ctx=ctx)

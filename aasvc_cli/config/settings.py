@@ -6,11 +6,9 @@ The annotations carry ranges for :mod:`aasvc_cli.config.reading`, which reads se
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
-
-from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
-from pydantic_core import PydanticCustomError
 
 DEFAULT_PRESET = "small"
 UNNAMED = "custom"
@@ -21,29 +19,53 @@ MOST = 10**9
 """Bound of whole numbers: the product of two of them still fits into 64 bits."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The range of a setting, both ends included.
+
+    Whole numbers and booleans are taken only as such; text such as ``8e-5`` is a number, as some YAML libraries read
+    it, but ``on`` and ``yes`` are not. pydantic asks for it when settings are read from a file; nothing loads pydantic
+    before that, as a conversion without torch would spend a sixth of its time on it.
+    """
+
+    ge: float | None = None
+    le: float | None = None
+    gt: float | None = None
+
+    def __get_pydantic_core_schema__(self, kind: Any, inner: Callable[[Any], Any]) -> Any:
+        """How pydantic checks a value of this kind."""
+        limits = {name: limit for name, limit in vars(self).items() if limit is not None}
+        if kind is not float:
+            return inner(kind) | limits | {"strict": True}
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(_no_boolean, inner(kind) | limits)
+
+
 def _no_boolean(value: Any) -> Any:
-    """Text such as ``8e-5`` is a number, as some YAML libraries read it; ``on`` and ``yes`` are not."""
     if isinstance(value, bool):
+        from pydantic_core import PydanticCustomError
+
         raise PydanticCustomError("float_type", "Input should be a valid number")
     return value
 
 
-NUMBER = BeforeValidator(_no_boolean)
-Count = Annotated[StrictInt, Field(ge=1, le=MOST)]
-Natural = Annotated[StrictInt, Field(ge=0, le=MOST)]
-Layers = Annotated[StrictInt, Field(ge=1, le=1000)]
+Flag = Annotated[bool, Limits()]
+Count = Annotated[int, Limits(1, MOST)]
+Natural = Annotated[int, Limits(0, MOST)]
+Layers = Annotated[int, Limits(1, 1000)]
 """Each becomes an object, so there is a bound far below :data:`MOST`."""
-NonNegative = Annotated[float, Field(ge=0.0), NUMBER]
-Share = Annotated[float, Field(ge=0.0, le=1.0), NUMBER]
-Dropout = Annotated[float, Field(ge=0.0, le=0.95), NUMBER]
-Decay = Annotated[float, Field(ge=0.0, le=0.999999), NUMBER]
+NonNegative = Annotated[float, Limits(0.0)]
+Share = Annotated[float, Limits(0.0, 1.0)]
+Dropout = Annotated[float, Limits(0.0, 0.95)]
+Decay = Annotated[float, Limits(0.0, 0.999999)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of the configuration; pydantic checks types and ranges when it is read from a file."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     def faults(self) -> list[str]:
         """Inconsistent values, one sentence each, which begins with the key."""
@@ -78,16 +100,16 @@ def parse_time(text: str) -> float:
 class MelConfig(Section):
     """Log-mel analysis, as in the published recipe (librosa's Slaney filters, magnitude spectrum, reflect padding)."""
 
-    sample_rate: Annotated[StrictInt, Field(ge=4000, le=192000)] = 24000
-    n_fft: Annotated[StrictInt, Field(ge=16, le=65536)] = 1024
+    sample_rate: Annotated[int, Limits(4000, 192000)] = 24000
+    n_fft: Annotated[int, Limits(16, 65536)] = 1024
     hop_length: Count = 256
-    win_length: Annotated[StrictInt, Field(ge=2, le=MOST)] | None = None
+    win_length: Annotated[int, Limits(2, MOST)] | None = None
     """Samples of the Hann window; ``null`` means ``n_fft``."""
-    n_mels: Annotated[StrictInt, Field(ge=4, le=512)] = 80
+    n_mels: Annotated[int, Limits(4, 512)] = 80
     fmin: NonNegative = 0.0
     fmax: NonNegative | None = None
     """Upper edge of the highest band in Hz; ``null`` means half the sample rate."""
-    log_base: Annotated[float, Field(ge=1.0), NUMBER] | None = 10.0
+    log_base: Annotated[float, Limits(1.0)] | None = 10.0
     """10, 2, or ``null`` for the natural logarithm."""
 
     def faults(self) -> list[str]:
@@ -118,9 +140,9 @@ class MelConfig(Section):
 class McepConfig(Section):
     """Mel-cepstrum from the WORLD envelope, at the frame rate of :class:`MelConfig`."""
 
-    order: Annotated[StrictInt, Field(ge=1, le=200)] = 39
-    f0_floor: Annotated[float, Field(ge=10.0), NUMBER] = 71.0
-    f0_ceil: Annotated[float, Field(ge=20.0), NUMBER] = 800.0
+    order: Annotated[int, Limits(1, 200)] = 39
+    f0_floor: Annotated[float, Limits(10.0)] = 71.0
+    f0_ceil: Annotated[float, Limits(20.0)] = 800.0
 
     def faults(self) -> list[str]:
         """Inconsistent values."""
@@ -143,7 +165,7 @@ class WhisperConfig(Section):
 class SpeechEncoderConfig(Section):
     """What the features ``hubert``, ``wavlm`` and ``wav2vec2`` take of their encoder."""
 
-    layer: Annotated[StrictInt, Field(ge=1, le=12)] = 9
+    layer: Annotated[int, Limits(1, 12)] = 9
     """Counted from 1, the one nearest to the sound; the base models have 12."""
 
 
@@ -156,7 +178,7 @@ class FolderConfig(Section):
     name: str | None = None
     """What they are; like the two below, what ``features.json`` says."""
     channels: Count | None = None
-    frames_per_second: Annotated[float, Field(gt=0.0, le=10000.0), NUMBER] | None = None
+    frames_per_second: Annotated[float, Limits(gt=0.0, le=10000.0)] | None = None
     """``null``: as many as the mel has."""
 
 
@@ -171,7 +193,7 @@ class FeatureConfig(Section):
     target: str = "mel"
     duration: str = "mel"
     """Input of the duration predictor, computed from the source recording."""
-    trim: StrictBool = False
+    trim: Flag = False
     """``prepare`` leaves the silence at both ends of the recordings out (published: no)."""
     mel: MelConfig = field(default_factory=MelConfig)
     mcep: McepConfig = field(default_factory=McepConfig)
@@ -206,7 +228,7 @@ class ModelConfig(Section):
     """Channels of the source feature; ``null`` takes the width of ``features.source``."""
     target_dim: Count | None = None
     duration_dim: Count | None = None
-    width: Annotated[StrictInt, Field(ge=2, le=MOST)] = 384
+    width: Annotated[int, Limits(2, MOST)] = 384
     """Width of the encoder; the decoder is ``frames_per_token`` times as wide."""
     n_heads: Count = 2
     encoder_layers: Layers = 4
@@ -223,7 +245,7 @@ class ModelConfig(Section):
     decoder_dropout: Dropout = 0.2
     decoder_positional_dropout: Dropout = 0.2
     decoder_attention_dropout: Dropout = 0.2
-    postnet_layers: Annotated[StrictInt, Field(ge=0, le=1000)] = 5
+    postnet_layers: Annotated[int, Limits(0, 1000)] = 5
     postnet_channels: Count = 256
     postnet_kernel: Count = 5
     postnet_dropout: Dropout = 0.5
@@ -237,11 +259,11 @@ class ModelConfig(Section):
     duration_channels: Count = 256
     duration_kernel: Count = 3
     duration_dropout: Dropout = 0.1
-    flow_count: Annotated[StrictInt, Field(ge=2, le=1000)] = 4
+    flow_count: Annotated[int, Limits(2, 1000)] = 4
     flow_layers: Layers = 3
     flow_kernel: Count = 3
     flow_dropout: Dropout = 0.5
-    noise_scale: Annotated[float, Field(ge=0.0, le=5.0), NUMBER] = 0.8
+    noise_scale: Annotated[float, Limits(0.0, 5.0)] = 0.8
     """Standard deviation of the noise that the stochastic predictor draws at conversion."""
     duration_rounding: Literal["ceil", "nearest", "cumulative"] = "ceil"
     """``ceil`` and ``nearest`` are the published ways of the stochastic and of the deterministic predictor;
@@ -249,7 +271,7 @@ class ModelConfig(Section):
     max_duration: Count | None = 10
     """Longest duration of one token in target frames at conversion (published: 10, which shortens pauses);
     ``null`` for no limit."""
-    mask_padding: StrictBool = False
+    mask_padding: Flag = False
     """Keep padding out of convolutions, batch norms, resampling and the decoder, so that the result of an utterance
     does not depend on its batch. The published code lets it leak in."""
 
@@ -321,7 +343,7 @@ class LossConfig(Section):
     """Prior on alignments: ``published`` has one trial too many, so its last frames favour a token that is not there;
     ``beta-binomial`` is the distribution of the literature; ``content`` starts from where both recordings say the same
     and turns into ``beta-binomial``."""
-    prior_band: Annotated[float, Field(ge=0.1), NUMBER] = 2.0
+    prior_band: Annotated[float, Limits(0.1)] = 2.0
     """Standard deviation of the band that ``content`` starts with, in tokens."""
     prior_steps: Natural = 400
     """Steps over which the band of ``content`` fades."""
@@ -340,19 +362,19 @@ class AugmentConfig(Section):
     """Share of the source recordings that are changed in pitch, envelope, tempo, level and noise."""
     start_step: Natural = 0
     """No variations before the first epoch that starts at this step or later."""
-    pitch: Annotated[float, Field(ge=0.0, le=24.0), NUMBER] = 4.0
+    pitch: Annotated[float, Limits(0.0, 24.0)] = 4.0
     """Largest shift of the pitch, in semitones up or down."""
     formant: Share = 0.12
     """Largest stretch of the spectral envelope, as by a shorter or longer vocal tract."""
     tempo: Share = 0.15
     """Largest change of the speaking rate."""
-    gain_db: Annotated[float, Field(ge=0.0, le=60.0), NUMBER] = 6.0
+    gain_db: Annotated[float, Limits(0.0, 60.0)] = 6.0
     """Largest change of the level, in dB."""
     noise_share: Share = 0.3
     """Share of the changed recordings that get stationary noise."""
-    noise_snr_db: Annotated[float, Field(ge=-20.0, le=80.0), NUMBER] = 20.0
+    noise_snr_db: Annotated[float, Limits(-20.0, 80.0)] = 20.0
     """Lowest ratio of speech to that noise, in dB."""
-    noise_range_db: Annotated[float, Field(ge=0.0, le=80.0), NUMBER] = 30.0
+    noise_range_db: Annotated[float, Limits(0.0, 80.0)] = 30.0
     """How much higher the ratio may be."""
 
 
@@ -391,7 +413,7 @@ class TrainConfig(Section):
     """Largest global gradient norm; 0 switches clipping off."""
     ema_decay: Decay = 0.0
     """Decay of the exponential moving average of the weights that is evaluated and kept as best; 0 switches it off."""
-    bucket: StrictBool = False
+    bucket: Flag = False
     """Batch utterances of similar length together (still shuffled)."""
     dropout_start_step: Natural = 0
     """No dropout before this many optimiser steps: at first nothing can be overfitted, and the alignment is found
@@ -404,7 +426,7 @@ class TrainConfig(Section):
     """``bf16`` runs encoder and decoder in bfloat16, ``fp16`` in float16 with a scaled loss; alignment, durations,
     losses and weights stay in float32. ``auto`` takes bf16 where the processor multiplies it natively, else fp16 on a
     GPU."""
-    checkpointing: StrictBool = False
+    checkpointing: Flag = False
     """Keep only the input of conformer blocks and compute the rest again for the gradient: the same result from less
     memory in more time."""
     n_workers: Natural = 0
@@ -438,19 +460,19 @@ class TrainConfig(Section):
 class VocoderConfig(Section):
     """Sizes and losses of a vocoder to train; optimisation and bookkeeping are those of :class:`TrainConfig`."""
 
-    width: Annotated[StrictInt, Field(ge=4, le=MOST)] = 256
+    width: Annotated[int, Limits(4, MOST)] = 256
     """Channels of the backbone."""
-    hidden: Annotated[StrictInt, Field(ge=4, le=MOST)] = 512
+    hidden: Annotated[int, Limits(4, MOST)] = 512
     """Channels between the two layers of a block."""
     n_blocks: Layers = 8
-    pitch_width: Annotated[StrictInt, Field(ge=4, le=MOST)] = 96
+    pitch_width: Annotated[int, Limits(4, MOST)] = 96
     pitch_blocks: Layers = 4
-    pitch_bins: Annotated[StrictInt, Field(ge=8, le=MOST)] = 128
-    n_fft: Annotated[StrictInt, Field(ge=16, le=MOST)] | None = None
+    pitch_bins: Annotated[int, Limits(8, MOST)] = 128
+    n_fft: Annotated[int, Limits(16, MOST)] | None = None
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
-    refinements: Annotated[StrictInt, Field(ge=0, le=1000)] = 1
+    refinements: Annotated[int, Limits(0, 1000)] = 1
     """Iterations that bring the mel of the waveform nearer to the given one."""
-    correct_mel: StrictBool = False
+    correct_mel: Flag = False
     """Let the vocoder correct the mel it is given; ``--mels-from`` and ``--init`` switch it on."""
     pitch_steps: Natural = 1500
     """The first steps train the pitch network alone; afterwards it stays as it is."""
@@ -459,11 +481,11 @@ class VocoderConfig(Section):
     """Recordings analysed for their pitch, which is slow; more hardly improve the network."""
     adversarial_start_step: Natural = 2700
     """From this step on, discriminators take part."""
-    discriminator_channels: Annotated[StrictInt, Field(ge=2, le=MOST)] = 16
+    discriminator_channels: Annotated[int, Limits(2, MOST)] = 16
     discriminator_lr: NonNegative = 3e-4
-    crop_frames: Annotated[StrictInt, Field(ge=16, le=MOST)] = 64
+    crop_frames: Annotated[int, Limits(16, MOST)] = 64
     """Frames of each training example."""
-    judged_frames: Annotated[StrictInt, Field(ge=8, le=MOST)] = 32
+    judged_frames: Annotated[int, Limits(8, MOST)] = 32
     """Frames of each example that the discriminators see, which take most of the time."""
     mel_weight: NonNegative = 10.0
     stft_weight: NonNegative = 0.5
@@ -471,7 +493,7 @@ class VocoderConfig(Section):
     feature_weight: NonNegative = 8.0
     versions: Natural = 0
     """Changed versions of each recording, beside itself: of other throats, rooms, lines and levels."""
-    final_scores: StrictBool = True
+    final_scores: Flag = True
     """Measure the copy synthesis of the dev set after the last step as ``evaluate`` would, DNSMOS too if installed."""
 
     def faults(self) -> list[str]:
@@ -498,7 +520,7 @@ class ContentConfig(Section):
     """Frames that each block sees, 50 to the second."""
     versions: Natural = 4
     """Changed versions of each recording, beside itself."""
-    crop_frames: Annotated[StrictInt, Field(ge=16, le=MOST)] = 200
+    crop_frames: Annotated[int, Limits(16, MOST)] = 200
     """Frames of each training example."""
     sentences: Count = 100
     """Sentences with several readers from which the projection of the teacher's channels is fitted."""

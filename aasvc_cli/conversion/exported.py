@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.audio.mel import Array, n_frames
-from aasvc_cli.config.reading import parse_config
+from aasvc_cli.config.reading import from_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import EXPORTED_FILE, Utterance, read_card
 from aasvc_cli.errors import MissingExtraError, ModelError
@@ -184,7 +184,8 @@ def exported_from(
         return _graph(folder / name, files[name])
 
     graph, sound = load(EXPORTED_FILE), load(VOCODER_FILE)
-    config = with_widths(parse_config(graph.fact("config"), str(graph.path)), str(graph.path))
+    with reading(graph.path, "metadata with the configuration of a voice", ModelError, advice="export it again"):
+        config = with_widths(from_tree(Config, graph.fact("config")), str(graph.path))
     stats = NormStats.from_tree(graph.fact("stats"), str(graph.path))
     heard = {str(config.features.source), str(config.features.duration)}
     encoder = load(CONTENT_FILE) if "content" in heard else None

@@ -18,7 +18,7 @@ from pydantic import Field, StrictBool, StrictInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aasvc_cli.config.settings import NUMBER, MelConfig, Section
+from aasvc_cli.config.settings import Limits, MelConfig, Section
 from aasvc_cli.vocoder.noise import NOISE_BLOCK
 
 CHUNK_FRAMES = 256
@@ -44,7 +44,7 @@ class HiFiGanSizes(Section):
     resblock_kernel_sizes: Sizes = (3, 7, 11)
     resblock_dilations: Annotated[tuple[Sizes, ...], Field(max_length=32)] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
     use_additional_convs: StrictBool = True
-    negative_slope: Annotated[float, NUMBER] = 0.1
+    negative_slope: Annotated[float, Limits()] = 0.1
     use_causal_conv: StrictBool = False
 
     @property
@@ -89,7 +89,7 @@ class ParallelWaveGanSizes(Section):
     upsample_net: str = "ConvInUpsampleNetwork"
     upsample_scales: Sizes = (4, 4, 4, 4)
     freq_axis_kernel_size: StrictInt = 1
-    upsample_slope: Annotated[float, NUMBER] | None = None
+    upsample_slope: Annotated[float, Limits()] | None = None
     """Slope of a LeakyReLU after each upsampling; None for no activation, as in all published configurations."""
 
     @property

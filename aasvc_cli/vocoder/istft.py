@@ -21,12 +21,11 @@ from typing import Annotated, cast
 
 import numpy as np
 import torch
-from pydantic import Field, StrictBool, StrictInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from aasvc_cli.audio.mel import mel_basis
-from aasvc_cli.config.settings import MOST, NUMBER, Count, MelConfig, Section
+from aasvc_cli.config.settings import MOST, Count, Flag, Limits, MelConfig, Section
 
 KERNEL = 7
 """Frames that each depthwise convolution sees."""
@@ -65,20 +64,20 @@ class IstftSizes(Section):
     """Channels of the backbone."""
     hidden: Count = 512
     """Channels between the two layers of a block."""
-    n_blocks: Annotated[StrictInt, Field(ge=0, le=1000)] = 8
+    n_blocks: Annotated[int, Limits(0, 1000)] = 8
     pitch_width: Count = 96
-    pitch_blocks: Annotated[StrictInt, Field(ge=0, le=1000)] = 4
-    pitch_bins: Annotated[StrictInt, Field(ge=8, le=MOST)] = 128
-    f0_floor: Annotated[float, Field(ge=10.0), NUMBER] = 71.0
+    pitch_blocks: Annotated[int, Limits(0, 1000)] = 4
+    pitch_bins: Annotated[int, Limits(8, MOST)] = 128
+    f0_floor: Annotated[float, Limits(10.0)] = 71.0
     """Range of the pitch, in Hz."""
-    f0_ceil: Annotated[float, Field(ge=20.0), NUMBER] = 800.0
-    n_fft: Annotated[StrictInt, Field(ge=16, le=MOST)] | None = None
+    f0_ceil: Annotated[float, Limits(20.0)] = 800.0
+    n_fft: Annotated[int, Limits(16, MOST)] | None = None
     """Transform of the head; ``null`` takes that of the mel, but at least four hops."""
-    refinements: Annotated[StrictInt, Field(ge=0, le=1000)] = 1
+    refinements: Annotated[int, Limits(0, 1000)] = 1
     """How often the mel of the waveform itself is brought nearer to the one asked for, as overlapping frames change
     each other."""
 
-    correct_mel: StrictBool = False
+    correct_mel: Flag = False
     """Whether the network may ask for another mel than it was given: what a model writes is smoother than speech."""
 
     def faults(self) -> list[str]:

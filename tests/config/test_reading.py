@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import subprocess
+import sys
 import types
 import typing
 from pathlib import Path
@@ -12,10 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pydantic.fields import FieldInfo
 
 from aasvc_cli.config.reading import (
     dump_yaml,
+    from_tree,
     override,
     parse_config,
     preset_names,
@@ -265,8 +268,8 @@ def values_of(kind: Any, limits: typing.Mapping[str, Any]) -> st.SearchStrategy[
     """Values that fit an annotation and a range, most of them possible on their own."""
     low, high = limits.get("ge"), limits.get("le")
     if typing.get_origin(kind) is typing.Annotated:
-        field = FieldInfo.from_annotation(kind)
-        return values_of(field.annotation, limits_of(field.metadata))
+        inner, *metadata = typing.get_args(kind)
+        return values_of(inner, limits_of(metadata))
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
@@ -301,6 +304,21 @@ def test_a_configuration_survives_being_written_and_read(tree: dict[str, Any]):
         assume(False)
     assert parse(dump_yaml(config)) == config
     assert parse_config(to_tree(config), "tree") == config
+    assert from_tree(Config, json.loads(json.dumps(to_tree(config)))) == config
+
+
+def test_a_tree_of_something_else_is_no_configuration():
+    for tree in ({"nmae": "x"}, {"model": 3}, ["model"]):
+        with pytest.raises((TypeError, AttributeError)):
+            from_tree(Config, tree)
+
+
+def test_settings_are_held_without_the_library_that_checks_them():
+    code = (
+        "import sys; from aasvc_cli.config.reading import from_tree; from aasvc_cli.config.settings import Config; "
+        "from_tree(Config, {'model': {'width': 16}}); assert 'pydantic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_default_is_possible():

@@ -29,7 +29,7 @@ LOADED = (
     "try:\n    runpy.run_module('aasvc_cli', run_name='__main__')\n"
     "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
     "assert 'onnxruntime' in sys.modules\n"
-    "assert not {'torch', 'librosa', 'scipy', 'numba', 'safetensors'} & set(sys.modules)\n"
+    "assert not {'torch', 'librosa', 'scipy', 'numba', 'safetensors', 'pydantic', 'yaml', 'rich'} & set(sys.modules)\n"
 )
 
 
