@@ -355,7 +355,7 @@ class LossConfig(Section):
 class AugmentConfig(Section):
     """Random variations of the source recordings, drawn anew in every epoch (published: none).
 
-    Everything happens on log-mels; other features are left as they are.
+    Everything happens on log-mels; of other features, only the tempo is changed.
     """
 
     share: Share = 0.0

@@ -71,15 +71,16 @@ def draw(settings: AugmentConfig, random: np.random.Generator) -> Change:
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Applies changes to log-mels of one kind.
+    """Applies changes to the features of sources.
 
     Attributes:
+        mel: of log-mels; None for other features, of which only the tempo can be changed
         frames_per_token: source frames of one token, which needs a target frame: a slower recording must still fit
         fixed: the change that is always made, instead of one that is drawn
     """
 
     settings: AugmentConfig
-    mel: MelConfig
+    mel: MelConfig | None
     frames_per_token: int
     fixed: Change | None = None
 
@@ -87,21 +88,23 @@ class Augmenter:
         """One that makes every recording as long as it can become."""
         return replace(self, fixed=Change(tempo=1.0 / (1.0 + self.settings.tempo)))
 
-    def __call__(self, log_mel: Array, *, target_frames: int, seed: tuple[int, ...]) -> Array:
+    def __call__(self, feature: Array, *, target_frames: int, seed: tuple[int, ...]) -> Array:
         """Another version of a source recording, a function of the arguments only.
 
         Args:
-            log_mel: (S, M)
+            feature: (S, D)
             target_frames: frames of the target that it has to be aligned with
             seed: what distinguishes this version from others
 
         Returns:
-            (S', M) float32
+            (S', D) float32
         """
         random = np.random.default_rng(seed)
         change = self.fixed or draw(self.settings, random)
-        most = max(len(log_mel), target_frames * self.frames_per_token)
-        return changed(log_mel, change, self.mel, random, most_frames=most)
+        most = max(len(feature), target_frames * self.frames_per_token)
+        if self.mel is None:
+            return paced(feature, change.tempo, most)
+        return changed(feature, change, self.mel, random, most_frames=most)
 
 
 def changed(
@@ -113,9 +116,7 @@ def changed(
     result = log_mel
     if change.pitch != 1.0 or change.formant != 1.0:
         result = warped(result, mel, pitch=change.pitch, formant=change.formant)
-    if change.tempo != 1.0:
-        n_frames = max(1, round(len(result) / change.tempo))
-        result = stretched(result, min(n_frames, most_frames or n_frames))
+    result = paced(result, change.tempo, most_frames)
     base = mel.log_base or math.e
     if change.gain_db:
         result = result + np.float32(change.gain_db / 20.0 * math.log(10.0, base))
@@ -135,10 +136,18 @@ def envelopes(log_mel: Array, mel: MelConfig) -> Array:
     return log_mel @ _smoother(mel)
 
 
-def stretched(log_mel: Array, n_frames: int) -> Array:
-    """Another number of frames, between which is interpolated: (S, M) -> (n_frames, M)."""
-    place = (np.arange(n_frames) + 0.5) * (len(log_mel) / n_frames) - 0.5
-    return _between(log_mel, np.clip(place, 0.0, len(log_mel) - 1.0))
+def paced(feature: Array, tempo: float, most_frames: int | None = None) -> Array:
+    """A feature as of someone who speaks so much faster: (S, D) -> (S', D), where S' is ``most_frames`` at most."""
+    if tempo == 1.0:
+        return feature
+    n_frames = max(1, round(len(feature) / tempo))
+    return stretched(feature, min(n_frames, most_frames or n_frames))
+
+
+def stretched(feature: Array, n_frames: int) -> Array:
+    """Another number of frames, between which is interpolated: (S, D) -> (n_frames, D)."""
+    place = (np.arange(n_frames) + 0.5) * (len(feature) / n_frames) - 0.5
+    return _between(feature, np.clip(place, 0.0, len(feature) - 1.0)).astype(np.float32, copy=False)
 
 
 def with_noise(log_mel: Array, mel: MelConfig, random: np.random.Generator, *, snr_db: float, tilt_db: float) -> Array:

@@ -176,7 +176,7 @@ class PairDataset(Dataset[Item]):
 
 def can_vary(config: Config) -> bool:
     """Whether the recordings of this configuration are features that can be varied."""
-    return (config.features.source, config.features.duration) == ("mel", "mel")
+    return config.features.source == config.features.duration
 
 
 def varied_pairs(
@@ -185,7 +185,8 @@ def varied_pairs(
     """Pairs to train on, varied as far as ``config.augment`` asks for it and the features allow."""
     augmenter = None
     if config.augment.share and can_vary(config):
-        augmenter = Augmenter(config.augment, config.features.mel, frames_per_token=config.model.frames_per_token)
+        mel = config.features.mel if config.features.source == "mel" else None
+        augmenter = Augmenter(config.augment, mel, frames_per_token=config.model.frames_per_token)
     return PairDataset(pairs, load, stats, augmenter, guided=config.loss.prior == "content")
 
 

@@ -428,7 +428,7 @@ class _Run:
         """The batches of this process from the position on, without end."""
         train = self.config.train
         if self.config.augment.share > 0 and not can_vary(self.config) and self.world.is_first:
-            self.say("recordings are not varied (augment): that takes mels as features.source and features.duration")
+            self.say("recordings are not varied (augment): features.source and features.duration are not the same")
         return batch_stream(
             self.train_set,
             self.position,

@@ -165,6 +165,18 @@ def test_a_slower_recording_can_still_be_aligned(n_frames, target_frames, seed):
     assert len(longest) == 2 * n_frames
 
 
+def test_of_other_features_only_the_tempo_changes():
+    """A ramp stays a ramp, far below where mels have their floor, and as steep as it is slower."""
+    ramp = np.linspace(-900.0, -800.0, 200, dtype=np.float32)[:, None]
+    results = [Augmenter(ALL, None, frames_per_token=4)(ramp, target_frames=1000, seed=(seed,)) for seed in range(20)]
+    assert {result.dtype for result in results} == {np.dtype(np.float32)}
+    for result in results:
+        assert 200 / 1.16 <= len(result) <= 200 * 1.16
+        slope = np.diff(result[10:-10, 0])
+        assert slope == pytest.approx(100.0 / 199 * 200 / len(result), rel=0.01)
+    assert len({len(result) for result in results}) > 5
+
+
 def _dataset(augmenter: Augmenter | None) -> PairDataset:
     pairs = [ParallelPair(f"u{i}", Path(f"s{i}"), Path(f"t{i}"), source_frames=30, target_frames=30) for i in range(5)]
     one = FeatureStats(np.zeros(MEL.n_mels, np.float32), np.ones(MEL.n_mels, np.float32), 1)

@@ -333,7 +333,7 @@ def test_sources_that_cannot_be_varied_are_taken_as_they_are_and_that_is_said(
     small_corpus: Path, tiny_conf: Path, home: Home
 ):
     conf = read_conf(tiny_conf)
-    conf = override(conf, {"augment.share": 1.0, "features.source": "mcep", "features.duration": "mcep"})
+    conf = override(conf, {"augment.share": 1.0, "features.source": "mcep"})
     conf = override(conf, {"train.max_steps": 1})
     prepare(home, conf, PrepareOptions(corpus=small_corpus, jobs=1))
     compute_stats(home)
