@@ -74,6 +74,7 @@ class TrainedOption(StrEnum):
     VOICE = "aas-vc"
     VOCODER = "vocoder"
     CONTENT = "content"
+    BASE = "base"
 
 
 class ModeOption(StrEnum):

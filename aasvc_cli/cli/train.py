@@ -34,6 +34,7 @@ from aasvc_cli.cli.options import (
 )
 from aasvc_cli.cli.output import clock, home_folder, is_first_process, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import interrupted, progress, stop_on_signals, training_progress
+from aasvc_cli.cli.train_base import base_config, train_base
 from aasvc_cli.cli.train_content import RecordingsOption, TeacherOption, content_config, train_content
 from aasvc_cli.cli.train_vocoder import MelsFromOption, train_vocoder, vocoder_config
 from aasvc_cli.storage.files import byte_size
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
 
     from aasvc_cli.config.settings import Config
     from aasvc_cli.data.manifest import Manifest
-    from aasvc_cli.pipeline.train import TrainResult
     from aasvc_cli.storage.home import Home
     from aasvc_cli.training.rehearsal import Plan
+    from aasvc_cli.training.voice_run import TrainResult
 
 TRAIN_SETTINGS = (
     "max_frames", "accum", "max_steps", "patience", "freeze", "lr", "warmup_steps", "eval_every", "save_every", "seed",
@@ -80,8 +81,8 @@ KindOption = Annotated[
     model_option(
         "--kind",
         "--model",
-        help="A voice (aas-vc), a vocoder for the target speaker, to give to `convert --vocoder`, or an encoder of "
-        "content.",
+        help="A voice (aas-vc), a vocoder for the target speaker, to give to `convert --vocoder`, an encoder of "
+        "content, or a base: a network of many voices that others begin with.",
     ),
 ]
 
@@ -250,11 +251,11 @@ InitOption = Annotated[
     model_option(
         "--init",
         metavar="MODEL",
-        help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. "
+        help="Begin with the weights of this model, ours or published, or with none; without --conf its sizes are "
+        "taken, too. base is a network of many voices. "
         "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
-        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder, or none for "
-        "random weights.",
-        show_default="random weights; of a vocoder universal, where its mel settings fit",
+        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder.",
+        show_default="base, of a vocoder universal, where the features fit; else random weights",
         autocompletion=completion.beginnings,
     ),
 ]
@@ -337,7 +338,11 @@ def train(
 
 def _train(given: Mapping[str, Any]) -> None:
     _refuse_options_of_others(given)
-    trainings = {TrainedOption.VOCODER: train_vocoder, TrainedOption.CONTENT: train_content}
+    trainings = {
+        TrainedOption.VOCODER: train_vocoder,
+        TrainedOption.CONTENT: train_content,
+        TrainedOption.BASE: train_base,
+    }
     trainings.get(given["kind"], _train_voice)(home_folder(), given, _overrides(given))
 
 
@@ -349,7 +354,7 @@ def _refuse_options_of_others(given: Mapping[str, Any]) -> None:
     if given["mels_from"] is not None and kind is not TrainedOption.VOCODER:
         usage("train", "--mels-from: only for vocoders; add --kind vocoder")
     if given["recordings"] is not None and kind is TrainedOption.VOICE:
-        usage("train", "--recordings: only for vocoders and encoders of content; add --kind vocoder or content")
+        usage("train", "--recordings: not for a voice; add --kind vocoder, content or base")
     if given["teacher"] is not None and kind is not TrainedOption.CONTENT:
         usage("train", "--teacher: only for encoders of content; add --kind content")
 
@@ -367,16 +372,19 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     """Print the configuration and where each value comes from."""
     from aasvc_cli.data.manifest import read_manifest
-    from aasvc_cli.pipeline.train import base_layers
+    from aasvc_cli.pipeline.train import base_layers, beginning
 
     overrides, conf, data = _overrides(given), given["conf"], given["data"]
     manifest = read_manifest(home, data) if data is not None or (home.prepared / "latest.json").is_file() else None
     if given["kind"] is TrainedOption.CONTENT:
         traced = content_config(given, overrides)
+    elif given["kind"] is TrainedOption.BASE:
+        traced = base_config(given, overrides)
     elif given["kind"] is TrainedOption.VOCODER:
         traced = vocoder_config(home, given, overrides, manifest)
     else:
-        traced = traced_config(conf, overrides, base_layers(home, manifest, conf, given["init"]))
+        init = beginning(home, manifest, conf, given["init"])
+        traced = traced_config(conf, overrides, base_layers(home, manifest, conf, init))
     shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
     show_result(shown, given["json_target"], shown.lines())
 
@@ -385,18 +393,18 @@ def _train_voice(home: Home, given: Mapping[str, Any], overrides: Mapping[str, A
     """Train, or have several processes train."""
     with loading():
         from aasvc_cli.data.manifest import read_manifest
-        from aasvc_cli.pipeline.train import base_layers
+        from aasvc_cli.pipeline.train import base_layers, beginning
         from aasvc_cli.training.distributed import is_worker, launch
 
     manifest = read_manifest(home, given["data"])
-    base = base_layers(home, manifest, given["conf"], given["init"])
-    config = configured(given["conf"], overrides, base)
+    init = beginning(home, manifest, given["conf"], given["init"])
+    config = configured(given["conf"], overrides, base_layers(home, manifest, given["conf"], init))
     _compute_missing_stats(home, manifest, given["norm_name"])
     if (given["devices"] or 1) > 1 and not is_worker():
         with watch.stopping_in_order():
             launch(given["devices"], settings.arguments)
         return
-    result = _run(home, config, manifest, given)
+    result = _run(home, config, manifest, {**given, "init": init})
     if result.stopped and not result.out_of_time:
         raise interrupted(result.step, config.train.max_steps, result.folder)
     if is_first_process():

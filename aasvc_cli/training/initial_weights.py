@@ -13,10 +13,29 @@ from torch import Tensor
 from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.files import read_json, reading
 
+NO_INIT = "none"
+"""What asks for random weights."""
 INIT_FILE = "init.json"
 """What a run began with, if not with random weights."""
 SHOWN_TENSORS = 8
 """Names of tensors that a message lists; ``init.json`` has all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """The model that a training begins with.
+
+    Attributes:
+        weights: by name, those of one voice
+        feature_keys: of the features that it was trained on, by side
+        origin: names the weights in messages
+    """
+
+    folder: Path
+    weights: Mapping[str, Tensor]
+    feature_keys: Mapping[str, str]
+    card: Mapping[str, Any]
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -81,13 +100,20 @@ def fit_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
 
 def check_init(folder: Path, init: str | Path | None, *, begun: bool) -> None:
     """Raise ConfigError if ``init`` is not what the run in this folder began with; ``begun`` if it has a checkpoint."""
-    path = folder / INIT_FILE
-    with reading(path, "what the run began with"):
-        begun_with = read_json(path, "what the run began with")["model"] if path.exists() else None
-    if init is not None and begun_with != str(init):
-        what = "random weights" if begun_with is None else begun_with
+    known = begun_with(folder)
+    if init is not None and known != str(init):
+        what = "random weights" if known is None else known
         fault = f"the run in this folder began with {what}, not with {init}; use another --tag, or --overwrite"
         raise ConfigError(str(folder), [fault])
-    if init is None and begun_with is not None and not begun:
-        fault = f"the run was begun with --init {begun_with} and has no checkpoint yet; give that again, or --overwrite"
+    if init is None and known is not None and not begun:
+        fault = f"the run was begun with --init {known} and has no checkpoint yet; give that again, or --overwrite"
         raise ConfigError(str(folder), [fault])
+
+
+def begun_with(folder: Path) -> str | None:
+    """The model that the run in this folder began with; None for random weights, or for no run."""
+    path = folder / INIT_FILE
+    if not path.exists():
+        return None
+    with reading(path, "what the run began with"):
+        return str(read_json(path, "what the run began with")["model"])

@@ -155,6 +155,7 @@ class Trainer:
                 batch.duration_feature,
                 noise=noise,
                 log_prior=self._log_prior(batch, n_tokens),
+                voices=batch.voices,
             )
         return result
 

@@ -70,11 +70,11 @@ class TestFind:
             find_voice(home, name)
 
     def test_a_strange_name_lists_what_there_is(self, home: Home):
-        with pytest.raises(ModelError, match=r"there is: anna_bert_second, male_female_first, .*bundled$"):
+        with pytest.raises(ModelError, match=r"there is: anna_bert_second, male_female_first, .*bundled, base$"):
             find_voice(home, "xyz")
 
     def test_without_runs_there_is_the_bundled_voice(self, tmp_path: Path):
-        with pytest.raises(ModelError, match="there is: bundled$"):
+        with pytest.raises(ModelError, match="there is: bundled, base$"):
             find_voice(Home(tmp_path / "empty"), "xyz")
 
     @pytest.mark.parametrize("name", ["", "missing/voice"])

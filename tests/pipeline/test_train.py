@@ -21,12 +21,13 @@ from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, Tra
 from aasvc_cli.features.kinds import KINDS, FeatureKind
 from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.pipeline.stats import compute_stats
-from aasvc_cli.pipeline.train import TrainResult, train
+from aasvc_cli.pipeline.train import train
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.batch_size import Fit
 from aasvc_cli.training.progress import TrainingReport
 from aasvc_cli.training.rehearsal import Plan
+from aasvc_cli.training.voice_run import TrainResult
 from aasvc_cli.training.voice_trainer import LOSS_NAMES, Trainer
 from tests.pages import parse
 
