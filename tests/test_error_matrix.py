@@ -124,7 +124,7 @@ MATRIX = [
     Mistake(f"prepare {PAIRS} --eval a.wav", "a.wav: expected a text file"),
     Mistake(f"prepare {PAIRS} --name male_female", "choose another --name"),
     Mistake(f"prepare {PAIRS} --conf smal", "did you mean small?"),
-    Mistake(f"prepare {PAIRS} --conf nowhere.yaml", "presets are content, hificaptain, small, vocoder"),
+    Mistake(f"prepare {PAIRS} --conf nowhere.yaml", "presets are base, content, hificaptain, small, vocoder"),
     Mistake(f"prepare {PAIRS} --conf a.wav", "a.wav"),
     Mistake(f"prepare {PAIRS} --conf my.yaml", "my.yaml: train.bach_size: unknown key; did you mean batch_size?",
             spoil=write("my.yaml", "train: {bach_size: 2}")),

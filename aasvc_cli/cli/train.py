@@ -251,11 +251,12 @@ InitOption = Annotated[
     model_option(
         "--init",
         metavar="MODEL",
-        help="Begin with the weights of this model, ours or published, or with none; without --conf its sizes are "
-        "taken, too. base is a network of many voices. "
+        help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. base, "
+        "a network of many voices, makes a voice on content features in few steps. "
         "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
-        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder.",
-        show_default="base, of a vocoder universal, where the features fit; else random weights",
+        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder, or none for "
+        "random weights.",
+        show_default="random weights; of a vocoder universal, where its mel settings fit",
         autocompletion=completion.beginnings,
     ),
 ]
@@ -372,7 +373,7 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     """Print the configuration and where each value comes from."""
     from aasvc_cli.data.manifest import read_manifest
-    from aasvc_cli.pipeline.train import base_layers, beginning
+    from aasvc_cli.pipeline.train import base_layers
 
     overrides, conf, data = _overrides(given), given["conf"], given["data"]
     manifest = read_manifest(home, data) if data is not None or (home.prepared / "latest.json").is_file() else None
@@ -383,8 +384,7 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     elif given["kind"] is TrainedOption.VOCODER:
         traced = vocoder_config(home, given, overrides, manifest)
     else:
-        init = beginning(home, manifest, conf, given["init"])
-        traced = traced_config(conf, overrides, base_layers(home, manifest, conf, init))
+        traced = traced_config(conf, overrides, base_layers(home, manifest, conf, given["init"]))
     shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
     show_result(shown, given["json_target"], shown.lines())
 
@@ -393,18 +393,18 @@ def _train_voice(home: Home, given: Mapping[str, Any], overrides: Mapping[str, A
     """Train, or have several processes train."""
     with loading():
         from aasvc_cli.data.manifest import read_manifest
-        from aasvc_cli.pipeline.train import base_layers, beginning
+        from aasvc_cli.pipeline.train import base_layers
         from aasvc_cli.training.distributed import is_worker, launch
 
     manifest = read_manifest(home, given["data"])
-    init = beginning(home, manifest, given["conf"], given["init"])
-    config = configured(given["conf"], overrides, base_layers(home, manifest, given["conf"], init))
+    base = base_layers(home, manifest, given["conf"], given["init"])
+    config = configured(given["conf"], overrides, base)
     _compute_missing_stats(home, manifest, given["norm_name"])
     if (given["devices"] or 1) > 1 and not is_worker():
         with watch.stopping_in_order():
             launch(given["devices"], settings.arguments)
         return
-    result = _run(home, config, manifest, {**given, "init": init})
+    result = _run(home, config, manifest, given)
     if result.stopped and not result.out_of_time:
         raise interrupted(result.step, config.train.max_steps, result.folder)
     if is_first_process():

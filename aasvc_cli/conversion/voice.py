@@ -171,7 +171,7 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
             return home.models / text
         if text == BUNDLED:
             return _bundled_voice()
-        if text == BASE and bundled(BASE).is_dir():
+        if text == BASE:
             return bundled(BASE)
     if text and given.is_dir():
         return given

@@ -14,9 +14,9 @@ from aasvc_cli.conversion.voice import find_voice, one_voice, pick_device, read_
 from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.features.kinds import feature_keys, with_widths
 from aasvc_cli.features.stats import NormStats
-from aasvc_cli.storage.home import BASE, Home, bundled
+from aasvc_cli.storage.home import Home
 from aasvc_cli.training.distributed import World
-from aasvc_cli.training.initial_weights import NO_INIT, Beginning, begun_with
+from aasvc_cli.training.initial_weights import Beginning, begun_with
 from aasvc_cli.training.material import check_features, read_stats
 from aasvc_cli.training.progress import TrainingReport
 from aasvc_cli.training.rehearsal import Plan
@@ -32,22 +32,6 @@ ADAPTATION = {
     "augment.start_step": 0,
 }
 """What a network that speaks in many voices already needs to learn one more."""
-
-
-def beginning(home: Home, manifest: Manifest | None, conf: str | None, init: str | None) -> str | None:
-    """What a voice begins with: what is asked for, else the base where its features and its sizes are those of the
-    prepared set and no other configuration is asked for; None for random weights.
-
-    Raises:
-        ModelError: the base is damaged.
-    """
-    if init is not None:
-        return None if init == NO_INIT else init
-    if conf is not None or manifest is None or not bundled(BASE).is_dir():
-        return None
-    base, own = one_voice(read_voice(bundled(BASE), home, weights=False)).config, with_widths(manifest.config)
-    same = base.model == own.model and feature_keys(base.features) == feature_keys(own.features)
-    return BASE if same else None
 
 
 def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: str | None) -> list[Layer]:

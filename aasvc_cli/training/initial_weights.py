@@ -13,8 +13,6 @@ from torch import Tensor
 from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.files import read_json, reading
 
-NO_INIT = "none"
-"""What asks for random weights."""
 INIT_FILE = "init.json"
 """What a run began with, if not with random weights."""
 SHOWN_TENSORS = 8

@@ -450,6 +450,6 @@ class TestCommand:
         done = aasvc("train", "--mels-from", "tiny")
         assert done.code == 2 and "add --kind vocoder" in done.err
         done = aasvc("train", "--recordings", trained.root)
-        assert done.code == 2 and "add --kind vocoder or content" in done.err
+        assert done.code == 2 and "add --kind vocoder, content or base" in done.err
         done = aasvc("train", "--kind", "vocoder", "--recordings", trained.root, "--mels-from", "tiny")
         assert done.code == 2 and "has no pairs for --mels-from" in done.err
