@@ -19,8 +19,9 @@ import soundfile
 from aasvc_cli.exporting.page import RUNTIME_VERSION, page_files
 from aasvc_cli.storage.files import write_bytes
 from aasvc_cli.storage.home import Home
-from tests.browsers import open_browser
+from tests.browsers import Window, open_browser
 from tests.exports import RATE, sound, tiny_converter
+from tests.serve.pages import barriers, width_on_a_small_screen
 
 pytestmark = pytest.mark.browser
 PACKAGE = f"onnxruntime-web-{RUNTIME_VERSION}.tgz"
@@ -126,6 +127,16 @@ def test_the_microphone_is_recorded_with_the_keyboard_alone(browser: Any, addres
     ActionChains(browser).pause(1.5).send_keys(Keys.ENTER).perform()
     assert "× real time" in status(browser, *"0123456789", "This", "Too", "The microphone")
     assert browser.find_element("id", "conversion").is_displayed()
+
+
+def test_nobody_is_kept_out_before_and_after_a_conversion(browser: Any, address: str, place: Path):
+    window = Window(browser, address)
+    assert status(browser, "Ready", "The voice") == "Ready"
+    assert barriers(window) == []
+    browser.find_element("id", "file").send_keys(str(place / "in.wav"))
+    assert "× real time" in status(browser, *"0123456789", "This", "Too", "in.wav")
+    assert barriers(window) == []  # with players and the download
+    assert width_on_a_small_screen(window) <= 360
 
 
 def test_the_page_may_connect_to_nothing_but_itself(browser: Any, address: str):
