@@ -34,9 +34,9 @@ def tiny_vocoder(config: Config) -> IstftVocoder:
     return IstftVocoder(IstftGenerator(config.features.mel, IstftSizes(**SIZES)))
 
 
-def tiny_converter(folder: Path, vocoder: Vocoder | None = None, **model: object) -> Converter:
+def tiny_converter(folder: Path, vocoder: Vocoder | None = None, heard: str = "mel", **model: object) -> Converter:
     """A small voice with torch; ``model`` replaces entries of its section."""
-    config = tiny_config(**model)
+    config = tiny_config(heard, **model)
     voice = load_voice(write_voice(folder, config), "cpu")
     # weights as they come are too small for durations to differ
     for parameter in voice.model.duration_predictor.parameters():

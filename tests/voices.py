@@ -26,9 +26,10 @@ TINY = {
 }  # fmt: skip
 
 
-def tiny_config(**model: object) -> Config:
-    """A configuration of a very small model; ``model`` replaces entries of its section."""
-    return with_widths(parse_config({**TINY, "model": {**TINY["model"], **model}}, "test"))
+def tiny_config(heard: str = "mel", **model: object) -> Config:
+    """A configuration of a very small model for a kind of source feature; ``model`` replaces entries of its section."""
+    features = {**TINY["features"], "source": heard, "duration": heard}
+    return with_widths(parse_config({"features": features, "model": {**TINY["model"], **model}}, "test"))
 
 
 def plain_stats(config: Config) -> NormStats:

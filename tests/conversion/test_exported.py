@@ -60,9 +60,12 @@ class TestSamples:
         for options in ({"seed": 7}, {"noise_scale": 0.0}, {"noise_scale": 1.5}, {"speed": 1.7}, {"speed": 0.5}):
             assert_same(*pair, sound(1.0), **options)
 
+    @pytest.mark.parametrize("heard", ["mel", "content"])
     @pytest.mark.parametrize("model", PREDICTORS, ids=lambda model: model["duration_predictor"])
-    def test_are_those_of_torch_with_every_duration_predictor(self, model: dict[str, object], tmp_path: Path):
-        converter = tiny_converter(tmp_path / "tiny", **model)
+    def test_are_those_of_torch_with_every_duration_predictor(
+        self, model: dict[str, object], heard: str, tmp_path: Path
+    ):
+        converter = tiny_converter(tmp_path / "tiny", heard=heard, **model)
         exported = export(converter, tmp_path / "exported")
         for seconds in (0.1, 0.7, 1.2):
             assert_same(converter, exported, sound(seconds), noise_scale=1.0)
