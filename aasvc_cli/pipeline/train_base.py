@@ -24,7 +24,6 @@ from aasvc_cli.storage.result_cache import ResultCache
 from aasvc_cli.training.distributed import World
 from aasvc_cli.training.initial_weights import Beginning
 from aasvc_cli.training.progress import TrainingReport
-from aasvc_cli.training.rehearsal import Plan
 from aasvc_cli.training.run_folder import run_name
 from aasvc_cli.training.voice_run import TrainResult, VoiceRun, run_together
 from aasvc_cli.workers import Workers, core_count, each_in_chunks
@@ -43,7 +42,6 @@ def train_base(
     on_progress: Progress | None = None,
     on_report: Callable[[TrainingReport], None] | None = None,
     on_message: Callable[[str], None] | None = None,
-    on_plan: Callable[[Plan], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train a base, or go on with one.
@@ -94,7 +92,6 @@ def train_base(
         overwrite=overwrite,
         on_report=on_report,
         on_message=on_message,
-        on_plan=on_plan,
         should_stop=should_stop,
     )
 

@@ -48,7 +48,6 @@ from aasvc_cli.training.vocoder_trainer import (
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
 from aasvc_cli.vocoder.build import (
     default_vocoder,
-    find_vocoder,
     load_vocoder,
     read_vocoder,
     read_vocoder_config,
@@ -56,7 +55,7 @@ from aasvc_cli.vocoder.build import (
     speak,
     write_vocoder,
 )
-from aasvc_cli.vocoder.folder import CONFIG_FILE, StoredVocoder
+from aasvc_cli.vocoder.folder import CONFIG_FILE, StoredVocoder, find_vocoder
 from aasvc_cli.vocoder.istft import IstftSizes, IstftVocoder
 
 SETTINGS = "train.yaml"

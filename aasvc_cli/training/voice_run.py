@@ -86,7 +86,7 @@ def run_together(
     overwrite: bool,
     on_report: Callable[[TrainingReport], None] | None,
     on_message: Callable[[str], None] | None,
-    on_plan: Callable[[Plan], None] | None,
+    on_plan: Callable[[Plan], None] | None = None,
     should_stop: Callable[[], bool] | None,
 ) -> TrainResult:
     """Do a run, or go on with it; processes that a launcher started train one model together.

@@ -24,8 +24,7 @@ from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import write_text
 from aasvc_cli.storage.home import UNIVERSAL, Home
-from aasvc_cli.vocoder.folder import CONFIG_FILE, GRIFFIN_LIM, WEIGHTS_FILE, StoredVocoder
-from aasvc_cli.vocoder.folder import find_vocoder as find_vocoder
+from aasvc_cli.vocoder.folder import CONFIG_FILE, GRIFFIN_LIM, WEIGHTS_FILE, StoredVocoder, find_vocoder
 from aasvc_cli.vocoder.gan_generators import (
     GanVocoder,
     HiFiGan,
