@@ -27,6 +27,7 @@ def test_machine_code_is_known_from_the_first_call_until_the_source_changes(tmp_
     source.write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # only where Linux has it; elsewhere the user's own
     assert not has_machine_code("compiled_once")
     call = "from compiled_once import double; print(double(2.0), sum(double.stats.cache_misses.values()))"
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)]))
@@ -34,6 +35,7 @@ def test_machine_code_is_known_from_the_first_call_until_the_source_changes(tmp_
         done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
         assert has_machine_code("compiled_once")
+    assert not list(tmp_path.rglob("__pycache__/*.nb?"))  # a package that is uninstalled leaves nothing behind
     later = source.stat().st_mtime + 10
     os.utime(source, (later, later))
     assert not has_machine_code("compiled_once")
