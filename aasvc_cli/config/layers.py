@@ -172,7 +172,7 @@ def user_file() -> Path | None:
     if named == "":
         return None
     if named is not None:
-        path = Path(named).expanduser()
+        path = Path(os.path.expanduser(named))
         if path.is_dir() or not path.exists():
             raise ConfigError(f"{CONFIG_VARIABLE}={named}", ["no such file; correct the variable, or unset it"])
         return path

@@ -156,7 +156,7 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
     if name is None:
         return _bundled_voice()
     text = os.fspath(name)
-    given = Path(text).expanduser()
+    given = Path(os.path.expanduser(text))
     runs = _runs(home)
     # a bare name means a run first, as a folder of that name may happen to be in the current one
     if text and given.name == text:

@@ -72,7 +72,7 @@ def locate(
         DataError: something is not there or ambiguous; the message says what there is.
     """
     if corpus is None and source is not None and target is not None:
-        folders = [Path(source).expanduser(), Path(target).expanduser()]
+        folders = [Path(os.path.expanduser(source)), Path(os.path.expanduser(target))]
         if all(folder.is_dir() for folder in folders) or not _only_corpus(home):
             return _two_folders(*folders)
     root = _corpus_folder(home, corpus)
@@ -169,7 +169,7 @@ def _corpus_folder(home: Home, corpus: str | Path | None) -> Path:
     # a bare name means the data folder first, as a folder of that name may happen to be in the current one
     if str(corpus) in installed:
         return home.corpora / str(corpus)
-    folder = Path(corpus).expanduser()
+    folder = Path(os.path.expanduser(corpus))
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def to_drop(wanted: str, ranked: Sequence[str], known: Sequence[str]) -> set[str
         if count > len(ranked):
             raise DataError(f"--drop {wanted}: only {len(ranked)} pairs are ranked by how badly they fit")
         return set(ranked[:count])
-    path = Path(wanted).expanduser()
+    path = Path(os.path.expanduser(wanted))
     names = _wrong_names(path) if path.is_file() else None
     if names is None:
         names = read_names(path, "drop")

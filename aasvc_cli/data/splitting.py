@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -38,7 +39,7 @@ def split(
     chosen = [""] * len(utterance_ids)
     sizes: dict[str, str | None] = {}
     for name, wanted in draw.items():
-        path = Path(wanted).expanduser() if wanted is not None and not _is_number(wanted) else None
+        path = Path(os.path.expanduser(wanted)) if wanted is not None and not _is_number(wanted) else None
         if path is None:
             sizes[name] = wanted
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, s
     from faster_whisper import WhisperModel
     from faster_whisper.utils import available_models
 
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if folder.is_dir():
         if not (folder / "model.bin").is_file():
             raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
@@ -71,7 +72,7 @@ def weights_of(model: str) -> str:
         MissingExtraError: faster-whisper is not installed.
         DataError: no such folder, or the model of that name was not downloaded.
     """
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if not folder.is_dir():
         _check_installed()
         from faster_whisper.utils import download_model

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import gc
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -426,7 +427,7 @@ def _listed(source: str | Path | Sequence[str | Path] | None) -> list[str | Path
 
 
 def _table(pairs: str | Path | None) -> Path | None:
-    return None if pairs is None else Path(pairs).expanduser()
+    return None if pairs is None else Path(os.path.expanduser(pairs))
 
 
 def _check_name(home: Home, name: str | None, speakers: _Speakers, overwrite: bool) -> str:

@@ -133,7 +133,7 @@ def find_home(root: Path | None = None) -> Home:
             from platformdirs import user_data_path
 
             root = user_data_path("aasvc", appauthor=False)
-    return Home(root.expanduser().absolute())
+    return Home(Path(os.path.expanduser(root)).absolute())
 
 
 BUNDLED = "bundled"

@@ -51,7 +51,7 @@ def find_vocoder(home: Home | None, name: str | Path) -> Path:
         ModelError: nothing of that name; the nearest names are given.
     """
     text = os.fspath(name)
-    given = Path(text).expanduser()
+    given = Path(os.path.expanduser(text))
     names = _named(home)
     if text in names:
         return names[text]
