@@ -12,7 +12,7 @@ from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer,
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import find_voice, one_voice, pick_device, read_voice
 from aasvc_cli.data.manifest import Manifest, read_manifest
-from aasvc_cli.features.kinds import feature_keys, with_widths
+from aasvc_cli.features.kinds import SIDES, feature_keys, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.distributed import World
@@ -46,10 +46,21 @@ def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: s
     base = [config_layer(Origin(PREPARED, manifest.name), manifest.config) if manifest else preset_layer()]
     if init is not None and conf is None:
         begun = read_voice(find_voice(home, init), home, weights=False)
-        base.append(config_layer(Origin(INIT, init), one_voice(begun).config, "model"))
+        base.append(config_layer(Origin(INIT, init), _sized_for(manifest, one_voice(begun).config), "model"))
         if begun.config.model.n_voices:
             base.append(Layer(Origin(INIT, init), ADAPTATION))
     return base
+
+
+def _sized_for(manifest: Manifest | None, begun: Config) -> Config:
+    """The configuration of a model to begin with, but for the widths of features of another kind.
+
+    What reads these features begins with random weights then, and all behind it with those of the model.
+    """
+    if manifest is None:
+        return begun
+    widths = {f"{side}_dim": getattr(manifest.config.model, f"{side}_dim") for side in SIDES}
+    return dataclasses.replace(begun, model=dataclasses.replace(begun.model, **widths))
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,10 @@ from aasvc_cli.conversion.voice import read_voice
 from aasvc_cli.data.dataset import Batch
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
-from aasvc_cli.features.kinds import KINDS, FeatureKind
+from aasvc_cli.features.kinds import KINDS, FeatureKind, with_widths
 from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.pipeline.stats import compute_stats
-from aasvc_cli.pipeline.train import train
+from aasvc_cli.pipeline.train import base_layers, train
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.batch_size import Fit
@@ -525,6 +526,16 @@ class TestInit:
         assert reshaped and all(f"{name.removeprefix('model.')} (" in " ".join(told["new"]) for name in reshaped)
         assert any(line.startswith("new, random: ") for line in said)
         assert any(line.startswith("left over, not used: ") for line in said)
+
+    def test_a_model_on_other_features_gives_all_sizes_but_their_widths(self, trained: Home):
+        manifest = read_manifest(trained)
+        heard = {"features.source": "content", "features.duration": "content"}
+        config = override(manifest.config, {**heard, "model.source_dim": 96, "model.duration_dim": 96})
+        manifest = dataclasses.replace(manifest, config=with_widths(config))
+        *_, sizes = base_layers(trained, manifest, None, "tiny")
+        begun = read_voice(trained.exp / "male_female_tiny", weights=False).config.model
+        known = {f"model.{name}": value for name, value in to_tree(begun).items()}
+        assert sizes.values == known | {"model.source_dim": 96, "model.duration_dim": 96}
 
     def test_a_model_of_other_sizes_is_refused_and_nothing_is_left_behind(self, trained: Home):
         config = override(_config(trained), {"model.width": 20})
