@@ -162,6 +162,16 @@ def test_pipeline_modules_do_not_import_each_other():
     assert not violations(lambda name: others(name) if name.startswith("pipeline.") else [])
 
 
+def test_reports_show_what_was_computed_and_run_no_network():
+    def networks(name: str) -> set[str]:
+        used = {each for node in ast.walk(MODULES[name]) for each in imported(node)}
+        return {each for each in used if each.split(".")[0] == "torch"} | {
+            each for each in own_imports(MODULES[name]) if folder(each) in ("model", "vocoder", "conversion")
+        }
+
+    assert not violations(lambda name: networks(name) if folder(name) == "report" else set())
+
+
 def test_only_the_command_line_talks_to_the_terminal():
     def talk(name: str) -> list[object]:
         tree = MODULES[name]

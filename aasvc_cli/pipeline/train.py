@@ -117,7 +117,7 @@ def train(
             pick_device(checked.train.device),
             init=init,
             begin=partial(_beginning, home),
-            preview=_preview,
+            show=_show,
             tensorboard=tensorboard,
         )
 
@@ -149,7 +149,7 @@ def _beginning(home: Home, init: str | Path) -> Beginning:
     return Beginning(voice, files.weights, feature_keys(files.config.features), files.card, files.origin)
 
 
-def _preview(*arguments: Any, best_step: int | None) -> None:
-    from aasvc_cli.report.previews import preview  # loads what draws
+def _show(*arguments: Any, best_step: int | None) -> None:
+    from aasvc_cli.report.previews import show  # loads what draws
 
-    preview(*arguments, best_step=best_step)
+    show(*arguments, best_step=best_step)

@@ -43,6 +43,7 @@ from aasvc_cli.training.distributed import World, is_restart, joined
 from aasvc_cli.training.initial_weights import INIT_FILE, Beginning, check_init, fit_weights
 from aasvc_cli.training.material import check_pairs_for
 from aasvc_cli.training.optimisation import with_precision
+from aasvc_cli.training.previews import preview
 from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.rehearsal import Plan, rehearse
 from aasvc_cli.training.run_folder import RunFolder
@@ -119,7 +120,8 @@ class VoiceRun:
         device: to compute on, where there is one process
         init: the model that a new run begins with; None for random weights
         begin: reads that model
-        preview: :func:`aasvc_cli.report.previews.preview`, called every ``train.preview_every`` steps; None for never
+        show: shows what the voice makes of a few dev pairs, as :func:`aasvc_cli.report.previews.show` does, every
+            ``train.preview_every`` steps; None for never
     """
 
     def __init__(
@@ -134,13 +136,13 @@ class VoiceRun:
         *,
         init: str | Path | None = None,
         begin: Callable[[str | Path], Beginning] | None = None,
-        preview: Callable[..., None] | None = None,
+        show: Callable[..., None] | None = None,
         tensorboard: bool = False,
     ):
         self.home = home
         self.init = init
         self.begin = begin
-        self.preview = preview
+        self.show = show
         self.folder = folder
         self.files = RunFolder(folder)
         self.manifest = manifest
@@ -455,6 +457,7 @@ class VoiceRun:
         write_ranking(self.folder / RANKING_FILE, by_loss(losses))
 
     def _show(self, trainer: Trainer) -> None:
-        if self.preview is not None:
-            best_step = self.best_step or None
-            self.preview(self.folder, trainer, self.dev_set, self.stats, self.config, best_step=best_step)
+        if self.show is not None:
+            made = preview(trainer, self.dev_set, self.stats, self.config)
+            rate = self.config.features.mel.sample_rate
+            self.show(self.folder, trainer.step, made, rate, best_step=self.best_step or None)
