@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,8 +162,7 @@ def load_exported(
         ModelError: a part is missing or damaged, or something is asked for that it cannot do.
         MissingExtraError: onnxruntime is not installed.
     """
-    if device not in ("auto", "cpu"):
-        raise ModelError(f"--device {device}: {folder} is an exported model, which runs on the CPU; use auto or cpu")
+    refuse_device(folder, device)
     for option, value in (("--vocoder", vocoder), ("--source-stats", source_stats), ("--data", data)):
         if value is not None:
             raise ModelError(
@@ -171,6 +171,12 @@ def load_exported(
             )
     names = [name for name in (EXPORTED_FILE, VOCODER_FILE, CONTENT_FILE) if (folder / name).is_file()]
     return exported_from(folder, {name: _content(folder / name) for name in names}, read_card(folder))
+
+
+def refuse_device(folder: Path, device: str) -> None:
+    """Raise ModelError for a device on which exported models do not run."""
+    if device not in ("auto", "cpu"):
+        raise ModelError(f"--device {device}: {folder} is run by onnxruntime, which runs on the CPU; use auto or cpu")
 
 
 def exported_from(
@@ -198,6 +204,19 @@ def exported_from(
     return voice, ExportedVocoder(name, facts[1], facts[2], reach, sound)
 
 
+def sealed(content: bytes) -> bytes:
+    """An ONNX file that ends with a checksum of what is before: protobuf takes it for one more entry of metadata."""
+    return content + _seal(content)
+
+
+def _seal(content: bytes | memoryview) -> bytes:
+    entry = b"\x0a\x05crc32\x12\x08%08x" % zlib.crc32(content)
+    return b"\x72%c%b" % (len(entry), entry)  # metadata_props, field 14 of a model
+
+
+_SEAL_BYTES = len(_seal(b""))
+
+
 def _content(path: Path) -> bytes:
     with open_binary(path) as stream:
         return stream.read()
@@ -205,6 +224,10 @@ def _content(path: Path) -> bytes:
 
 def _graph(path: Path, content: bytes) -> Graph:
     """A graph from the content of its file; read from memory, it cannot refer to other files."""
+    if content[-_SEAL_BYTES:] != _seal(memoryview(content)[:-_SEAL_BYTES]):
+        raise ModelError(
+            f"{path}: expected an ONNX graph of aasvc export, but its checksum is wrong; export the model again"
+        )
     try:
         import onnxruntime
     except ImportError as error:

@@ -250,9 +250,11 @@ def read_voice(folder: Path, home: Home | None = None, *, weights: bool = True) 
         )
         write_json(place / CARD_FILE, {**card, "origin": provenance})
 
-    kept = None if home is None else import_once(home, folder, published_files(folder), write)
-    if kept is not None:
+    def read(kept: Path) -> VoiceFiles:
         return _read_ours(kept, weights, str(folder))
+
+    if home is not None and (files := import_once(home, folder, published_files(folder), write, read)) is not None:
+        return files
     config, state, target, card = read_published_voice(folder, weights=weights)
     return VoiceFiles(config, target, None, state, card, str(folder))
 

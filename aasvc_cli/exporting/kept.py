@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aasvc_cli import __version__
+from aasvc_cli.conversion.converter import Converter
+from aasvc_cli.conversion.exported import refuse_device
 from aasvc_cli.conversion.source_stats import SOURCE_SIDES
 from aasvc_cli.conversion.voice import CARD_FILE, CONFIG_FILE, STATS_FILE, WEIGHT_FILES, find_voice, read_card
 from aasvc_cli.errors import DataError, ModelError, StorageError
@@ -20,24 +22,28 @@ from aasvc_cli.storage.imported import Provenance, import_once
 from aasvc_cli.vocoder.folder import CONFIG_FILE as VOCODER_CONFIG
 from aasvc_cli.vocoder.folder import GRIFFIN_LIM, WEIGHTS_FILE, find_vocoder, find_vocoder_of
 
-FORM = f"onnx1-{__version__}"
+FORM = f"onnx2-{__version__}"
 """Part of the name of what is kept; its number is counted up when the same files give other graphs."""
 SELF_FILE = "self.json"
 """Statistics of a prepared set."""
 
 
-def kept_export(
+def load_kept(
     home: Home,
     model: str | Path | None,
     *,
+    device: str = "auto",
     vocoder: str | None = None,
     source_stats: Path | None = None,
     data: str | None = None,
     on_message: Callable[[str], None] | None = None,
-) -> Path:
-    """The folder of an export of a voice, made on first use and found again by the content of the voice's files.
+) -> Converter:
+    """A voice by way of an export of it, made on first use and found again by the content of the voice's files.
+
+    An export that was damaged is made anew.
 
     Args:
+        device: ``auto`` or ``cpu``
         model, vocoder, source_stats, data: as for :meth:`~aasvc_cli.conversion.converter.Converter.load`
 
     Raises:
@@ -46,20 +52,30 @@ def kept_export(
         StorageError: the data folder cannot be written to.
     """
     folder = find_voice(home, model)
+    refuse_device(folder, device)
     files = [*_voice_files(folder), *_vocoder_files(home, folder, vocoder), weights_file()]
     files += [source_stats] if source_stats is not None else _source_files(home, folder, data)
+    say = on_message or (lambda _: None)
+    why = "once; later conversions start at once"
 
     def write(place: Path, _: Provenance) -> None:
         from aasvc_cli.exporting import checked
 
-        if on_message:
-            on_message(f"exporting {folder.name} for onnxruntime, once; later conversions start at once")
+        say(f"exporting {folder.name} for onnxruntime, {why}")
         graphs = checked.checked_graphs(
             home, model, place, vocoder=vocoder, source_stats=source_stats, data=data, on_message=on_message
         )
         checked.write_files(place, graphs.files)
 
-    kept = import_once(home, folder, [path for path in files if path.is_file()], write, form=FORM)
+    def load(place: Path) -> Converter:
+        return Converter.load(place, home=home, on_message=on_message)
+
+    def damaged() -> None:
+        nonlocal why
+        why = "as the export that was kept is damaged"
+
+    there = [path for path in files if path.is_file()]
+    kept = import_once(home, folder, there, write, load, form=FORM, on_damage=damaged)
     if kept is None:
         raise StorageError(
             f"{home.imported}: cannot be written, and keeps what --runtime onnx runs; run: aasvc export MODEL FOLDER, "

@@ -1,4 +1,4 @@
-"""PyTorch modules as ONNX files: one opset, open lengths, no external data, what a reader must know inside."""
+"""PyTorch modules as ONNX files: one opset, open lengths, no external data, with checksum and metadata."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aasvc_cli import __version__
+from aasvc_cli.conversion.exported import sealed
 from aasvc_cli.errors import MissingExtraError
 
 OPSET = 20
@@ -64,7 +65,7 @@ def onnx_bytes(graph: nn.Module, inputs: Inputs, outputs: Sequence[str], metadat
     for name, value in {"producer": f"aasvc {__version__}", **metadata}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return bytes(model.SerializeToString())
+    return sealed(bytes(model.SerializeToString()))
 
 
 def _shorten(model: Any) -> None:

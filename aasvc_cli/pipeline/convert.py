@@ -22,7 +22,7 @@ from aasvc_cli.conversion.converter import Converter, ConvertOptions, OnMessage,
 from aasvc_cli.conversion.plan import Job, Refused, plan_files, plan_names, plan_set
 from aasvc_cli.conversion.voice import find_voice, is_exported, read_voice
 from aasvc_cli.errors import AasvcError, DataError, ModelError, StorageError
-from aasvc_cli.exporting.kept import kept_export
+from aasvc_cli.exporting.kept import load_kept
 from aasvc_cli.features.folder import read_features
 from aasvc_cli.features.kinds import FOLDER
 from aasvc_cli.storage.files import remove_unfinished, write_bytes
@@ -189,18 +189,17 @@ class LoadOptions:
     """``torch``, or ``onnx`` for onnxruntime, with an export that is kept; ``auto`` runs each folder as what it is."""
 
     def load(self, on_message: OnMessage | None) -> Converter:
-        """The converter; raises what :meth:`Converter.load` and :func:`kept_export` do."""
+        """The converter; raises what :meth:`Converter.load` and :func:`load_kept` do."""
         exported = is_exported(folder := find_voice(self.home, self.model))
         if exported and self.runtime == "torch":
             raise ModelError(
                 f"--runtime torch: {folder} is an exported model, which onnxruntime runs; use the one it was made of"
             )
         if not exported and self.runtime == "onnx":
-            kept = kept_export(
-                self.home, self.model, vocoder=self.vocoder, source_stats=self.source_stats, data=self.data,
-                on_message=on_message,
+            return load_kept(
+                self.home, self.model, device=self.device, vocoder=self.vocoder, source_stats=self.source_stats,
+                data=self.data, on_message=on_message,
             )  # fmt: skip
-            return Converter.load(kept, home=self.home, device=self.device, on_message=on_message)
         return Converter.load(
             self.model, home=self.home, device=self.device, vocoder=self.vocoder, source_stats=self.source_stats,
             data=self.data, on_message=on_message,

@@ -12,38 +12,70 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from aasvc_cli.errors import DataError, StorageError
+from aasvc_cli.errors import ConfigError, DataError, ModelError, StorageError
 from aasvc_cli.storage.files import file_sha256, lock, read_json, storage_error, umask, write_json
 from aasvc_cli.storage.home import Home
 
 logger = logging.getLogger(__name__)
 
 Provenance = dict[str, Any]
+_Loaded = TypeVar("_Loaded")
 _VERSION = 1
 """Increased when the same files are converted differently."""
 
 
 def import_once(
-    home: Home, folder: Path, files: Sequence[Path], write: Callable[[Path, Provenance], None], *, form: str = ""
-) -> Path | None:
-    """The folder that ``write`` makes of some files, made on first use and found again by their content.
+    home: Home,
+    folder: Path,
+    files: Sequence[Path],
+    write: Callable[[Path, Provenance], None],
+    load: Callable[[Path], _Loaded],
+    *,
+    form: str = "",
+    on_damage: Callable[[], None] | None = None,
+) -> _Loaded | None:
+    """What ``load`` reads from the folder that ``write`` makes of some files.
 
-    It appears complete or not at all. Of several processes that want the same, one makes it and the others wait.
+    The folder is made on first use, found again by the content of the files, and made anew if it turns out damaged.
 
     Args:
         folder: the one it is made of, whose name the result carries
         files: what decides the result
         write: told an empty folder to fill and the provenance of the files
+        load: told the folder
         form: which form it is, if there are several; a part of its name
+        on_damage: called before a damaged folder is made anew
 
     Returns:
         None if the data folder cannot be written to; then the caller has to do without.
 
     Raises:
-        AasvcError: what ``write`` raises.
+        AasvcError: what ``write`` raises, and what ``load`` raises of a folder that was just made.
         StorageError: a file cannot be read.
+    """
+    place = _made(home, folder, files, write, form)
+    if place is None:
+        return None
+    try:
+        return load(place)
+    except (ModelError, ConfigError, DataError) as error:
+        logger.debug("%s is damaged: %s", place, error)
+    if not _discard(place):
+        return None
+    if on_damage is not None:
+        on_damage()
+    place = _made(home, folder, files, write, form)
+    return None if place is None else load(place)
+
+
+def _made(
+    home: Home, folder: Path, files: Sequence[Path], write: Callable[[Path, Provenance], None], form: str
+) -> Path | None:
+    """The folder of :func:`import_once`.
+
+    It appears complete or not at all. Of several processes that want the same, one makes it and the others wait.
     """
     hashes = [(path.name, _sha256(home, path)) for path in files]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name).strip(".-") or "model"
@@ -80,6 +112,20 @@ def import_once(
         except OSError as error:
             raise storage_error("write", place, error) from None
     return place
+
+
+def _discard(place: Path) -> bool:
+    """Take a damaged folder away in one step, so that no other process finds half of it; whether that was possible."""
+    try:
+        with lock(place.parent / f".{place.name}.lock"):
+            aside = tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.", suffix=".part")
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                os.rename(place, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+    except (StorageError, OSError) as error:
+        logger.debug("%s cannot be replaced: %s", place, error)
+        return False
+    return True
 
 
 def _sweep(folder: Path, mine: str) -> None:

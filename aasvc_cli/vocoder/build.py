@@ -112,8 +112,8 @@ def _import(folder: Path, home: Home | None) -> StoredVocoder:
         stored = _published(folder)
         write_vocoder(place, dataclasses.replace(stored, origin={**stored.origin, **provenance}))
 
-    kept = None if home is None else import_once(home, folder, published_vocoder_files(folder), write)
-    return _published(folder) if kept is None else read_vocoder(kept)
+    kept = None if home is None else import_once(home, folder, published_vocoder_files(folder), write, read_vocoder)
+    return _published(folder) if kept is None else kept
 
 
 def _published(folder: Path) -> StoredVocoder:

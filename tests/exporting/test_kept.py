@@ -17,9 +17,9 @@ import pytest
 import soundfile
 
 from aasvc_cli.conversion.converter import Converter
-from aasvc_cli.errors import DataError, StorageError
-from aasvc_cli.exporting import checked
-from aasvc_cli.exporting.kept import kept_export
+from aasvc_cli.errors import DataError, ModelError, StorageError
+from aasvc_cli.exporting import checked, kept
+from aasvc_cli.exporting.kept import load_kept
 from aasvc_cli.storage.files import read_json, write_json
 from aasvc_cli.storage.home import Home
 from tests.conversion.test_exported import LOADED
@@ -39,14 +39,20 @@ def recording(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Which models were exported, in place of exporting them."""
+    """Which models were exported, in place of exporting them; what is loaded is the folder, if it is not damaged."""
     made: list[Any] = []
 
     def checked_graphs(home: Home, model: Any, folder: Path, **options: Any) -> SimpleNamespace:
         made.append(model)
         return SimpleNamespace(files={"voice.onnx": b"a graph"})
 
+    def load(folder: Path, **_: Any) -> Path:
+        if not (folder / "voice.onnx").is_file() or (folder / "voice.onnx").read_bytes() != b"a graph":
+            raise ModelError("damaged")
+        return folder
+
     monkeypatch.setattr(checked, "checked_graphs", checked_graphs)
+    monkeypatch.setattr(kept, "Converter", SimpleNamespace(load=load))
     return made
 
 
@@ -55,20 +61,20 @@ class TestKept:
         self, home: Home, voice: Path, exports: list[Any], tmp_path: Path
     ):
         said: list[str] = []
-        kept = kept_export(home, voice, on_message=said.append)
-        assert kept.parent == home.imported and (kept / "voice.onnx").is_file()
+        place = load_kept(home, voice, on_message=said.append)
+        assert place.parent == home.imported and (place / "voice.onnx").is_file()
         assert len(said) == 1 and said[0].startswith("exporting voice for onnxruntime, once")
         moved = Path(shutil.copytree(voice, tmp_path / "elsewhere" / "voice"))
-        assert {kept_export(home, each, on_message=said.append) for each in (voice, moved)} == {kept}
+        assert {load_kept(home, each, on_message=said.append) for each in (voice, moved)} == {place}
         assert len(said) == 1 and exports == [voice]
 
     @pytest.mark.parametrize("part", ["best.safetensors", "stats.json", "card.json", "own/generator.safetensors"])
     def test_another_is_made_when_a_part_of_the_voice_changes(
         self, home: Home, voice: Path, exports: list[Any], part: str
     ):
-        kept = kept_export(home, voice)
+        first = load_kept(home, voice)
         (voice / part).write_bytes((voice / part).read_bytes() + b" ")
-        assert kept_export(home, voice) != kept and len(exports) == 2
+        assert load_kept(home, voice) != first and len(exports) == 2
 
     def test_another_is_made_for_another_vocoder_and_other_statistics(
         self, home: Home, voice: Path, exports: list[Any], tmp_path: Path
@@ -79,16 +85,35 @@ class TestKept:
         choices: list[dict[str, Any]] = [
             {}, {"vocoder": "bundled"}, {"source_stats": tmp_path / "speaker.json"}, {"data": "one"}, {"data": "two"}
         ]  # fmt: skip
-        assert len({kept_export(home, voice, **choice) for choice in choices}) == len(choices)
+        assert len({load_kept(home, voice, **choice) for choice in choices}) == len(choices)
 
     def test_a_voice_without_its_source_speaker_depends_on_what_is_prepared(
         self, home: Home, voice: Path, exports: list[Any]
     ):
         stats = read_json(voice / "stats.json", "statistics")
         write_json(voice / "stats.json", {"target": stats["target"]})
-        kept = kept_export(home, voice)
+        first = load_kept(home, voice)
         write_json(home.stats / "later" / "self.json", {"source": 1})
-        assert kept_export(home, voice) != kept
+        assert load_kept(home, voice) != first
+
+    @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"half"), Path.unlink], ids=["half", "gone"])
+    def test_a_damaged_one_is_made_anew_and_one_line_says_so(
+        self, home: Home, voice: Path, exports: list[Any], damage: Callable[[Path], Any]
+    ):
+        said: list[str] = []
+        place = load_kept(home, voice)
+        damage(place / "voice.onnx")
+        assert load_kept(home, voice, on_message=said.append) == place
+        assert said == ["exporting voice for onnxruntime, as the export that was kept is damaged"]
+        assert (place / "voice.onnx").read_bytes() == b"a graph" and exports == [voice, voice]
+        assert [path.name for path in home.imported.iterdir() if path.suffix == ".part"] == []
+
+    def test_a_device_it_does_not_run_on_is_refused_before_anything_is_made(
+        self, home: Home, voice: Path, exports: list[Any]
+    ):
+        with pytest.raises(ModelError, match="--device cuda: .* onnxruntime, which runs on the CPU; use auto or cpu"):
+            load_kept(home, voice, device="cuda")
+        assert exports == []
 
     def test_nothing_is_kept_of_a_failure(self, home: Home, voice: Path, monkeypatch: pytest.MonkeyPatch):
         def refuse(*_: Any, **__: Any) -> None:
@@ -96,14 +121,14 @@ class TestKept:
 
         monkeypatch.setattr(checked, "checked_graphs", refuse)
         with pytest.raises(DataError, match="not this one"):
-            kept_export(home, voice)
+            load_kept(home, voice)
         assert [path for path in home.imported.iterdir() if not path.name.startswith(".")] == []
 
     def test_a_data_folder_that_cannot_be_written_has_advice(self, home: Home, voice: Path, exports: list[Any]):
         home.root.mkdir()
         home.imported.write_text("a file in its place")
         with pytest.raises(StorageError, match="keeps what --runtime onnx runs; run: aasvc export MODEL FOLDER"):
-            kept_export(home, voice)
+            load_kept(home, voice)
 
 
 class TestCommand:
@@ -153,3 +178,14 @@ class TestCommand:
         assert b"exporting" not in later.stderr
         found, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
         assert len(found) == len(expected) and np.abs(found - expected).max() < 1e-3
+        # a weight that is another one is no weight, though the graph can be run
+        (graph,) = home.imported.glob("voice-*/vocoder.onnx")
+        content = bytearray(graph.read_bytes())
+        content[len(content) // 2] ^= 1
+        graph.write_bytes(content)
+        again = aasvc(*arguments)
+        assert (
+            again.code == 0 and "exporting voice for onnxruntime, as the export that was kept is damaged" in again.err
+        )
+        found, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+        assert np.abs(found - expected).max() < 1e-3
