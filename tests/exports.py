@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aasvc_cli.config.settings import Config
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.conversion.converter import Converter
 from aasvc_cli.conversion.voice import load_voice
 from aasvc_cli.exporting.parts import graph_files
@@ -28,10 +28,10 @@ def sound(seconds: float) -> np.ndarray:
     return (0.1 * wave * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))).astype(np.float32)
 
 
-def tiny_vocoder(config: Config) -> IstftVocoder:
+def tiny_vocoder(mel: MelConfig) -> IstftVocoder:
     """One with random weights that are the same each time."""
     torch.manual_seed(0)
-    return IstftVocoder(IstftGenerator(config.features.mel, IstftSizes(**SIZES)))
+    return IstftVocoder(IstftGenerator(mel, IstftSizes(**SIZES)))
 
 
 def tiny_converter(folder: Path, vocoder: Vocoder | None = None, heard: str = "mel", **model: object) -> Converter:
@@ -41,14 +41,14 @@ def tiny_converter(folder: Path, vocoder: Vocoder | None = None, heard: str = "m
     # weights as they come are too small for durations to differ
     for parameter in voice.model.duration_predictor.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    return Converter(voice, vocoder or tiny_vocoder(config), "tiny")
+    return Converter(voice, vocoder or tiny_vocoder(config.features.mel), "tiny")
 
 
 def speaking_voice(folder: Path) -> Path:
     """The folder of a small voice with a small vocoder inside, "own"."""
     config = tiny_config(duration_predictor="poisson")
     write_voice(folder, config)
-    generator = tiny_vocoder(config).generator
+    generator = tiny_vocoder(config.features.mel).generator
     write_vocoder(folder / "own", StoredVocoder("istft", config.features.mel, SIZES, generator.state_dict()))
     (folder / "card.json").write_text('{"name": "tiny", "vocoder": "own"}')
     return folder

@@ -9,7 +9,7 @@ from aasvc_cli.conversion.exported import CONTENT_FILE, FORMAT, VOCODER_FILE
 from aasvc_cli.conversion.voice import EXPORTED_FILE, Voice
 from aasvc_cli.errors import ModelError
 from aasvc_cli.exporting.onnx_files import Inputs, onnx_bytes
-from aasvc_cli.exporting.vocoder_graphs import GanGraph, IstftGraph, vocoder_graph
+from aasvc_cli.exporting.vocoder_graphs import vocoder_graph
 from aasvc_cli.exporting.voice_graphs import ContentGraph, VoiceGraph
 from aasvc_cli.features.content import CONTENT_MEL, load_encoder, weights_file
 from aasvc_cli.vocoder.build import Vocoder
@@ -30,8 +30,7 @@ def graph_files(voice: Voice, vocoder: Vocoder, vocoder_name: str) -> dict[str, 
             f"{voice.folder}: has no statistics of its source speaker, which an exported model has inside; give "
             "--source-stats FILE or --data NAME"
         )
-    sound = vocoder_graph(vocoder, vocoder_name)
-    files = {VOCODER_FILE: _vocoder_file(sound, vocoder, vocoder_name)}
+    files = {VOCODER_FILE: vocoder_file(vocoder, vocoder_name)}
     features = voice.config.features
     if "content" in (features.source, features.duration):
         levels = torch.zeros(EXAMPLE_FRAMES, CONTENT_MEL.n_mels)
@@ -63,7 +62,9 @@ def _voice_file(voice: Voice) -> bytes:
     return onnx_bytes(graph, {name: examples[name] for name in graph.inputs}, ["mel", "durations"], metadata)
 
 
-def _vocoder_file(graph: IstftGraph | GanGraph, vocoder: Vocoder, name: str) -> bytes:
+def vocoder_file(vocoder: Vocoder, name: str) -> bytes:
+    """The graph of a vocoder as a file; raises what :func:`graph_files` does."""
+    graph = vocoder_graph(vocoder, name)
     metadata = {
         "aasvc_format": FORMAT,
         "name": name,

@@ -8,16 +8,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.conversion.converter import Converter, ConvertOptions, _Samples
-from aasvc_cli.conversion.exported import load_exported
+from aasvc_cli.conversion.exported import VOCODER_FILE, exported_from, load_exported
 from aasvc_cli.conversion.voice import load_voice
 from aasvc_cli.errors import AudioError, ModelError
-from tests.exports import RATE, export, sound, tiny_converter
+from aasvc_cli.exporting.parts import graph_files, vocoder_file
+from aasvc_cli.vocoder.build import KINDS, Vocoder
+from aasvc_cli.vocoder.gan_generators import GanVocoder, HiFiGan, HiFiGanSizes, ParallelWaveGan, ParallelWaveGanSizes
+from tests.exports import RATE, export, sound, tiny_converter, tiny_vocoder
 
 PREDICTORS = [
     {"duration_predictor": "poisson"},
@@ -31,6 +37,49 @@ LOADED = (
     "assert 'onnxruntime' in sys.modules\n"
     "assert not {'torch', 'librosa', 'scipy', 'numba', 'safetensors', 'pydantic', 'yaml', 'rich'} & set(sys.modules)\n"
 )
+
+
+SMALL_HIFI_GAN: dict[str, Any] = {
+    "in_channels": 20, "channels": 16, "upsample_scales": (8, 4, 4), "resblock_kernel_sizes": (3, 5),
+    "resblock_dilations": ((1, 3), (1, 2)),
+}  # fmt: skip
+SMALL_PARALLEL_WAVEGAN: dict[str, Any] = {
+    "aux_channels": 20, "layers": 4, "stacks": 2, "residual_channels": 8, "gate_channels": 16, "skip_channels": 8,
+    "upsample_scales": (8, 4, 4),
+}  # fmt: skip
+VOCODERS: dict[str, dict[str, Any]] = {
+    "istft": {},
+    "hifi-gan": {},
+    "hifi-gan, causal": {"use_causal_conv": True, "use_additional_convs": False, "negative_slope": 0.2},
+    "parallel-wavegan": {},
+    "parallel-wavegan, causal": {"use_causal_conv": True, "kernel_size": 2},
+    "parallel-wavegan, of another upsampling": {
+        "upsample_net": "UpsampleNetwork", "aux_context_window": 0, "freq_axis_kernel_size": 3, "upsample_slope": 0.3
+    },
+}  # fmt: skip
+"""Each kind, with what else published configurations may ask of it."""
+
+
+def vocoder_of(kind: str, mel: MelConfig) -> Vocoder:
+    """A small one with random weights."""
+    if kind == "istft":
+        return tiny_vocoder(mel)
+    torch.manual_seed(0)
+    generator: HiFiGan | ParallelWaveGan
+    if kind.startswith("hifi-gan"):
+        generator = HiFiGan(HiFiGanSizes(**SMALL_HIFI_GAN | VOCODERS[kind]))
+    else:
+        generator = ParallelWaveGan(ParallelWaveGanSizes(**SMALL_PARALLEL_WAVEGAN | VOCODERS[kind]))
+    return GanVocoder(generator, mel, mean=torch.linspace(-2, -1, 20), scale=torch.linspace(0.3, 0.6, 20))
+
+
+@pytest.fixture(scope="module")
+def hears_content(tmp_path_factory: pytest.TempPathFactory) -> tuple[Converter, dict[str, bytes]]:
+    """A voice on content features with torch, and its files."""
+    converter = tiny_converter(
+        tmp_path_factory.mktemp("content"), heard="content", duration_predictor="stochastic", duration_input="feature"
+    )
+    return converter, graph_files(converter.voice, converter.vocoder, "istft")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +118,19 @@ class TestSamples:
         exported = export(converter, tmp_path / "exported")
         for seconds in (0.1, 0.7, 1.2):
             assert_same(converter, exported, sound(seconds), noise_scale=1.0)
+
+    @pytest.mark.parametrize("kind", VOCODERS)
+    def test_are_those_of_torch_with_every_vocoder_on_a_voice_that_hears_content(
+        self, kind: str, hears_content: tuple[Converter, dict[str, bytes]], tmp_path: Path
+    ):
+        converter, files = hears_content
+        vocoder = vocoder_of(kind, converter.voice.config.features.mel)
+        spoken = exported_from(tmp_path, files | {VOCODER_FILE: vocoder_file(vocoder, kind)}, {})
+        for seconds in (0.1, 0.7, 3.0):  # the last is synthesised in pieces, where that leaves no seam
+            assert_same(Converter(converter.voice, vocoder, kind), Converter(*spoken, kind), sound(seconds), seed=3)
+
+    def test_every_kind_of_vocoder_is_among_them(self):
+        assert {kind.partition(",")[0] for kind in VOCODERS} == set(KINDS)
 
     def test_of_long_recordings_have_the_same_pauses_and_warnings(self, pair: tuple[Converter, Converter]):
         wave = np.concatenate([sound(4), np.zeros(2 * RATE, np.float32), sound(19), np.zeros(RATE * 3, np.float32)])
@@ -109,9 +171,12 @@ class TestFolder:
 
     def test_a_part_that_is_missing_or_damaged_is_named(self, folder: Path):
         content = (folder / "voice.onnx").read_bytes()
-        (folder / "voice.onnx").write_bytes(content[: len(content) // 2])
-        with pytest.raises(ModelError, match=r"voice\.onnx: expected an ONNX graph"):
-            load_exported(folder)
+        other = bytearray(content)
+        other[len(content) // 2] ^= 1
+        for damaged in (content[: len(content) // 2], bytes(other), content[:-1], b"", b"a graph"):
+            (folder / "voice.onnx").write_bytes(damaged)
+            with pytest.raises(ModelError, match=r"voice\.onnx: expected an ONNX graph .*; export the model again$"):
+                load_exported(folder)
         (folder / "voice.onnx").write_bytes(content)
         (folder / "vocoder.onnx").unlink()
         with pytest.raises(ModelError, match=r"vocoder\.onnx: not found"):
