@@ -139,7 +139,10 @@ def temporary() -> Any:
 
 
 async def save_body(request: Request, path: Path) -> None:
-    """Everything that a request brings; raises AudioError if that is nothing, and StorageError."""
+    """Everything that a request brings; raises AudioError if that is nothing, Refusal for a form, and StorageError."""
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
+        message = "a form, expected the recording itself as the body, as curl --data-binary @in.wav sends it"
+        raise Refusal(415, "form", message)
     n_bytes = 0
     try:
         with path.open("wb") as file:

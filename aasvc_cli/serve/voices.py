@@ -14,13 +14,14 @@ from aasvc_cli.conversion.voice import find_voice
 from aasvc_cli.errors import ModelError
 from aasvc_cli.pipeline.convert import Outcome, convert_one
 from aasvc_cli.serve.refusals import Refusal
-from aasvc_cli.storage.home import BUNDLED, Home
-from aasvc_cli.vocoder.folder import GRIFFIN_LIM, find_vocoder
+from aasvc_cli.storage.home import BUNDLED, UNIVERSAL, Home
+from aasvc_cli.vocoder.folder import GRIFFIN_LIM, named_vocoders
 
 MOST_WAITING = 32
 """Requests that wait for a voice; more are told to come again."""
 MOST_LOADED = 3
 """Voices in memory; the one that was idle longest goes."""
+_VOCODERS = (GRIFFIN_LIM, BUNDLED, UNIVERSAL)
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Voices:
     """Converters by the names of voice and vocoder.
 
     Clients name voices and vocoders of the data folder, and what the server was started with; no other folder of the
-    machine can be reached by a name.
+    machine can be reached by a name, and a refusal doesn't tell whether there is one.
     """
 
     def __init__(
@@ -49,19 +50,19 @@ class Voices:
         """The folder of a voice; raises ModelError."""
         if name in (None, "", self.model):
             return find_voice(self.home, self.model)
-        folder = find_voice(self.home, name)
-        if name != BUNDLED and folder.parent not in (self.home.exp, self.home.models):
-            raise ModelError(f"{name:.100}: no such voice here; GET /v1/models lists them")
-        return folder
+        if Path(str(name)).name == name:
+            with contextlib.suppress(ModelError):
+                folder = find_voice(self.home, name)
+                if name == BUNDLED or folder.parent in (self.home.exp, self.home.models):
+                    return folder
+        raise ModelError(f"{name:.100}: no such voice here; GET /v1/models lists them")
 
     def _vocoder(self, name: str | None) -> str | None:
         if name in (None, "", self.vocoder):
             return self.vocoder
-        if name not in (GRIFFIN_LIM, BUNDLED) and find_vocoder(self.home, str(name)).parent != self.home.vocoders:
-            raise ModelError(
-                f"{name:.100}: no such vocoder here; use {GRIFFIN_LIM}, {BUNDLED} or one of the data folder"
-            )
-        return name
+        if name in _VOCODERS or name in named_vocoders(self.home):
+            return name
+        raise ModelError(f"{name:.100}: no such vocoder here; use {', '.join(_VOCODERS)} or one of the data folder")
 
     async def convert(self, model: str | None, vocoder: str | None, job: Job, options: ConvertOptions) -> Outcome:
         """Convert one recording when its turn has come.

@@ -52,7 +52,7 @@ def find_vocoder(home: Home | None, name: str | Path) -> Path:
     """
     text = os.fspath(name)
     given = Path(os.path.expanduser(text))
-    names = _named(home)
+    names = named_vocoders(home)
     if text in names:
         return names[text]
     if text and given.is_dir():
@@ -78,13 +78,13 @@ def find_vocoder_of(home: Home | None, voice: Path, name: str) -> Path:
             f"{voice}: its model card names the vocoder {name!r:.60}, which lies outside this folder; choose another "
             "with --vocoder"
         )
-    for folder in (inside, _named(home).get(name), beside):
+    for folder in (inside, named_vocoders(home).get(name), beside):
         if folder is not None and folder.is_dir():
             return folder
     raise ModelError(f"{name}: no such vocoder in {voice}, beside it, or in the data folder; run: aasvc download")
 
 
-def _named(home: Home | None) -> dict[str, Path]:
+def named_vocoders(home: Home | None) -> dict[str, Path]:
     """Vocoders that a bare name means."""
     names = {}
     if home is not None and home.vocoders.is_dir():
