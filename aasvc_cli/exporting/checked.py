@@ -49,12 +49,14 @@ def checked_graphs(
     source_stats: Path | None = None,
     data: str | None = None,
     on_message: Callable[[str], None] | None = None,
+    on_voice: Callable[[Voice, Vocoder, str], None] | None = None,
 ) -> CheckedGraphs:
     """Make the graphs of a voice, and compare them with it.
 
     Args:
         model, vocoder, source_stats, data: as for :meth:`~aasvc_cli.conversion.converter.Converter.load`
         folder: where they will be, for messages
+        on_voice: told the voice, its vocoder and the vocoder's name before anything is made of them; may raise
 
     Raises:
         ModelError: the voice or the vocoder cannot be exported, or the graphs would give other samples.
@@ -65,6 +67,8 @@ def checked_graphs(
     )
     voice, sound, name = converter.voice, converter.vocoder, converter.vocoder_name
     assert isinstance(voice, Voice) and not isinstance(sound, ExportedVocoder)
+    if on_voice is not None:
+        on_voice(voice, sound, name)
     files = graph_files(voice, sound, name)
     difference = _difference(voice, sound, *exported_from(folder, files, voice.card))
     if not difference <= LARGEST_DIFFERENCE:

@@ -35,18 +35,30 @@ _NPM_SECONDS = 900
 _PAGE = Path(__file__).parent / "page"
 
 
+def prepare_page(
+    home: Home, voice: Voice, vocoder: Vocoder, vocoder_name: str, on_message: Callable[[str], None] | None = None
+) -> PageGraph:
+    """Make sure that a page can be made, before a minute is spent on its graph.
+
+    Raises:
+        ModelError: the voice or the vocoder is of a kind that a page cannot have.
+        DownloadError: onnxruntime-web is not there and cannot be fetched.
+    """
+    graph = PageGraph(voice, vocoder_graph(vocoder, vocoder_name), vocoder_name)
+    _runtime(home, on_message or (lambda _: None))
+    return graph
+
+
 def page_files(
     home: Home, voice: Voice, vocoder: Vocoder, vocoder_name: str, on_message: Callable[[str], None] | None = None
 ) -> dict[str, bytes]:
     """All files of a page by their names, the one that is opened last.
 
     Raises:
-        ModelError: the voice or the vocoder is of a kind that a page cannot have.
+        ModelError, DownloadError: as of :func:`prepare_page`.
         MissingExtraError: the extra ``onnx`` is not installed.
-        DownloadError: onnxruntime-web is not there and cannot be fetched.
     """
-    graph = PageGraph(voice, vocoder_graph(vocoder, vocoder_name))
-    runtime = _runtime_files(home, on_message or (lambda _: None))
+    graph = prepare_page(home, voice, vocoder, vocoder_name, on_message)
     example = torch.zeros(round(EXAMPLE_SECONDS * graph.sample_rate))
     facts = _facts(voice, vocoder, graph)
     content = onnx_bytes(
@@ -57,7 +69,7 @@ def page_files(
     )
     page = {path.name: path.read_bytes() for path in sorted(_PAGE.iterdir()) if path.name != PAGE_FILE}
     return {
-        **{f"runtime/{name}": file for name, file in runtime.items()},
+        **{f"runtime/{name}": file for name, file in _runtime_files(home).items()},
         GRAPH_FILE: content,
         FACTS_FILE: as_bytes(json_text(facts) + "\n"),
         **page,
@@ -76,23 +88,30 @@ def _facts(voice: Voice, vocoder: Vocoder, graph: PageGraph) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _runtime_files(home: Home, say: Callable[[str], None]) -> dict[str, bytes]:
-    """The files of onnxruntime-web that a page needs, and its licence."""
-    name = f"onnxruntime-web-{RUNTIME_VERSION}.tgz"
-    package = home.cache / name
+def _runtime_package(home: Home) -> Path:
+    return home.cache / f"onnxruntime-web-{RUNTIME_VERSION}.tgz"
+
+
+def _runtime(home: Home, say: Callable[[str], None]) -> None:
+    """Fetch onnxruntime-web unless it is there, and look whether it is what is expected."""
+    package = _runtime_package(home)
     if not package.is_file():
         npm = shutil.which("npm")
         if npm is None:
             raise DownloadError(
                 f"a page needs onnxruntime-web, and there is no npm here to fetch it; run npm pack "
-                f"onnxruntime-web@{RUNTIME_VERSION} elsewhere, and put {name} into {home.cache}"
+                f"onnxruntime-web@{RUNTIME_VERSION} elsewhere, and put {package.name} into {home.cache}"
             )
         say(f"fetching onnxruntime-web {RUNTIME_VERSION} with npm, 33 MB, for this and later pages")
         _fetch(npm, make_folder(home.cache))
     if not package.is_file() or file_sha256(package) != RUNTIME_SHA256:
         remove_file(package)
         raise DownloadError(f"{package}: is not the onnxruntime-web expected, and was removed; try again")
-    files = read_tar(package, [f"package/dist/{file}" for file in RUNTIME_FILES])
+
+
+def _runtime_files(home: Home) -> dict[str, bytes]:
+    """The files of onnxruntime-web that a page needs."""
+    files = read_tar(_runtime_package(home), [f"package/dist/{file}" for file in RUNTIME_FILES])
     return {Path(member).name: content for member, content in files.items()}
 
 

@@ -34,7 +34,7 @@ class PageGraph(nn.Module):
     scale: Tensor
     numbers: Tensor
 
-    def __init__(self, voice: Voice, vocoder: IstftGraph | GanGraph) -> None:
+    def __init__(self, voice: Voice, vocoder: IstftGraph | GanGraph, vocoder_name: str) -> None:
         super().__init__()
         features, stats = voice.config.features, voice.stats
         kinds = {str(features.source)}
@@ -47,7 +47,8 @@ class PageGraph(nn.Module):
             )
         if isinstance(vocoder, GanGraph) and vocoder.generator.draws_noise:
             raise ModelError(
-                f"{voice.folder}: its vocoder, a ParallelWaveGAN, is too slow for a page; choose another with --vocoder"
+                f"{vocoder_name}: this vocoder, a ParallelWaveGAN, is too slow for a page; choose another with "
+                "--vocoder, or export without --format web"
             )
         hears_content = kinds == {"content"}
         feature = (

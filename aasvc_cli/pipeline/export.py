@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.conversion.voice import EXPORTED_FILE, find_voice, is_exported
+from aasvc_cli.conversion.voice import EXPORTED_FILE, Voice, find_voice, is_exported
 from aasvc_cli.errors import ModelError, StorageError
 from aasvc_cli.exporting.checked import card_file, checked_graphs, write_files
-from aasvc_cli.exporting.page import PAGE_FILE, page_files
+from aasvc_cli.exporting.page import PAGE_FILE, page_files, prepare_page
 from aasvc_cli.storage.files import byte_size, make_folder, remove_file
 from aasvc_cli.storage.home import Home
+from aasvc_cli.vocoder.build import Vocoder
 
 FORMATS = ("onnx", "web")
 
@@ -77,9 +78,15 @@ def export_model(
         raise ModelError(f"{place}: is an exported model already; copy it, or export the model it came from")
     if not overwrite and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
         raise StorageError(f"{folder}: is there already; choose a new folder, or replace its files with --overwrite")
+
+    def first_of_all(voice: Voice, sound: Vocoder, name: str) -> None:
+        if format_name == "web":
+            prepare_page(home, voice, sound, name, on_message)
+
     checked = checked_graphs(
-        home, model, folder, vocoder=vocoder, source_stats=source_stats, data=data, on_message=on_message
-    )
+        home, model, folder, vocoder=vocoder, source_stats=source_stats, data=data, on_message=on_message,
+        on_voice=first_of_all,
+    )  # fmt: skip
     files, voice, name = checked.files, checked.voice, checked.vocoder_name
     if format_name == "web":
         files = card_file(voice) | page_files(home, voice, checked.vocoder, name, on_message)

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from aasvc_cli.config.reading import parse_section
 from aasvc_cli.conversion.voice import is_exported
-from aasvc_cli.exporting import page
+from aasvc_cli.exporting import checked, page
 from aasvc_cli.storage.home import Home
+from aasvc_cli.vocoder.build import load_vocoder, write_vocoder
+from aasvc_cli.vocoder.folder import StoredVocoder
+from aasvc_cli.vocoder.gan_generators import ParallelWaveGan, ParallelWaveGanSizes
 from tests.exports import speaking_voice
 
 
@@ -34,6 +38,22 @@ def test_griffin_lim_is_refused_by_name_and_nothing_is_written(aasvc: Callable[.
     assert not (tmp_path / "out").exists()
 
 
+def test_a_vocoder_that_cannot_go_on_a_page_is_refused_before_anything_is_computed(
+    aasvc: Callable[..., Any], voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checked, "graph_files", None)
+    sizes = {"aux_channels": 20, "layers": 2, "stacks": 1, "upsample_scales": [8, 4, 4]}
+    weights = ParallelWaveGan(parse_section(ParallelWaveGanSizes, sizes, "", "test")).state_dict()
+    mel = load_vocoder(voice / "own").mel
+    write_vocoder(tmp_path / "pwg", StoredVocoder("parallel-wavegan", mel, sizes, weights))
+    outcome = aasvc("export", voice, tmp_path / "out", "--format", "web", "--vocoder", tmp_path / "pwg", "-q")
+    assert outcome.code == 1 and not (tmp_path / "out").exists()
+    assert outcome.err.splitlines() == [
+        f"aasvc: error: {tmp_path / 'pwg'}: this vocoder, a ParallelWaveGAN, is too slow for a page; choose another "
+        "with --vocoder, or export without --format web"
+    ]
+
+
 def test_a_published_model_needs_the_statistics_of_its_speaker(aasvc: Callable[..., Any], data: Path, tmp_path: Path):
     outcome = aasvc("export", data / "aasvc-deterministic", tmp_path / "out", "--vocoder", data / "vocoder-hifigan")
     assert outcome.code == 1
@@ -43,7 +63,7 @@ def test_a_published_model_needs_the_statistics_of_its_speaker(aasvc: Callable[.
 def test_a_page_without_its_runtime_says_how_to_get_it(home: Home, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(page.DownloadError, match=r"npm pack onnxruntime-web@.* put onnxruntime-web-.*\.tgz into"):
-        page._runtime_files(home, print)
+        page._runtime(home, print)
 
 
 def test_a_runtime_that_is_not_the_one_expected_is_thrown_away(home: Home):
@@ -51,7 +71,7 @@ def test_a_runtime_that_is_not_the_one_expected_is_thrown_away(home: Home):
     package.parent.mkdir(parents=True)
     package.write_bytes(b"something else")
     with pytest.raises(page.DownloadError, match="is not the onnxruntime-web expected"):
-        page._runtime_files(home, print)
+        page._runtime(home, print)
     assert not package.exists()
 
 
