@@ -49,6 +49,17 @@ def width_on_a_small_screen(window: Window) -> int:
         window.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def cut_off(window: Window) -> None:
+    """From now on the server does not answer this page."""
+    window.js("void (window.fetch = () => Promise.reject(new TypeError('gone')))")
+
+
+def told(window: Window) -> tuple[str, str]:
+    """What went wrong, once something did, and what the page says is going on."""
+    problem = window.until(lambda: window.js("document.querySelector('#problem').textContent"), "it is told", 60)
+    return problem, window.js("document.querySelector('#status').textContent")
+
+
 def tab_to(window: Window, selector: str, most: int = 40) -> None:
     """Go to an element with the Tab key alone."""
     for _ in range(most):

@@ -15,7 +15,7 @@ from aasvc_cli.serve.guard import Policy
 from aasvc_cli.serve.voices import Voices
 from aasvc_cli.storage.home import Home
 from tests.browsers import Window
-from tests.serve.pages import barriers, opened, tab_to, width_on_a_small_screen
+from tests.serve.pages import barriers, cut_off, opened, tab_to, told, width_on_a_small_screen
 
 pytestmark = pytest.mark.browser
 
@@ -125,8 +125,20 @@ def test_what_is_no_recording_is_refused_where_it_can_be_read(browser: Any, addr
     path = tmp_path / "letter.txt"
     path.write_text("no sound at all")
     window.browser.find_element(By.CSS_SELECTOR, "#file").send_keys(str(path))
-    problem = window.until(lambda: window.js("document.querySelector('#problem').textContent"), "it is told")
-    assert "expected wav, flac, ogg or mp3" in problem
+    problem, status = told(window)
+    assert "expected wav, flac, ogg or mp3" in problem and status.startswith("Record or choose")
+
+
+def test_nothing_is_said_to_go_on_after_a_failure(window: Window):
+    speak(window, 0.5)
+    wait_for_conversion(window)
+    cut_off(window)
+    speak(window, 0.5)
+    problem, status = told(window)
+    assert problem == "the server does not answer; is aasvc serve still running?"
+    assert status.startswith("Record or choose")
+    assert window.js("document.querySelector('#download').hidden"), "there is nothing to download any more"
+    assert window.js("document.querySelector('#record').ariaPressed") == "false"
 
 
 def test_the_keyboard_alone_is_enough(window: Window):

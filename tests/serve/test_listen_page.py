@@ -17,7 +17,7 @@ from aasvc_cli.serve.listen import BlindTest
 from aasvc_cli.serve.voices import Voices
 from aasvc_cli.storage.home import Home
 from tests.browsers import Window
-from tests.serve.pages import barriers, opened, width_on_a_small_screen
+from tests.serve.pages import barriers, cut_off, opened, told, width_on_a_small_screen
 
 pytestmark = pytest.mark.browser
 
@@ -66,6 +66,17 @@ def test_a_listener_answers_to_the_end(window: Window, test_of: BlindTest):
     expected = {"preference": "second", "mos": "3"}[test_of.question]
     assert [each.answer for each in test_of.answers] == [expected] * count
     assert barriers(window) == []
+
+
+def test_an_answer_that_is_lost_is_not_said_to_be_kept(window: Window, test_of: BlindTest):
+    window.until(lambda: counted(window).startswith("0"), "the first question")
+    for key in "ab"[: len(window.js("[...document.querySelectorAll('.hear')]"))]:
+        window.press(key)
+        window.until(lambda key=key: heard(window, key), f"{key} has ended")  # type: ignore[misc]
+    cut_off(window)
+    window.press("1")
+    assert told(window) == ("the server does not answer; is aasvc serve still running?", "")
+    assert counted(window).startswith("0") and enabled(window) and test_of.answers == []
 
 
 def heard(window: Window, key: str) -> bool:

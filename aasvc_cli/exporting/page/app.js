@@ -4,6 +4,7 @@ const LONGEST_PIECE = 12; // seconds; memory grows with the square
 const byId = (id) => document.getElementById(id);
 const say = (text) => { byId("status").textContent = text; };
 
+say("Loading the voice"); // what the page says until then is for who opens it as a file, where no script may run
 const facts = await (await fetch("model.json")).json();
 byId("about").textContent = [facts.name, facts.converts, facts.licence && `licence: ${facts.licence}`].filter(Boolean).join(" · ");
 byId("runtime").textContent = facts.runtime;
@@ -137,6 +138,7 @@ byId("record").addEventListener("click", async () => {
     if (stop === null) {
       stop = await record();
       [button.textContent, button.ariaPressed] = ["Stop", "true"];
+      byId("file").disabled = true;
       say("Speak now");
       return;
     }
@@ -146,6 +148,7 @@ byId("record").addEventListener("click", async () => {
     await use(await finish());
   } catch (error) {
     say(`The microphone cannot be used: ${error.message}`);
+    enable(true);
   }
 });
 

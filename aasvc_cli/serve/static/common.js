@@ -23,6 +23,25 @@ export function problem(message) {
   $("#problem").hidden = !message;
 }
 
+/** What the page says before anything goes on. */
+export const idle = $("#status")?.textContent ?? "";
+
+/** What goes on, in words. */
+export function status(text) {
+  $("#status").textContent = text;
+}
+
+/** Work that may fail. Then the reason is shown, and the status says what `now` gives in place of what was under way. */
+export async function attempt(work, now = () => idle) {
+  problem("");
+  try {
+    await work();
+  } catch (error) {
+    problem(error.message);
+    status(now());
+  }
+}
+
 /** A request to the server; rejects with the sentence that the server gives as the reason. */
 export async function ask(path, options = {}) {
   let response;
@@ -34,6 +53,18 @@ export async function ask(path, options = {}) {
   if (response.ok) return response;
   const reason = await response.json().catch(() => null);
   throw new Error(reason?.error?.message ?? `the server answers ${response.status}`);
+}
+
+/** Play a sound; rejects with a sentence. */
+export async function hear(audio) {
+  try {
+    await audio.play();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (error.name === "NotAllowedError") throw new Error("the browser plays nothing by itself here; press the button that plays");
+    if (!audio.src.startsWith("blob:")) await ask(audio.src); // says why the server gives nothing
+    throw new Error("this browser cannot play the recording");
+  }
 }
 
 /** Whether a key is a command here, and not text or the business of the element that has the focus. */
@@ -119,11 +150,15 @@ export class Players {
   async play(take) {
     for (const other of this.takes) if (other !== take) $("audio", other).pause();
     this.choose(take);
-    await $("audio", take).play().catch((error) => { if (error.name !== "AbortError") throw error; });
+    await hear($("audio", take));
   }
 
   toggle(take) {
-    if ($("audio", take).paused) this.play(take); else $("audio", take).pause();
+    if ($("audio", take).paused) this.start(take); else $("audio", take).pause();
+  }
+
+  start(take) {
+    this.play(take).catch((error) => problem(error.message));
   }
 
   /** Another recording of the same sentence, at the same share of its length. */
@@ -133,7 +168,7 @@ export class Players {
     if (before && before.duration && after.duration && take !== this.chosen) {
       after.currentTime = before.currentTime / before.duration * after.duration;
     }
-    if (on) this.play(take); else { this.choose(take); this.show(take); }
+    if (on) this.start(take); else { this.choose(take); this.show(take); }
   }
 
   key(event) {

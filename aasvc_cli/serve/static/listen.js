@@ -1,4 +1,4 @@
-import { $, $$, ask, isCommand, problem } from "/static/common.js";
+import { $, $$, ask, attempt, hear, isCommand, status } from "/static/common.js";
 
 const listener = (() => { // the same one after a reload, so that the test goes on
   const fresh = crypto.getRandomValues(new Uint32Array(2)).reduce((text, number) => text + number.toString(36), "");
@@ -10,21 +10,12 @@ const listener = (() => { // the same one after a reload, so that the test goes 
     return fresh;
   }
 })();
-const choices = $$(".choice"), hear = $$(".hear");
+const choices = $$(".choice"), players = $$(".hear");
 const audios = { first: $("audio.first"), second: $("audio.second") };
 let state = { count: 0, answered: [] };
 let current = 0;
 let began = 0;
 let heard = new Set();
-
-async function attempt(work) {
-  problem("");
-  try {
-    await work();
-  } catch (error) {
-    problem(error.message);
-  }
-}
 
 function show() {
   $("#done").max = state.count;
@@ -34,11 +25,11 @@ function show() {
   $("#over").hidden = $("#trial").hidden = false;
   $("#over").hidden = left.length > 0;
   $("#trial").hidden = !left.length;
-  if (!left.length) { $("#status").textContent = "That was all. Thank you."; return; }
+  if (!left.length) { status("That was all. Thank you."); return; }
   current = left[0];
   began = performance.now();
   heard = new Set();
-  for (const button of hear) {
+  for (const button of players) {
     const audio = audios[button.dataset.side];
     audio.src = `/listen/${listener}/${current}/${button.dataset.side}`;
     button.setAttribute("aria-pressed", "false");
@@ -48,27 +39,29 @@ function show() {
 
 // what has not been heard to its end cannot be judged
 function enable() {
-  const ready = heard.size === hear.length;
+  const ready = heard.size === players.length;
   for (const choice of choices) choice.disabled = !ready;
-  $("#hint").textContent = ready ? "Answer; you can listen again." : "Listen to the end before you answer.";
+  const missing = players.filter((each) => !heard.has(each.dataset.side)).map((each) => $("kbd", each).textContent);
+  const which = players.length > 1 ? `to ${missing.join(" and ")} ` : "";
+  $("#hint").textContent = ready ? "Answer; you can listen again." : `Listen ${which}to the end before you answer.`;
 }
 
 async function play(button) {
-  for (const each of hear) if (each !== button) audios[each.dataset.side].pause();
+  for (const each of players) if (each !== button) audios[each.dataset.side].pause();
   const audio = audios[button.dataset.side];
   audio.currentTime = 0;
-  await audio.play().catch((error) => { if (error.name !== "AbortError") throw error; });
+  await hear(audio);
 }
 
 async function answer(choice) {
   for (const audio of Object.values(audios)) audio.pause();
   const body = JSON.stringify({ answer: choice.value, seconds: (performance.now() - began) / 1000 });
   state.answered = (await (await ask(`/listen/${listener}/${current}`, { method: "POST", body })).json()).answered;
-  $("#status").textContent = `Answer ${state.answered.length} is kept.`;
+  status(`Answer ${state.answered.length} is kept.`);
   show();
 }
 
-for (const button of hear) {
+for (const button of players) {
   const audio = audios[button.dataset.side];
   button.addEventListener("click", () => attempt(() => play(button)));
   audio.addEventListener("ended", () => { heard.add(button.dataset.side); enable(); });
@@ -79,7 +72,7 @@ for (const button of hear) {
 for (const choice of choices) choice.addEventListener("click", () => attempt(() => answer(choice)));
 document.addEventListener("keydown", (event) => {
   if (!isCommand(event) || $("#trial").hidden) return;
-  const button = hear[["a", "b"].indexOf(event.key.toLowerCase())] ?? choices[Number(event.key) - 1];
+  const button = players[["a", "b"].indexOf(event.key.toLowerCase())] ?? choices[Number(event.key) - 1];
   if (button && !button.disabled) { event.preventDefault(); button.click(); }
 });
 

@@ -9,13 +9,23 @@ export class Microphone {
     this.onLevel = onLevel;
     this.context = null;
     this.blocks = null;
+    this.opening = null;
   }
 
   get isRecording() { return this.blocks !== null; }
 
-  /** Ask for the microphone, if it is not there yet. */
+  /** Ask for the microphone, once, however often it is wanted before it is there. */
   async open() {
-    if (this.context) return;
+    this.opening ??= this.connect();
+    try {
+      await this.opening;
+    } catch (error) {
+      this.opening = null;
+      throw error;
+    }
+  }
+
+  async connect() {
     if (!navigator.mediaDevices) {
       throw new Error("the browser gives this page no microphone: it has to come from this machine, or through HTTPS");
     }
@@ -23,7 +33,9 @@ export class Microphone {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ audio: PLAIN });
     } catch (error) {
-      throw new Error(error.name === "NotFoundError" ? "no microphone is connected" : `no microphone: ${error.message || error.name}`);
+      if (error.name === "NotFoundError") throw new Error("no microphone is connected");
+      if (error.name === "NotAllowedError") throw new Error("the browser keeps the microphone from this page; allow it beside the address, then try again");
+      throw new Error(`no microphone: ${error.message || error.name}`);
     }
     const context = new AudioContext();
     await context.audioWorklet.addModule("/static/capture.js");

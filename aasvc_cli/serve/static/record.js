@@ -1,4 +1,4 @@
-import { $, ask, isCommand, problem } from "/static/common.js";
+import { $, ask, attempt, hear, isCommand, problem, status } from "/static/common.js";
 import { Microphone } from "/static/microphone.js";
 
 const microphone = new Microphone((level) => { $("#level").value = Math.max(-60, level); });
@@ -6,17 +6,7 @@ const player = $("#player");
 let sentences = [];
 let current = 0;
 let refused = null; // the last reading, if it has faults
-
-const status = (text) => { $("#status").textContent = text; };
-
-async function attempt(work) {
-  problem("");
-  try {
-    await work();
-  } catch (error) {
-    problem(error.message);
-  }
-}
+let busy = false; // a reading begins, or is looked at
 
 function showFaults(faults) {
   $("#faults").replaceChildren(...faults.map((fault) => Object.assign(document.createElement("li"), { textContent: fault })));
@@ -29,23 +19,32 @@ function show() {
   $("#count").textContent = `${done} of ${sentences.length} recorded`;
   $("#name").textContent = `${current + 1}: ${sentence.name}${sentence.done ? " (recorded)" : ""}`;
   $("#sentence").textContent = sentence.text || "Listen, and say the same.";
-  $("#target").disabled = !sentence.target;
-  $("#own").disabled = !sentence.done;
-  $("#before").disabled = current === 0;
-  $("#next").disabled = current === sentences.length - 1;
+  showButtons();
 }
 
-async function play(path) {
+function showButtons() {
+  const sentence = sentences[current], on = microphone.isRecording; // then the reading belongs to the sentence that is shown
+  $("#target").disabled = on || !sentence.target;
+  $("#own").disabled = on || !sentence.done;
+  $("#before").disabled = on || current === 0;
+  $("#next").disabled = on || current === sentences.length - 1;
+  $("#record").classList.toggle("recording", on);
+  $("#record").setAttribute("aria-pressed", String(on));
+  $("#record .word").textContent = on ? "Stop" : "Record";
+}
+
+/** Let a recording be heard; who waits for it may go on at once. */
+function play(path) {
   player.src = path;
-  await player.play().catch((error) => { if (error.name !== "AbortError") throw error; });
+  hear(player).catch((error) => problem(error.message));
 }
 
-async function go(number) {
+function go(number) {
   current = number;
   refused = null;
   showFaults([]);
   show();
-  if ($("#first").checked && sentences[current].target) await play(`/record/${current}/target`);
+  if ($("#first").checked && sentences[current].target) play(`/record/${current}/target`);
 }
 
 async function send(reading, anyway = false) {
@@ -63,41 +62,50 @@ async function send(reading, anyway = false) {
   $("#status").dataset.checked = (performance.now() - began) / 1000;
   const left = sentences.findIndex((each, number) => number > current && !each.done);
   const missing = left < 0 ? sentences.findIndex((each) => !each.done) : left;
-  if (missing >= 0) { await go(missing); return; }
+  if (missing >= 0) { go(missing); return; }
   showFaults([]);
   show();
   status("All sentences are recorded.");
 }
 
 async function record() {
-  const button = $("#record");
-  const on = !microphone.isRecording;
-  if (on) {
-    player.pause();
-    showFaults([]);
-    await microphone.start();
-    status("Recording …");
+  let reading;
+  if (microphone.isRecording) {
+    try {
+      reading = microphone.stop();
+    } finally {
+      showButtons();
+    }
+    status("Checking …");
+    await send(reading);
+    return;
   }
-  button.classList.toggle("recording", on);
-  button.setAttribute("aria-pressed", String(on));
-  $(".word", button).textContent = on ? "Stop" : "Record";
-  if (on) return;
-  const reading = microphone.stop();
-  status("Checking …");
-  await send(reading);
+  player.pause();
+  showFaults([]);
+  await microphone.start();
+  showButtons();
+  status("Recording …");
 }
 
 const commands = {
   record, target: () => play(`/record/${current}/target`), own: () => play(`/record/${current}/own?${Date.now()}`),
   keep: () => send(refused, true), before: () => go(current - 1), next: () => go(current + 1),
 };
+
+async function command(id) {
+  if (busy || !sentences.length || $(`#${id}`).disabled || $(`#${id}`).hidden) return;
+  busy = true;
+  await attempt(commands[id], () => (microphone.isRecording ? "Recording …" : "Nothing was kept."));
+  busy = false;
+}
+
 const keys = { " ": "record", t: "target", l: "own", k: "keep", ArrowLeft: "before", ArrowRight: "next" };
-for (const [id, command] of Object.entries(commands)) $(`#${id}`).addEventListener("click", () => attempt(command));
+for (const id of Object.keys(commands)) $(`#${id}`).addEventListener("click", () => command(id));
 document.addEventListener("keydown", (event) => {
   const id = keys[event.key] ?? keys[event.key.toLowerCase()];
-  if (!id || !isCommand(event) || $(`#${id}`).disabled || $(`#${id}`).hidden) return;
+  if (!id || !isCommand(event)) return;
   event.preventDefault();
-  attempt(commands[id]);
+  command(id);
 });
 
 attempt(async () => {
