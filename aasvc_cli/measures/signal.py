@@ -448,8 +448,7 @@ def relative_level(power: FloatArray) -> FloatArray:
 def mel_cepstrum(log_envelope: FloatArray, order: int, alpha: float) -> FloatArray:
     """Mel-cepstrum of the logarithm of a power envelope (SPTK's ``sp2mc``, up to rounding).
 
-    The mel-cepstrum is linear in the log spectrum, so that one matrix, found by asking SPTK for each bin once, serves
-    every frame.
+    The mel-cepstrum is linear in the log spectrum, so that one matrix serves every frame.
 
     Args:
         log_envelope: (T, n_fft // 2 + 1), natural logarithm of power.
@@ -537,13 +536,22 @@ def _variance(analysis: Analysis) -> FloatArray | None:
 
 @lru_cache(maxsize=8)
 def _mel_cepstrum_matrix(n_bins: int, order: int, alpha: float) -> FloatArray:
-    """(bins, order + 1)"""
-    matrix = np.empty((n_bins, order + 1))
-    for start in range(0, n_bins, 256):  # one row per bin: all at once would be gigabytes at high sample rates
-        rows = np.arange(start, min(start + 256, n_bins))
-        impulses = np.ones((len(rows), n_bins))
-        impulses[np.arange(len(rows)), rows] = math.e
-        matrix[rows] = sptk().sp2mc(impulses, order, alpha)
+    """(bins, order + 1): what SPTK's inverse transform and ``freqt`` make of one in each bin and zero elsewhere.
+
+    A coefficient of the warped cepstrum weighs those of the cepstrum by powers of the all-pass filter, one after the
+    other (Oppenheim and Johnson, "Discrete representation of signals", 1972).
+    """
+    from scipy.signal import lfilter
+
+    n_fft = 2 * (n_bins - 1)
+    rows = np.zeros((order + 1, n_fft))
+    rows[0] = lfilter([1.0], [1.0, -alpha], np.eye(1, n_fft)[0])
+    rows[1:2] = lfilter([0.0, 1.0 - alpha**2], [1.0, -alpha], rows[:1])
+    for index in range(2, order + 1):
+        rows[index] = lfilter([-alpha, 1.0], [1.0, -alpha], rows[index - 1])
+    rows[:, 0] /= 2.0  # amplitude, not power
+    matrix = np.fft.rfft(rows).real.T / n_fft
+    matrix[1:-1] *= 2.0  # these bins stand for their mirror images, too
     return matrix
 
 
