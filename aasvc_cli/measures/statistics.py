@@ -18,6 +18,8 @@ SIGNIFICANCE = 0.05
 """Below this p one of two systems is called better."""
 N_RESAMPLES = 2000
 PERCENTILES = (2.5, 97.5)
+MAX_DRAWN = 1_000_000
+"""Utterances that are drawn at once, so that memory does not grow with the set."""
 
 
 @dataclass(frozen=True)
@@ -214,11 +216,12 @@ def _interval(numerators: FloatArray, weights: FloatArray, seed: int, n_resample
     if n < 2:
         return math.nan, math.nan
     generator = np.random.default_rng(seed)
-    ratios = np.empty(n_resamples)
-    for i in range(n_resamples):
-        drawn = generator.integers(0, n, n)
-        ratios[i] = numerators[drawn].sum() / weights[drawn].sum()
-    low, high = np.percentile(ratios, PERCENTILES)
+    at_once = max(1, MAX_DRAWN // n)
+    ratios = []
+    for start in range(0, n_resamples, at_once):
+        drawn = generator.integers(0, n, (min(at_once, n_resamples - start), n))
+        ratios.append(numerators[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
+    low, high = np.percentile(np.concatenate(ratios), PERCENTILES)
     return float(low), float(high)
 
 
