@@ -5,7 +5,10 @@ const byId = (id) => document.getElementById(id);
 const say = (text) => { byId("status").textContent = text; };
 
 say("Loading the voice"); // what the page says until then is for who opens it as a file, where no script may run
-const facts = await (await fetch("model.json")).json();
+const facts = await fetch("model.json").then((answer) => answer.json()).catch((error) => {
+  say(`The files of this page do not arrive: ${error.message}`);
+  throw error;
+});
 byId("about").textContent = [facts.name, facts.converts, facts.licence && `licence: ${facts.licence}`].filter(Boolean).join(" · ");
 byId("runtime").textContent = facts.runtime;
 
