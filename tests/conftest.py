@@ -3,7 +3,8 @@
 Tests belong to tiers, by marker: ``process`` (starts a process), ``browser``, ``slow`` (more than ten seconds),
 ``unprivileged`` (skips for root, whom no permission stops), and the default tier, which is all the others.
 
-* ``pytest`` and ``pytest FOLDER`` run the default tier, in which properties are tried with fewer examples;
+* ``pytest`` and ``pytest FOLDER`` run the default tier, in which properties are tried with fewer examples, and
+  files with fewer mutations;
 * ``pytest FILE`` and ``pytest -m EXPRESSION`` run whatever they select, of every tier;
 * ``pytest --tiers all`` (or a list of names) runs those tiers, and fails if one of them ran no test.
 """
@@ -23,6 +24,7 @@ from typing import NoReturn
 
 import pytest
 
+from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.cli import run
 from aasvc_cli.config.layers import CONFIG_VARIABLE
 from aasvc_cli.storage.home import HOME_VARIABLE, Home, bundled, find_home
@@ -44,9 +46,7 @@ def tier(keywords: Container[str]) -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare --tiers and --mutations."""
-    parser.addoption(
-        "--mutations", type=int, default=240, help="how many mutations of each format test_mutations makes"
-    )
+    parser.addoption("--mutations", type=int, help="how many mutations of each format test_mutations makes")
     parser.addoption(
         "--tiers",
         type=lambda text: list(TIERS) if text == "all" else text.split(","),
@@ -169,16 +169,22 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_corpus(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six training, two dev and two eval pairs of the demo corpus, in the same layout."""
+    """Six training, two dev and two eval pairs, the beginnings of sentences of the demo corpus, in the same layout."""
     root = tmp_path_factory.mktemp("corpus") / "ja-JP"
-    for speaker in ("male", "female"):
+    for speaker, shortest in (("male", 1.2), ("female", 1.1)):
         shutil.copytree(demo_corpus / speaker / "text", root / speaker / "text")
         for name, count in (("train_parallel", 6), ("dev", 2), ("eval", 2)):
-            folder = root / speaker / "wav" / name
-            folder.mkdir(parents=True)
-            for path in sorted((demo_corpus / speaker / "wav" / name).iterdir())[:count]:
-                shutil.copy(path, folder)
+            for index, path in enumerate(sorted((demo_corpus / speaker / "wav" / name).iterdir())[:count]):
+                _write_beginning(path, root / speaker / "wav" / name / path.name, seconds=shortest + 0.1 * index)
     return root
+
+
+def _write_beginning(recording: Path, path: Path, *, seconds: float) -> None:
+    """What is said first: everything that is made of a whole sentence takes three times as long."""
+    wave, rate = read_audio(recording)
+    start = max(0, int((abs(wave) > 0.1 * abs(wave).max()).argmax()) - rate // 20)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_audio(path, wave[start : start + round(seconds * rate)], rate)
 
 
 TINY = """

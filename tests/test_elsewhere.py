@@ -138,18 +138,17 @@ def test_training_reads_its_data_in_spawned_processes(trained: Home, tmp_path: P
 
 def lines_of(source: str, offends: Callable[[ast.AST], bool], guards: tuple[str, ...] = ()) -> list[str]:
     """The statements of a source that a check objects to, unless a surrounding try, with or if names a guard."""
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
+    offending = [node for node in nodes if offends(node)]
+    if not offending:
+        return []
     guarded = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, (ast.Try, ast.With, ast.If)) and any(word in ast.unparse(node) for word in guards)
         for inner in ast.walk(node)
     }
-    return [
-        f"line {node.lineno}: {ast.unparse(node)}"
-        for node in ast.walk(tree)
-        if id(node) not in guarded and offends(node)
-    ]
+    return [f"line {node.lineno}: {ast.unparse(node)}" for node in offending if id(node) not in guarded]
 
 
 def offences(offends: Callable[[ast.AST], bool], guards: tuple[str, ...] = ()) -> dict[str, list[str]]:

@@ -46,7 +46,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bits(trained: Ho
         # into the loop first, then any moment of it: between two steps or within a checkpoint
         while process.is_alive() and _step(folder) == begun and time.monotonic() < deadline:
             time.sleep(0.002)
-        time.sleep(chooser.uniform(0.0, 0.06))
+        time.sleep(chooser.uniform(0.0, 0.03))
         process.kill()
         process.join()
         steps.append(_step(folder))

@@ -1,6 +1,7 @@
 """Files that are damaged, or made by strangers: whatever they hold, reading them ends in a result or in our own error.
 
-Seeded mutations, 240 of each format unless ``--mutations N`` asks for more; ``N = 1700`` makes ten thousand.
+Seeded mutations, 240 of each format (60 in the default tier) unless ``--mutations N`` asks for more; ``N = 1700`` makes
+ten thousand.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from aasvc_cli.storage.result_cache import ResultCache
 from aasvc_cli.training.run_folder import RunFolder
 from aasvc_cli.vocoder.build import StoredVocoder, load_vocoder, read_vocoder, write_vocoder
 from aasvc_cli.vocoder.istft import IstftGenerator, IstftSizes
+from tests import examples
 from tests.voices import tiny_config, write_voice
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -141,7 +143,8 @@ def mutated(path: Path, data: bytes, rng: random.Random) -> bytes:
 @pytest.fixture
 def count(request: pytest.FixtureRequest) -> int:
     """How many mutations in each case of a format."""
-    return math.ceil(request.config.getoption("--mutations") / request.cls.cases)
+    wanted = request.config.getoption("--mutations") or 240 * examples.share
+    return math.ceil(wanted / request.cls.cases)
 
 
 @pytest.fixture

@@ -22,14 +22,22 @@ USED = {
 """What is used of them, and what would not work without it."""
 
 
+def dotted(node: ast.expr) -> str:
+    """``a.b.c``; only ``.b.c`` of what is not a name."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    parts.append(node.id if isinstance(node, ast.Name) else "")
+    return ".".join(reversed(parts))
+
+
 def private_names(tree: ast.Module) -> set[str]:
     """Dotted names with a private part that begin with one of the packages; typer's are found by their last part."""
-    names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    nodes = list(ast.walk(tree))
+    names = {dotted(node) for node in nodes if isinstance(node, ast.Attribute)}
     names |= {
-        f"{node.module}.{alias.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+        f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     private = re.compile(rf"({'|'.join(FOREIGN)})\.([\w.]+\.)?_(?!_)\w+(\.\w+)*")
     found = {name for name in names if private.fullmatch(name)}

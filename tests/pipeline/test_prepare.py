@@ -28,6 +28,7 @@ from aasvc_cli.errors import DataError, Interrupted, StorageError
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
+from aasvc_cli.storage.home import Home
 
 RATE = 8000
 CONFIG = Config(features=FeatureConfig(mel=MelConfig(sample_rate=RATE, n_fft=256, hop_length=64, n_mels=20)))
@@ -765,22 +766,34 @@ class TestStorage:
             run(jobs=jobs)
 
 
+@pytest.fixture(scope="module")
+def exchanged(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Fourteen pairs, the targets of two of which were exchanged, and beside them a data folder that knows them."""
+    corpus = Corpus(tmp_path_factory.mktemp("words"), 0)
+    for side, folder in (("male", corpus.source), ("female", corpus.target)):
+        recordings = sorted((demo_corpus / side / "wav" / "train_parallel").iterdir())[:14]
+        names = [path.name for path in recordings]
+        if side == "female":
+            names[3], names[8] = names[8], names[3]
+        for path, name in zip(recordings, names, strict=True):
+            shutil.copy(path, folder / name)
+    options = PrepareOptions(source=corpus.source, target=corpus.target, jobs=1)
+    prepare(Home(corpus.source.parent / "home"), CONFIG, options)
+    return corpus
+
+
 class TestWords:
     """Pairs whose two recordings do not hold the same words."""
 
     @pytest.fixture
-    def swapped(self, corpus: Corpus, demo_corpus: Path) -> set[str]:
-        """Names of the two pairs out of fourteen whose targets were exchanged."""
-        for side, folder in (("male", corpus.source), ("female", corpus.target)):
-            shutil.rmtree(folder)
-            folder.mkdir()
-            recordings = sorted((demo_corpus / side / "wav" / "train_parallel").iterdir())[:14]
-            names = [path.name for path in recordings]
-            if side == "female":
-                names[3], names[8] = names[8], names[3]
-            for path, name in zip(recordings, names, strict=True):
-                shutil.copy(path, folder / name)
-        return {Path(names[3]).stem, Path(names[8]).stem}
+    def corpus(self, exchanged: Corpus, home: Home) -> Corpus:
+        shutil.copytree(exchanged.source.parent / "home", home.root)
+        return exchanged
+
+    @pytest.fixture
+    def swapped(self) -> set[str]:
+        """Names of the two pairs."""
+        return {"train_parallel_0003", "train_parallel_0008"}
 
     def named(self, report: PrepareReport) -> set[str]:
         return {finding.utterance_id for finding in report.findings if finding.code == "different_words"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,22 @@ def trained(home: Home, settings: Config, **options: Any) -> TrainResult:
     return module.train_base(home, settings, jobs=1, **options)
 
 
-def test_a_base_knows_its_voices_and_resumes_exactly(tmp_path: Path, recordings: Path) -> None:
-    home = Home(tmp_path / "home")
+@pytest.fixture(scope="module")
+def based_once(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a base of four steps named whole, and the features of all recordings."""
+    home = Home(tmp_path_factory.mktemp("based") / "home")
+    trained(home, config(), recordings=recordings, tag="whole")
+    return home.root
+
+
+@pytest.fixture
+def home(based_once: Path, home: Home) -> Home:
+    """The data folder of this test, with that base."""
+    shutil.copytree(based_once, home.root)
+    return home
+
+
+def test_a_base_knows_its_voices_and_resumes_exactly(home: Home, recordings: Path) -> None:
     whole = trained(home, config(), recordings=recordings, tag="whole")
     assert (whole.step, whole.folder.name) == (4, "people_whole")
     files = read_voice(whole.folder, home)
@@ -71,8 +86,7 @@ def test_a_base_knows_its_voices_and_resumes_exactly(tmp_path: Path, recordings:
     assert first.keys() == second.keys() and all(bool((first[name] == second[name]).all()) for name in first)
 
 
-def test_the_vectors_of_the_voices_learn(tmp_path: Path, recordings: Path) -> None:
-    home = Home(tmp_path / "home")
+def test_the_vectors_of_the_voices_learn(home: Home, recordings: Path) -> None:
     before, after = (
         read_voice(trained(home, config(steps), recordings=recordings, tag=str(steps)).folder, home).weights
         for steps in (1, 6)
@@ -81,16 +95,15 @@ def test_the_vectors_of_the_voices_learn(tmp_path: Path, recordings: Path) -> No
     assert bool((moved > 1e-4).all())
 
 
-def test_a_voice_begins_with_the_mean_of_a_base(tmp_path: Path, recordings: Path) -> None:
-    home = Home(tmp_path / "home")
-    base = trained(home, config(), recordings=recordings, tag="base").folder
+def test_a_voice_begins_with_the_mean_of_a_base(home: Home, recordings: Path) -> None:
+    base = trained(home, config(), recordings=recordings, tag="whole").folder
     speakers = {"source": recordings / "g" / "v0", "target": recordings / "g" / "v1"}
     prepare(home, config(), PrepareOptions(**speakers, name="pair", jobs=1))
     compute_stats(home, data="pair")
-    _, sizes, steps = base_layers(home, None, None, "base")
+    _, sizes, steps = base_layers(home, None, None, "whole")
     assert sizes.values["model.n_voices"] == 0 and "train.max_steps" in steps.values
     messages: list[str] = []
-    result = train(home, config(1), data="pair", init="base", tag="mine", on_message=messages.append)
+    result = train(home, config(1), data="pair", init="whole", tag="mine", on_message=messages.append)
     assert any("begins with the weights" in message for message in messages)
     voice = load_voice(result.folder, home=home)
     assert voice.config.model.n_voices == 0 and voice.model.voices is None
@@ -100,9 +113,7 @@ def test_a_voice_begins_with_the_mean_of_a_base(tmp_path: Path, recordings: Path
     assert not np.array_equal(voice.stats.target.mean, base_stats.target.mean)
 
 
-def test_others_recordings_and_too_few_are_refused(tmp_path: Path, recordings: Path) -> None:
-    home = Home(tmp_path / "home")
-    trained(home, config(1), recordings=recordings, tag="one")
+def test_others_recordings_and_too_few_are_refused(home: Home, recordings: Path, tmp_path: Path) -> None:
     (recordings.parent / "fewer").mkdir(exist_ok=True)
     link = recordings.parent / "fewer" / "people" / "g"
     link.mkdir(parents=True, exist_ok=True)
@@ -110,7 +121,7 @@ def test_others_recordings_and_too_few_are_refused(tmp_path: Path, recordings: P
         if not (link / name).exists():
             (link / name).symlink_to(recordings / "g" / name)
     with pytest.raises(ConfigError, match="run with other settings"):
-        trained(home, config(1), recordings=link.parent, tag="one")
+        trained(home, config(), recordings=link.parent, tag="whole")
     alone = tmp_path / "alone" / "g" / "v0"
     alone.mkdir(parents=True)
     write_audio(alone / "s.wav", np.sin(np.arange(RATE) / 9).astype(np.float32), RATE)

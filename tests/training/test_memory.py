@@ -44,7 +44,7 @@ def config(**model: object) -> Config:
     """A small network without dropout."""
     sizes = {"width": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_hidden": 8, "decoder_hidden": 8}
     sizes |= {"encoder_kernel": 3, "decoder_kernel": 3, "postnet_layers": 2, "postnet_channels": 8}
-    sizes |= {"flow_count": 2, "flow_layers": 1, "duration_input": "tokens"}
+    sizes |= {"flow_count": 2, "flow_layers": 1, "duration_input": "tokens", "duration_channels": 16}
     # Adam divides small gradients by themselves, which would blow up rounding errors
     train = {"lr": 1e-3, "warmup_steps": 1, "adam_eps": 1e-3, "grad_norm": 0.0}
     tree = {

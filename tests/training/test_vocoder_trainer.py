@@ -257,17 +257,34 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
 
 
+@pytest.fixture(scope="module")
+def analysed_once(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that knows the pitch of its recordings, too, whose analysis is most of a short run."""
+    home = Home(tmp_path_factory.mktemp("analysed") / "home")
+    shutil.copytree(trained_once, home.root)
+    train_vocoder(home, tiny(train__max_steps=1), tag="any")
+    shutil.rmtree(home.vocoders)
+    return home.root
+
+
+@pytest.fixture
+def analysed(analysed_once: Path, home: Home) -> Home:
+    """The data folder of this test, with the small corpus prepared, a run named tiny, and the pitch of recordings."""
+    shutil.copytree(analysed_once, home.root)
+    return home
+
+
 class TestRun:
     @pytest.mark.slow
-    def test_it_leaves_a_vocoder_with_log_previews_and_dev_measures(self, trained: Home):
+    def test_it_leaves_a_vocoder_with_log_previews_and_dev_measures(self, analysed: Home):
         reports: list[TrainingReport] = []
         result = train_vocoder(
-            trained,
+            analysed,
             tiny(train__preview_every=9, train__n_previews=1, vocoder__final_scores=True),
             tag="mine",
             on_report=reports.append,
         )
-        assert result.folder == trained.vocoders / "female_mine" and result.step == 9 and not result.stopped
+        assert result.folder == analysed.vocoders / "female_mine" and result.step == 9 and not result.stopped
         assert [report.step for report in reports] == list(range(1, 10))
         assert [report.step for report in reports if report.dev] == [3, 6, 9]
         assert {"log_mel", "pitch_cents", "voicing_errors", "mcd", "f0_rmse"} <= result.dev.keys()
@@ -279,18 +296,18 @@ class TestRun:
         captions = [caption.find("strong")[0].text for caption in page.find("figcaption")]
         assert {"total", "adversarial", "log mel", "pitch cents"} <= set(captions)
         mel = tiny().features.mel
-        vocoder = build_vocoder("female_mine", mel, home=trained)
+        vocoder = build_vocoder("female_mine", mel, home=analysed)
         assert isinstance(vocoder, IstftVocoder)
         wave = vocoder.synthesise(torch.full((1, 8, 20), -2.0))
         assert wave.shape == (1, 8 * 256) and bool(wave.isfinite().all())
 
-    def test_a_run_stopped_in_every_stage_ends_with_the_same_bits_as_an_uninterrupted_one(self, trained: Home):
-        whole = train_vocoder(trained, tiny(), tag="whole")
+    def test_a_run_stopped_in_every_stage_ends_with_the_same_bits_as_an_uninterrupted_one(self, analysed: Home):
+        whole = train_vocoder(analysed, tiny(), tag="whole")
         messages: list[str] = []
         for stop_at in (1, 4, 7, 8):
             seen: list[int] = []
             stopped = train_vocoder(
-                trained,
+                analysed,
                 tiny(),
                 tag="parts",
                 on_report=lambda report, seen=seen: seen.append(report.step),  # type: ignore[misc]
@@ -298,21 +315,21 @@ class TestRun:
                 should_stop=lambda seen=seen, stop_at=stop_at: seen[-1:] == [stop_at],  # type: ignore[misc]
             )
             assert stopped.stopped and stopped.step == stop_at
-        resumed = train_vocoder(trained, tiny(), tag="parts", on_message=messages.append)
+        resumed = train_vocoder(analysed, tiny(), tag="parts", on_message=messages.append)
         told = [message for message in messages if message.startswith("resuming")]
         assert told == [f"resuming {resumed.folder} at step {step}" for step in (1, 4, 7, 8)]
         assert _log(resumed.folder) == _log(whole.folder)
         expected, found = _tensors(whole.folder), _tensors(resumed.folder)
         assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
 
-    def test_a_vocoder_learns_from_the_mels_of_a_voice_beginning_with_another_one(self, trained: Home):
+    def test_a_vocoder_learns_from_the_mels_of_a_voice_beginning_with_another_one(self, analysed: Home):
         config = tiny(train__max_steps=7)
-        base = train_vocoder(trained, config, tag="base")
+        base = train_vocoder(analysed, config, tag="base")
         messages: list[str] = []
         stages: list[str] = []
         options: dict[str, Any] = {"tag": "fine", "init": "female_base", "mels_from": "tiny"}
         fine = train_vocoder(
-            trained,
+            analysed,
             tiny(train__max_steps=2),
             on_message=messages.append,
             on_report=lambda report: stages.append(report.stage),
@@ -325,16 +342,16 @@ class TestRun:
         assert pitch and all(torch.equal(before[name], after[name]) for name in pitch)
         assert not torch.equal(before["backbone.embed.weight"], after["backbone.embed.weight"])
         assert bool(after["correction.weight"].any()) and "correction.weight" not in before
-        assert isinstance(build_vocoder("female_fine", config.features.mel, home=trained), IstftVocoder)
+        assert isinstance(build_vocoder("female_fine", config.features.mel, home=analysed), IstftVocoder)
         # a run that goes on needs the same beginning
-        assert train_vocoder(trained, tiny(train__max_steps=3), **options).step == 3
+        assert train_vocoder(analysed, tiny(train__max_steps=3), **options).step == 3
         with pytest.raises(ConfigError, match="this folder has a run with other settings"):
-            train_vocoder(trained, tiny(train__max_steps=4), **{**options, "mels_from": None})
+            train_vocoder(analysed, tiny(train__max_steps=4), **{**options, "mels_from": None})
 
     @pytest.mark.parametrize("corrects", [False, True])
-    def test_training_starts_from_a_vocoder_with_or_without_mels_of_a_voice(self, trained: Home, corrects: bool):
-        train_vocoder(trained, tiny(train__max_steps=1, vocoder__correct_mel=corrects), tag="base")
-        further = train_vocoder(trained, tiny(train__max_steps=1), tag="further", init="female_base")
+    def test_training_starts_from_a_vocoder_with_or_without_mels_of_a_voice(self, analysed: Home, corrects: bool):
+        train_vocoder(analysed, tiny(train__max_steps=1, vocoder__correct_mel=corrects), tag="base")
+        further = train_vocoder(analysed, tiny(train__max_steps=1), tag="further", init="female_base")
         assert further.step == 1
 
     def test_without_init_a_run_of_the_preset_begins_with_the_universal_vocoder(self):
@@ -345,14 +362,20 @@ class TestRun:
         assert beginning(None, override(preset, {"vocoder.width": 128})) is None
         assert beginning(None, override(preset, {"features.mel.hop_length": 300})) is None
 
-    def test_the_pitch_range_is_that_of_the_vocoder_that_it_begins_with(self, trained: Home):
+    def test_the_pitch_range_is_that_of_the_vocoder_that_it_begins_with(self, analysed: Home):
         # the bins of the pitch network lie in it
-        train_vocoder(trained, tiny(train__max_steps=1, features__mcep__f0_floor=100.0), tag="base")
-        further = train_vocoder(trained, tiny(train__max_steps=1), tag="further", init="female_base")
+        train_vocoder(
+            analysed, tiny(train__max_steps=1, features__mcep__f0_floor=100.0, vocoder__pitch_recordings=1), tag="base"
+        )
+        further = train_vocoder(
+            analysed, tiny(train__max_steps=1, vocoder__pitch_recordings=1), tag="further", init="female_base"
+        )
         assert read_vocoder(further.folder).generator["f0_floor"] == 100.0
 
-    def test_discriminators_that_lie_beside_a_vocoder_are_gone_on_with(self, trained: Home, tmp_path: Path):
-        base = train_vocoder(trained, tiny(train__max_steps=7), tag="base")
+    def test_discriminators_that_lie_beside_a_vocoder_are_gone_on_with(self, analysed: Home, tmp_path: Path):
+        base = train_vocoder(
+            analysed, tiny(train__max_steps=1, vocoder__pitch_steps=0, vocoder__adversarial_start_step=0), tag="base"
+        )
         given = tmp_path / "given"
         given.mkdir()
         for name in ("config.yaml", "generator.safetensors"):
@@ -362,43 +385,43 @@ class TestRun:
         said: list[str] = []
         # without a single step of theirs, they stay what they were
         config = tiny(train__max_steps=1, vocoder__discriminator_lr=0.0)
-        further = train_vocoder(trained, config, tag="further", init=given, on_message=said.append)
+        further = train_vocoder(analysed, config, tag="further", init=given, on_message=said.append)
         assert f"begins with the weights of {given} and its discriminators" in said
         assert all(torch.equal(_tensors(further.folder)[name], value) for name, value in tensors.items())
 
-    def test_a_vocoder_of_other_sizes_cannot_be_the_beginning(self, trained: Home):
-        train_vocoder(trained, tiny(train__max_steps=1), tag="base")
+    def test_a_vocoder_of_other_sizes_cannot_be_the_beginning(self, analysed: Home):
+        train_vocoder(analysed, tiny(train__max_steps=1), tag="base")
         with pytest.raises(ModelError, match="--init female_base: the sizes of its network differ"):
-            train_vocoder(trained, tiny(train__max_steps=1, vocoder__width=8), tag="fine", init="female_base")
+            train_vocoder(analysed, tiny(train__max_steps=1, vocoder__width=8), tag="fine", init="female_base")
 
-    def test_other_settings_are_refused_by_name(self, trained: Home):
-        train_vocoder(trained, tiny(), tag="mine")
+    def test_other_settings_are_refused_by_name(self, analysed: Home):
+        train_vocoder(analysed, tiny(train__max_steps=1), tag="mine")
         with pytest.raises(ConfigError, match=r"vocoder.width: 16 there, 8 now"):
-            train_vocoder(trained, tiny(vocoder__width=8), tag="mine")
+            train_vocoder(analysed, tiny(train__max_steps=1, vocoder__width=8), tag="mine")
         # those of voices do not matter, nor do more steps
-        longer = train_vocoder(trained, tiny(model__width=64, train__max_steps=10), tag="mine")
-        assert longer.step == 10
+        longer = train_vocoder(analysed, tiny(model__width=64, train__max_steps=2), tag="mine")
+        assert longer.step == 2
 
-    def test_overwrite_begins_anew(self, trained: Home):
-        train_vocoder(trained, tiny(), tag="mine")
-        again = train_vocoder(trained, tiny(vocoder__width=8), tag="mine", overwrite=True)
-        assert again.step == 9
+    def test_overwrite_begins_anew(self, analysed: Home):
+        train_vocoder(analysed, tiny(train__max_steps=2), tag="mine")
+        again = train_vocoder(analysed, tiny(train__max_steps=1, vocoder__width=8), tag="mine", overwrite=True)
+        assert again.step == 1
         assert _tensors(again.folder)["generator.backbone.embed.weight"].shape[0] == 8
 
-    def test_a_folder_that_is_no_run_is_left_alone(self, trained: Home):
-        folder = trained.vocoders / "female_mine"
+    def test_a_folder_that_is_no_run_is_left_alone(self, analysed: Home):
+        folder = analysed.vocoders / "female_mine"
         folder.mkdir(parents=True)
         (folder / "poem.txt").write_text("mine")
         for overwrite in (False, True):
             with pytest.raises(ConfigError, match="not a training run"):
-                train_vocoder(trained, tiny(), tag="mine", overwrite=overwrite)
+                train_vocoder(analysed, tiny(), tag="mine", overwrite=overwrite)
         assert (folder / "poem.txt").read_text() == "mine"
 
-    def test_a_damaged_checkpoint_is_refused(self, trained: Home):
-        folder = train_vocoder(trained, tiny(), tag="mine").folder
+    def test_a_damaged_checkpoint_is_refused(self, analysed: Home):
+        folder = train_vocoder(analysed, tiny(train__max_steps=1), tag="mine").folder
         (folder / "last.safetensors").write_bytes((folder / "last.safetensors").read_bytes()[:1000])
         with pytest.raises(ModelError, match="expected a complete safetensors file"):
-            train_vocoder(trained, tiny(), tag="mine")
+            train_vocoder(analysed, tiny(train__max_steps=2), tag="mine")
 
     def test_without_prepared_data_it_says_what_to_do(self, home: Home):
         with pytest.raises(DataError, match="aasvc prepare"):
@@ -435,7 +458,7 @@ class TestCommand:
         path.write_text(json.dumps(TINY))
         return path
 
-    def test_it_trains_a_vocoder_that_convert_takes(self, aasvc: Callable[..., Any], trained: Home, tmp_path: Path):
+    def test_it_trains_a_vocoder_that_convert_takes(self, aasvc: Callable[..., Any], analysed: Home, tmp_path: Path):
         done = aasvc("train", "--kind", "vocoder", "--conf", self.write(tmp_path), "--tag", "mine", "--json", "-")
         assert done.code == 0, done.err
         told = json.loads(done.out)
@@ -444,12 +467,12 @@ class TestCommand:
         converted = aasvc("convert", "--set", "eval", "--model", "tiny", "--vocoder", "female_mine")
         assert converted.code == 0, converted.err
 
-    def test_options_for_voices_are_wrong_usage(self, aasvc: Callable[..., Any], trained: Home):
+    def test_options_for_voices_are_wrong_usage(self, aasvc: Callable[..., Any], analysed: Home):
         done = aasvc("train", "--kind", "vocoder", "--tensorboard")
         assert done.code == 2 and "leave it out with --kind vocoder" in done.err
         done = aasvc("train", "--mels-from", "tiny")
         assert done.code == 2 and "add --kind vocoder" in done.err
-        done = aasvc("train", "--recordings", trained.root)
+        done = aasvc("train", "--recordings", analysed.root)
         assert done.code == 2 and "add --kind vocoder, content or base" in done.err
-        done = aasvc("train", "--kind", "vocoder", "--recordings", trained.root, "--mels-from", "tiny")
+        done = aasvc("train", "--kind", "vocoder", "--recordings", analysed.root, "--mels-from", "tiny")
         assert done.code == 2 and "has no pairs for --mels-from" in done.err
