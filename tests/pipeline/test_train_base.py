@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from aasvc_cli.audio.files import write_audio
-from aasvc_cli.config.reading import parse_config
+from aasvc_cli.config.reading import parse_config, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import load_voice, one_voice, read_voice
 from aasvc_cli.data.many_voices import DEV_EVERY
@@ -127,3 +129,19 @@ def test_others_recordings_and_too_few_are_refused(home: Home, recordings: Path,
     write_audio(alone / "s.wav", np.sin(np.arange(RATE) / 9).astype(np.float32), RATE)
     with pytest.raises(DataError, match="expected"):
         trained(home, config(1), recordings=tmp_path / "alone")
+
+
+def test_the_command_trains_one_and_says_what_comes_next(
+    aasvc: Callable[..., Any], home: Home, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "core_count", lambda: 1)
+    conf = tmp_path / "tiny.yaml"
+    conf.write_text(json.dumps(to_tree(config(1))), encoding="utf-8")
+    train_a_base = ["train", "--kind", "base", "--conf", conf, "--tag", "mine"]
+    outcome = aasvc(*train_a_base, "--recordings", recordings, "--json", "-")
+    assert outcome.code == 0, outcome.err
+    told = json.loads(outcome.out)
+    assert (told["step"], Path(told["folder"])) == (1, home.exp / "people_mine")
+    assert outcome.err.splitlines()[-1] == "next: aasvc train --init people_mine --tag mine"
+    outcome = aasvc(*train_a_base)
+    assert outcome.code == 2 and "--kind base: needs --recordings" in outcome.err

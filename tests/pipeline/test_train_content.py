@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from aasvc_cli.audio.files import write_audio
-from aasvc_cli.config.reading import parse_config
+from aasvc_cli.config.reading import parse_config, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import ConfigError, DataError
 from aasvc_cli.features.content import WEIGHTS_FILE, content_input, encoded, load_encoder
@@ -122,3 +123,18 @@ def test_sentences_that_nobody_shares_are_not_enough(home: Home, recordings: Pat
 def test_an_empty_folder_is_named(home: Home, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected .*<group>.<speaker>"):
         train_content(home, config(), recordings=tmp_path, teacher="some model")
+
+
+def test_the_command_trains_one(aasvc: Callable[..., Any], home: Home, recordings: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "tiny.yaml"
+    conf.write_text(json.dumps(to_tree(config(2))), encoding="utf-8")
+    train_an_encoder = ["--home", home.root, "train", "--kind", "content", "--conf", conf, "--recordings", recordings]
+    outcome = aasvc(*train_an_encoder, "--teacher", "some model", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    told = json.loads(outcome.out)
+    assert (told["step"], Path(told["folder"])) == (2, home.encoders / "tiny")
+    assert (home.encoders / "tiny" / WEIGHTS_FILE).is_file()
+    outcome = aasvc(*train_an_encoder)
+    assert outcome.code == 2 and "--kind content: needs --recordings and --teacher" in outcome.err
+    outcome = aasvc(*train_an_encoder, "--teacher", "some model", "--patience", 3)
+    assert outcome.code == 2 and "only for voices" in outcome.err
