@@ -59,7 +59,8 @@ def _sized_for(manifest: Manifest | None, begun: Config) -> Config:
     """
     if manifest is None:
         return begun
-    widths = {f"{side}_dim": getattr(manifest.config.model, f"{side}_dim") for side in SIDES}
+    prepared = with_widths(manifest.config).model
+    widths = {f"{side}_dim": getattr(prepared, f"{side}_dim") for side in SIDES}
     return dataclasses.replace(begun, model=dataclasses.replace(begun.model, **widths))
 
 
