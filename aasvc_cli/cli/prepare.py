@@ -41,8 +41,8 @@ SHOWN_FINDINGS = 10
 """Pairs left out that `prepare` shows; its report has all of them."""
 
 CHOICES = (
-    "corpus", "source", "target", "name", "pairs", "training", "dev", "evaluation", "drop", "language", "trim",
-    "loudness", "max_seconds", "seed", "sample_rate", "jobs", "overwrite",
+    "corpus", "source", "target", "extra_target", "name", "pairs", "training", "dev", "evaluation", "drop", "language",
+    "trim", "loudness", "max_seconds", "seed", "sample_rate", "jobs", "overwrite",
 )  # fmt: skip
 """Options that the stage takes by the same name."""
 
@@ -77,6 +77,17 @@ TargetOption = Annotated[
         help="Speaker to convert to: a name in the corpus, or a folder of recordings.",
         show_default="female in a corpus of male and female, else the only one left",
         autocompletion=completion.speakers,
+    ),
+]
+
+ExtraTargetOption = Annotated[
+    Path | None,
+    data_option(
+        "--extra-target",
+        metavar="DIR",
+        help="Recordings of the target that need no partner: changed copies of them, and of the targets of the pairs, "
+        "are learnt from, too. Takes --src-feat content.",
+        show_default="none",
     ),
 ]
 
@@ -209,6 +220,7 @@ def prepare(
     corpus: CorpusArgument = None,
     source: SourceOption = None,
     target: TargetOption = None,
+    extra_target: ExtraTargetOption = None,
     name: NameOption = None,
     pairs: PairsOption = None,
     training: TrainingOption = None,
@@ -294,6 +306,11 @@ def _preparation(report: PrepareReport) -> list[str]:
     ]
     if report.n_pairs_of:
         lines.append(f"pairs: {', '.join(f'{count} of {speaker}' for speaker, count in report.n_pairs_of.items())}")
+    if report.extra_seconds:
+        lines.append(
+            f"extra: {report.n_extra} recordings of {report.target_speaker} without a partner; with changed copies of "
+            f"the others, {clock(report.extra_seconds)} to learn from beside the pairs"
+        )
     if set(report.matched_by) - {"path"}:
         lines.append(f"matched: {', '.join(f'{count} by {rule}' for rule, count in report.matched_by.items())}")
     if report.trimmed_seconds:

@@ -61,12 +61,12 @@ def first_jobs(pairs: Pairs, config: Config, *, loudness: bool) -> list[Job]:
     """Every recording once, for all features that it needs; with ``loudness``, all are measured first."""
     kinds: dict[Path, dict[str, None]] = {}  # ordered sets: a recording may serve in several roles
     for _, pair in pairs:
-        for recording, wanted in zip((pair.source, pair.target), _kinds(config), strict=True):
+        for recording, wanted in zip((pair.source, pair.target), kinds_of(config), strict=True):
             kinds.setdefault(recording, {}).update(dict.fromkeys(wanted))
     return [Job(recording, () if loudness else tuple(wanted)) for recording, wanted in kinds.items()]
 
 
-def _kinds(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def kinds_of(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Features of a source and of a target recording."""
     features = config.features
     both = ("content",) if config.loss.prior == "content" else ()
@@ -90,7 +90,7 @@ def analyse_all(
         known = recall_all(jobs, bench)
         analyses |= known
         waiting = [job for job in jobs if job not in known]
-        for job, analysis in spread(work, waiting, killed=_killed, sweep=sweep):
+        for job, analysis in spread(work, waiting, killed=worker_killed, sweep=sweep):
             if analysis.fatal is not None:
                 raise analysis.fatal
             analyses[job] = analysis
@@ -112,7 +112,8 @@ def _sweep(jobs: Sequence[Job], bench: Bench) -> None:
             remove_unfinished(bench.store.path(kind, job.recording))
 
 
-def _killed(_: object) -> NoReturn:
+def worker_killed(_: object) -> NoReturn:
+    """What is done when a worker process dies; raises DataError."""
     raise DataError(
         "a worker process was ended by the system, most likely for lack of memory; what was finished is kept - go "
         "on with: --jobs 1"
@@ -166,7 +167,7 @@ def _analysed(
     planned: Sequence[tuple[Candidate, Excerpt, Excerpt]], config: Config, bench: Bench, spread: Spread
 ) -> list[Candidate]:
     """Candidates with the analysis of the excerpts that are planned for them."""
-    kinds = _kinds(config)
+    kinds = kinds_of(config)
     sources = [Job(each.pair.source, kinds[0], excerpt) for each, excerpt, _ in planned]
     targets = [Job(each.pair.target, kinds[1], excerpt) for each, _, excerpt in planned]
     analyses = analyse_all([*sources, *targets], bench, spread)
@@ -220,7 +221,7 @@ def _cut_all(
         jobs.append(
             _LongPair(key, recordings, candidate.facts, (gains.get(recordings[0], 0.0), gains.get(recordings[1], 0.0)))
         )
-    outcomes = spread(partial(_cut_recordings, bench=bench), jobs, killed=_killed, size=1)
+    outcomes = spread(partial(_cut_recordings, bench=bench), jobs, killed=worker_killed, size=1)
     cuts = {}
     for job, pieces in outcomes:
         where, utterance_id = job.key

@@ -72,6 +72,7 @@ class Manifest:
         excluded: (utterance_id, set, reason) of every pair that was left out
         source_root, target_root: the folders that the recordings come from
         more_source_roots: those of further source speakers
+        extra: pairs of changed copies of target recordings with these recordings, to train on beside the others
     """
 
     name: str
@@ -83,11 +84,18 @@ class Manifest:
     source_root: Path = Path()
     target_root: Path = Path()
     more_source_roots: tuple[Path, ...] = ()
+    extra: tuple[ParallelPair, ...] = ()
 
     @property
     def source_roots(self) -> tuple[Path, ...]:
         """The folders of all source speakers."""
         return (self.source_root, *self.more_source_roots)
+
+    @property
+    def alone(self) -> tuple[ParallelPair, ...]:
+        """The extra pairs of recordings that no other pair has."""
+        paired = {pair.target for pairs in self.sets.values() for pair in pairs}
+        return tuple(pair for pair in self.extra if pair.target not in paired)
 
 
 # --- manifests on disk ----------------------------------------------------------------------------------------------
@@ -101,7 +109,7 @@ def manifest_path(home: Home, name: str) -> Path:
 def write_manifest(home: Home, manifest: Manifest) -> Path:
     """Keep a manifest, and remember it as the one prepared last; raises StorageError."""
     path = manifest_path(home, manifest.name)
-    tree = {
+    tree: dict[str, Any] = {
         "name": manifest.name,
         "source_speaker": manifest.source_speaker,
         "target_speaker": manifest.target_speaker,
@@ -113,6 +121,8 @@ def write_manifest(home: Home, manifest: Manifest) -> Path:
     }
     if manifest.more_source_roots:
         tree["more_source_roots"] = [home.kept(root) for root in manifest.more_source_roots]
+    if manifest.extra:
+        tree["extra"] = [_pair_tree(home, pair) for pair in manifest.extra]
     write_json(path, tree)
     write_json(home.prepared / "latest.json", {"name": manifest.name})
     return path
@@ -140,6 +150,7 @@ def read_manifest(home: Home, name: str | None = None) -> Manifest:
             source_root=home.found(tree["source_root"]),
             target_root=home.found(tree["target_root"]),
             more_source_roots=tuple(home.found(root) for root in tree.get("more_source_roots", ())),
+            extra=tuple(_parse_pair(home, entry) for entry in tree.get("extra", ())),
         )
 
 

@@ -103,6 +103,8 @@ class PrepareReport:
         analysed_seconds: length of the recordings analysed now
         elapsed_seconds: wall-clock time
         n_pairs_of: good pairs of each source speaker, if there are several
+        n_extra: recordings of the target without a partner that are trained on as well
+        extra_seconds: of the target in all pairs with changed copies
     """
 
     name: str
@@ -131,6 +133,8 @@ class PrepareReport:
     analysed_seconds: float
     elapsed_seconds: float
     n_pairs_of: Mapping[str, int] = field(default_factory=dict)
+    n_extra: int = 0
+    extra_seconds: float = 0.0
 
     @property
     def n_cut(self) -> int:

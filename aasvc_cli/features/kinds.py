@@ -162,6 +162,7 @@ def _speech_encoder(name: str) -> FeatureKind:
         settings=settings,
         frames_per_second=lambda _: 50.0,
         packages=("torchaudio",),
+        speaker_independent=True,
     )
 
 
@@ -188,6 +189,7 @@ class FeatureKind:
         packages: modules that ``extract`` imports beyond numpy
         extra: the extra of this package that installs them
         for_models: whether a model can be trained on it
+        speaker_independent: whether it says what is said, and little of who says it
         version: counted up when the values change under the same settings
     """
 
@@ -199,6 +201,7 @@ class FeatureKind:
     packages: tuple[str, ...] = ()
     extra: str | None = None
     for_models: bool = True
+    speaker_independent: bool = False
     version: int = 1
 
 
@@ -262,6 +265,7 @@ KINDS: dict[str, FeatureKind] = {
         width=_content_width,
         settings=_content_settings,
         frames_per_second=lambda _: 50.0,
+        speaker_independent=True,
     ),
     "whisper": FeatureKind(
         extract=whisper,
@@ -269,6 +273,7 @@ KINDS: dict[str, FeatureKind] = {
         settings=_whisper_settings,
         frames_per_second=lambda _: 50.0,
         packages=("faster_whisper",),
+        speaker_independent=True,
         extra="asr",
     ),
     "hubert": _speech_encoder("hubert"),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from aasvc_cli.audio.files import list_sounds
 from aasvc_cli.audio.mel import at_sample_rate
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.analysis import Bench
@@ -43,6 +44,7 @@ from aasvc_cli.data.manifest import (
 from aasvc_cli.data.matching import Matching
 from aasvc_cli.data.preparation import MeasuredPair, PartReport, PrepareReport
 from aasvc_cli.data.ranking import RANKING_FILE, to_drop, write_ranking
+from aasvc_cli.data.reconstruction import Reconstruction, Reconstructor, refuse_speaker_dependent, usual_loudness
 from aasvc_cli.data.sources import by_speaker, joint_name, match_all
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features.kinds import storage_key
@@ -70,6 +72,8 @@ class PrepareOptions:
     Attributes:
         corpus, source, target: see :func:`aasvc_cli.data.corpus.locate`; several sources are learnt together
         name: of the prepared set; by default ``<source speaker>_<target speaker>``
+        extra_target: a folder of recordings of the target, those without a partner among them, that are trained on
+            with changed copies of themselves as sources; so are the targets of the training pairs then
         pairs: a table of source, target and perhaps text, in place of matching by name
         training: as ``dev``; what is left is used for nothing then, and the batch follows the published series
         dev, evaluation: a count, a fraction or a file of utterance ids. A corpus that has these sets keeps them unless
@@ -92,6 +96,7 @@ class PrepareOptions:
     corpus: str | Path | None = None
     source: str | Path | Sequence[str | Path] | None = None
     target: str | Path | None = None
+    extra_target: str | Path | None = None
     name: str | None = None
     pairs: str | Path | None = None
     training: str | None = None
@@ -140,6 +145,7 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
     began = time.perf_counter()
     config = _with_sample_rate(config, options.sample_rate)
     speakers = _Speakers(*locate_all(home, options.corpus, _listed(options.source), options.target))
+    alone = _alone(options.extra_target, config)
     name = _check_name(home, options.name, speakers, options.overwrite)
     matching = match_all(speakers.sources, speakers.target, _table(options.pairs))
     bench = _bench(home, name, config, options)
@@ -151,11 +157,12 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
         if options.shard is not None:
             return _decode_part(examiner, matching.pairs, name, options.shard, parts, began)
         by_source = _examine(examiner, matching.pairs, speakers)
+        examined = joined(by_source)
+        good, noticed = _without_dropped(examined, options.drop)
+        sets = options.draw(good, [*matching.pairs, *((each.set, each.pair) for each in examined.candidates)])
+        extra = _reconstruct(alone, sets, examined, examiner)
     bench.store.remove_leftovers()
-    examined = joined(by_source)
-    good, noticed = _without_dropped(examined, options.drop)
-    findings = [*matching.findings, *examined.findings, *noticed]
-    sets = options.draw(good, [*matching.pairs, *((each.set, each.pair) for each in examined.candidates)])
+    findings = [*matching.findings, *examined.findings, *noticed, *extra.findings]
     smallest = smallest_frames_per_token(pair for _, pair in [*good, *examined.breaking])
     check_enough(sets, findings, len(examined.breaking), smallest, config)
     advice = _advice(by_source, speakers, config, findings, home.prepared / name / RANKING_FILE)
@@ -163,8 +170,9 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
     if options.training is not None:
         config, notes = _with_advised_batch(config, len(sets["train"]))
         advice += notes
-    manifest = _manifest(name, speakers, config, sets, findings)
+    manifest = dataclasses.replace(_manifest(name, speakers, config, sets, findings), extra=extra.pairs)
     report = _report(home, manifest, matching, examined, findings, advice, smallest, trimmed=bench.trim, began=began)
+    report = dataclasses.replace(report, n_extra=extra.n_recordings, extra_seconds=extra.seconds)
     _write(home, manifest, report, examined, bench.folder)
     parts.clear()
     return report
@@ -224,6 +232,33 @@ def _examine(examiner: Examiner, pairs: Pairs, speakers: _Speakers) -> list[Exam
         examiner.examine(own, source.n_files + speakers.target.n_files)
         for source, own in zip(speakers.sources, by_speaker(pairs), strict=True)
     ]
+
+
+def _alone(folder: str | Path | None, config: Config) -> tuple[Path, ...]:
+    """The recordings in a folder of the target's; raises DataError if there are none, or if they are of no use."""
+    if folder is None:
+        return ()
+    refuse_speaker_dependent(config)
+    path = Path(os.path.expanduser(folder))
+    if not path.is_dir():
+        raise DataError(f"{path}: {'is a file' if path.exists() else 'no such folder'} (--extra-target)")
+    recordings = list_sounds(path).recordings
+    if not recordings:
+        raise DataError(f"{path}: holds no recordings (--extra-target)")
+    return recordings
+
+
+def _reconstruct(
+    alone: Sequence[Path], sets: Mapping[str, Sequence[ParallelPair]], examined: Examined, examiner: Examiner
+) -> Reconstruction:
+    """Pairs of changed copies with the targets of the training pairs, and with what else there is of the target."""
+    if not alone:
+        return Reconstruction()
+    known = [facts for each in examined.candidates if (facts := each.target.facts) is not None]
+    usual = usual_loudness(facts.quality for facts in known) if examiner.loudness else None
+    reconstruct = Reconstructor(examiner.config, examiner.bench, examiner.spread, usual, examiner.on_progress)
+    trained_on = dict.fromkeys(pair.target for pair in sets["train"])
+    return reconstruct(alone, [*trained_on], taken={facts.samples for facts in known})
 
 
 def _advice(
@@ -334,8 +369,8 @@ def _write(home: Home, manifest: Manifest, report: PrepareReport, examined: Exam
         write_ranking(report.ranking, [each.row() for each in examined.ranked])
     write_json(report.report, report.to_tree())
     write_manifest(home, manifest)
-    pairs = [*examined.good, *examined.breaking]
-    _remove_others(recordings, {path for _, pair in pairs for path in (pair.source, pair.target)})
+    pairs = [*(pair for _, pair in (*examined.good, *examined.breaking)), *manifest.extra]
+    _remove_others(recordings, {path for pair in pairs for path in (pair.source, pair.target)})
 
 
 def _longest(max_seconds: float, config: Config) -> float:

@@ -211,15 +211,16 @@ class _Run:
         self.folder.open(settings_tree, described, FREE_TO_CHANGE)
         say(f"reading the recordings of {self.manifest.target_speaker}")
         n_pitch = settings.pitch_recordings
-        recordings = self._load("train", n_pitch if settings.pitch_steps else 0, say)
-        recordings += [self._version(each, number) for number in range(settings.versions) for each in recordings]
+        unchanged = self._load("train", n_pitch if settings.pitch_steps else 0, say)
+        versions = [self._version(each, number) for number in range(settings.versions) for each in unchanged]
+        recordings = [*unchanged, *versions]
         self.dev_recordings = self._load("dev", n_pitch, say)
         trainer = self._trainer(recordings)
         if self.mels_from is not None:
             say(f"writing mels with {self.mels_from}")
             forced = _Forced(self.home, self.mels_from, self.mel, self.device)
-            recordings = [*recordings, *forced.replaced(recordings, self.manifest.sets["train"])]
-            self.dev_recordings = forced.replaced(self.dev_recordings, self.manifest.sets["dev"])
+            recordings = [*recordings, *forced.replaced(unchanged, self._pairs("train"))]
+            self.dev_recordings = forced.replaced(self.dev_recordings, self._pairs("dev"))
         self._resume(trainer, say)
         self.folder.describe(dump_yaml(self.config), described)
         sources = {
@@ -261,8 +262,9 @@ class _Run:
 
     def _describe(self) -> dict[str, Any]:
         """What the run is trained on."""
-        sets = {name: [pair.utterance_id for pair in self.manifest.sets[name]] for name in ("train", "dev")}
-        recordings = [self.home.kept(pair.target) for name in sets for pair in self.manifest.sets[name]]
+        pairs = {name: self._pairs(name) for name in ("train", "dev")}
+        sets = {name: [pair.utterance_id for pair in own] for name, own in pairs.items()}
+        recordings = [self.home.kept(pair.target) for own in pairs.values() for pair in own]
         begun = {
             name: str(value)
             for name, value in (("init", self.init), ("mels_from", self.mels_from))
@@ -275,11 +277,15 @@ class _Run:
 
     def _load(self, name: str, n_pitch: int, say: Callable[[str], None]) -> list[Recording]:
         """The recordings of a set; some, evenly spread, with their pitch."""
-        pairs = self.manifest.sets[name]
+        pairs = self._pairs(name)
         if not pairs:
             raise DataError(f"prepared data {self.manifest.name} has no {name} pairs; run: aasvc prepare")
         analysed = set(np.linspace(0, len(pairs) - 1, min(n_pitch, len(pairs))).round().astype(int).tolist())
         return [self._recording(pair, say, pitch=index in analysed) for index, pair in enumerate(pairs)]
+
+    def _pairs(self, name: str) -> tuple[ParallelPair, ...]:
+        """Those of a set; a vocoder learns from the targets that have no partner, too."""
+        return self.manifest.sets[name] + (self.manifest.alone if name == "train" else ())
 
     def _recording(self, pair: ParallelPair, say: Callable[[str], None], *, pitch: bool) -> Recording:
         remarks: list[Remark] = []

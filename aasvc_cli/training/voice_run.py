@@ -154,8 +154,9 @@ class VoiceRun:
         world.share_cores(config.train.threads)
         self.config = with_precision(config, self.device)
         store = FeatureStore(home.features, config.features, storage_key)
-        check_pairs_for(config, [*manifest.sets["train"], *manifest.sets["dev"]], store)
-        self.train_set = varied_pairs(manifest.sets["train"], store.load, stats, config)
+        trained_on = [*manifest.sets["train"], *manifest.extra]
+        check_pairs_for(config, [*trained_on, *manifest.sets["dev"]], store)
+        self.train_set = varied_pairs(trained_on, store.load, stats, config)
         self.plain_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
         for pairs, what in ((self.train_set, "training"), (self.dev_set, "dev")):
@@ -174,7 +175,8 @@ class VoiceRun:
         """What the run was trained on."""
         sets = {name: [pair.utterance_id for pair in self.manifest.sets[name]] for name in ("train", "dev")}
         kept = self.home.kept
-        recordings = [(kept(p.source), kept(p.target)) for name in sets for p in self.manifest.sets[name]]
+        pairs = [*(pair for name in sets for pair in self.manifest.sets[name]), *self.manifest.extra]
+        recordings = [(kept(pair.source), kept(pair.target)) for pair in pairs]
         digest = hashlib.sha256(json.dumps([recordings, self.stats.to_tree()]).encode()).hexdigest()[:16]
         return {
             "prepared": self.manifest.name,

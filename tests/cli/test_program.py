@@ -503,7 +503,7 @@ class TestPrepare:
                     "n_excluded": 0, "report": home.prepared / "a_b" / "report.json", "n_breaking": 0,
                     "frames_per_token": 4, "smallest_frames_per_token": 2, "to_tree": dict, "matched_by": {"path": 10},
                     "trimmed_seconds": 0.0, "n_cut": 0, "advice": (), "batch_size": 4, "n_pairs_of": {},
-                    **facts,
+                    "n_extra": 0, "extra_seconds": 0.0, **facts,
                 }
             )  # fmt: skip
             replace(monkeypatch, "aasvc_cli.pipeline.prepare.prepare", lambda *_, **__: report)
@@ -538,6 +538,10 @@ class TestPrepare:
 
     def test_several_sources_are_counted_one_by_one(self, shown: Callable[..., str]):
         assert "pairs: 7 of anna, 3 of bob\n" in shown(n_pairs_of={"anna": 7, "bob": 3})
+
+    def test_recordings_without_a_partner_are_counted(self, shown: Callable[..., str]):
+        assert "extra: 3 recordings of b without a partner" in shown(n_extra=3, extra_seconds=61.0)
+        assert "extra" not in shown()
         assert "pairs: " not in shown()
 
     def test_notes_on_files_are_shown_in_full(self, shown: Callable[..., str]):
