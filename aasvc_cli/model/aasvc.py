@@ -229,6 +229,23 @@ class AASVC(nn.Module):
             )
         return result
 
+    def alignment_scores(self, source: Tensor, target: Tensor, voices: Tensor | None = None) -> Tensor:
+        """How well each target frame goes with each source token, as in :meth:`forward`, and nothing else.
+
+        Args:
+            source, target: (1, S, source_dim) and (1, T, M), normalised
+            voices: (1,), which voice the target is of
+
+        Returns:
+            (1, T, K) log-probabilities
+        """
+        lengths = torch.tensor([source.shape[1]], device=source.device)
+        tokens, n_tokens = self._encode(source, lengths, voices)
+        padding = padding_mask(n_tokens, tokens.shape[1])
+        none = torch.zeros(target.shape[:2], dtype=torch.bool, device=target.device)
+        with torch.autocast(source.device.type, enabled=False):
+            return self.aligner(tokens.float(), target, padding, none)
+
     def convert(
         self,
         source: Tensor,

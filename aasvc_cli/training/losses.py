@@ -294,16 +294,25 @@ def duration_loss(result: TeacherForced) -> Tensor:
     return (error * real).sum() / real.sum()
 
 
+def alignment_loss(
+    log_alignment: Tensor, target_lengths: Tensor, token_lengths: Tensor, log_prior: Tensor | None, config: LossConfig
+) -> Tensor:
+    """The :func:`forward_sum_loss` of these settings; ``log_prior`` (B, T, K) is what is known of the pairs."""
+    return forward_sum_loss(
+        log_alignment,
+        target_lengths,
+        token_lengths,
+        prior=log_prior if log_prior is not None else alone(config.prior),
+        gradient=config.forward_sum_gradient,
+    )
+
+
 def total_loss(result: TeacherForced, config: LossConfig, step: int, share: Share = WHOLE) -> Losses:
     """All losses of a batch, or of a share of it; ``step`` is the number of optimiser steps taken so far."""
     l1 = masked_l1(result.before, result.target, result.frame_padding)
     l1 = l1 + masked_l1(result.after, result.target, result.frame_padding)
-    forward_sum = forward_sum_loss(
-        result.log_alignment,
-        result.target_lengths,
-        result.token_lengths,
-        prior=result.log_prior if result.log_prior is not None else alone(config.prior),
-        gradient=config.forward_sum_gradient,
+    forward_sum = alignment_loss(
+        result.log_alignment, result.target_lengths, result.token_lengths, result.log_prior, config
     )
     binarisation = binarisation_loss(result.log_alignment, result.path, result.target_lengths)
     duration = duration_loss(result)

@@ -452,10 +452,12 @@ class VoiceRun:
     def _rank(self, trainer: Trainer, should_stop: Callable[[], bool]) -> None:
         """List the training pairs by how badly they align, for ``prepare --drop``; a stop costs only the list."""
         losses = {}
-        for index, pair in enumerate(self.plain_set.pairs):
-            if should_stop():
-                return
-            losses[pair.utterance_id] = trainer.evaluate([collate([self.plain_set[index]])])["forward_sum"]
+        alone = (collate([self.plain_set[index]]) for index in range(len(self.plain_set)))
+        with contextlib.closing(trainer.alignment_losses(alone)) as found:  # also a stop gives the weights back
+            for pair, loss in zip(self.plain_set.pairs, found, strict=True):
+                if should_stop():
+                    return
+                losses[pair.utterance_id] = loss
         write_ranking(self.folder / RANKING_FILE, by_loss(losses))
 
     def _show(self, trainer: Trainer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from aasvc_cli.model.aasvc import AASVC, TeacherForced
 from aasvc_cli.model.conformer import Conformer
 from aasvc_cli.model.layers import Dropout
 from aasvc_cli.training.distributed import ALONE, World
-from aasvc_cli.training.losses import WHOLE, Losses, Share, content_log_prior, total_loss
+from aasvc_cli.training.losses import WHOLE, Losses, Share, alignment_loss, content_log_prior, total_loss
 from aasvc_cli.training.memory import is_out_of_memory, release_memory, return_free_memory
 from aasvc_cli.training.optimisation import (
     Averaged,
@@ -404,6 +404,22 @@ class Trainer:
                     sums[name] += float(named[name]) * len(batch.utterance_ids)
                 count += len(batch.utterance_ids)
         return {name: value / max(1, count) for name, value in sums.items()}
+
+    def alignment_losses(self, pairs: Iterable[Batch]) -> Generator[float, None, None]:
+        """The forward-sum loss of one pair after the other with the averaged weights, as :meth:`evaluate` has it.
+
+        Nothing else is computed: decoder and durations have no part in it.
+        """
+        half = _HALF_PRECISION.get(self.config.train.precision)
+        self.model.eval()
+        with self.average.swapped(), torch.inference_mode():
+            for pair in pairs:
+                batch = pair.to(self.device)
+                with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
+                    scores = self.model.alignment_scores(batch.source, batch.target, batch.voices)
+                prior = self._log_prior(batch, scores.shape[2])
+                lengths = batch.target_lengths, torch.tensor([scores.shape[2]], device=self.device)
+                yield float(alignment_loss(scores, *lengths, prior, self.config.loss))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All tensors and numbers that an exact continuation needs; with several processes, all must ask for it.

@@ -64,6 +64,21 @@ def test_steps_lower_the_loss_of_a_batch_that_is_seen_again_and_again():
     assert float(last[-1]) < 0.9 * float(first[-1])
 
 
+@pytest.mark.parametrize("settings", [{}, {"loss.prior": "beta-binomial", "train.ema_decay": 0.5}])
+def test_alignment_losses_are_those_of_an_evaluation_and_a_stop_gives_the_weights_back(settings: dict[str, Any]):
+    trainer = Trainer(override(_config(), settings), CPU)
+    for _ in range(3):
+        trainer.update([_batch()])
+    pairs = [_batch(1, seed) for seed in range(3)]
+    live = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert list(trainer.alignment_losses(pairs)) == pytest.approx(
+        [trainer.evaluate([pair])["forward_sum"] for pair in pairs], rel=1e-5
+    )
+    with contextlib.closing(trainer.alignment_losses(pairs)) as stopped:
+        next(stopped)
+    assert all(torch.equal(tensor, live[name]) for name, tensor in trainer.model.state_dict().items())
+
+
 @pytest.mark.parametrize("published", [True, False])
 @pytest.mark.parametrize("predictor", ["stochastic", "deterministic", "poisson"])
 def test_a_gradient_asks_the_device_for_no_value(predictor: str, published: bool, monkeypatch: pytest.MonkeyPatch):
