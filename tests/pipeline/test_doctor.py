@@ -294,7 +294,11 @@ class TestClean:
             published.parent.mkdir()
             published.write_text(name)
             places[name] = import_once(
-                home, published.parent, [published], lambda place, _: (place / "weights").write_text("w")
+                home,
+                published.parent,
+                [published],
+                lambda place, _: (place / "weights").write_text("w"),
+                lambda place: place,
             )
         (tmp_path / "gone" / "checkpoint.pkl").unlink()
         (tmp_path / "changed" / "checkpoint.pkl").write_text("something else")
