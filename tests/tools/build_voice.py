@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--scores", type=Path, help="written by `aasvc evaluate`; by default the run's own")
     parser.add_argument("--note", help="what else is to be known of the training")
+    parser.add_argument("--data", required=True, help="what it was trained on")
+    parser.add_argument("--limits", required=True, help="what it is not made for")
     parser.add_argument("--before", type=Path, help="card of the voice that the run began with, where it has none")
     parser.add_argument("--out", type=Path, default=bundled("voice"))
     arguments = parser.parse_args()
@@ -36,12 +38,13 @@ def main() -> None:
     save_checkpoint(arguments.out / "best.safetensors", half, header)
     for name in ("config.yaml", "stats.json"):
         write_text(arguments.out / name, (arguments.run / name).read_text(encoding="utf-8"))
-    data = read_json(arguments.run / "data.json", "the data of the run")
-    train = parse_config(read_config_file(arguments.run / "config.yaml"), "config.yaml").train
+    config = parse_config(read_config_file(arguments.run / "config.yaml"), "config.yaml")
+    train, features = config.train, config.features
     usual = read_preset("small").train
     begun = arguments.run / "init.json"
     before = read_json(begun, "what the run began with") if begun.exists() else None
     how = " --init VOICE" if before else ""
+    how += "" if features.source == "mel" else f" --src-feat {features.source} --dp-feat {features.duration}"
     for key in ("batch_size", "lr", "warmup_steps", "max_steps"):
         if getattr(train, key) != getattr(usual, key):
             how += f" --{key.replace('_', '-')} {getattr(train, key):g}"
@@ -55,9 +58,9 @@ def main() -> None:
         arguments.out / "card.json",
         {
             "name": "bundled voice",
-            "converts": "one male to one female voice, Japanese, 24 kHz",
-            "data": f"{len(data['train'])} parallel sentences of synthetic speech by Kokoro-82M v1.0 (Apache-2.0), "
-            "voices jm_kumo and jf_alpha; the sentences come from a small grammar",
+            "converts": ("one male" if features.source == "mel" else "anybody")
+            + " to one female voice, Japanese, 24 kHz",
+            "data": arguments.data,
             "licence": "MIT",
             "training": training,
             "step": header["step"],
@@ -67,8 +70,7 @@ def main() -> None:
                 "mean": scores["corpus"],
                 "target_recordings": scores["ceiling"],
             },
-            "limits": "made for its training speaker; other voices, noise and rooms are converted less well, though "
-            "sources were varied in training",
+            "limits": arguments.limits,
             "vocoder": BUNDLED,
         },
     )
