@@ -188,7 +188,7 @@ def _write_beginning(recording: Path, path: Path, *, seconds: float) -> None:
 
 
 TINY = """
-features: {mel: {sample_rate: 16000, n_fft: 512, hop_length: 256, n_mels: 20}}
+features: {source: mel, duration: mel, mel: {sample_rate: 16000, n_fft: 512, hop_length: 256, n_mels: 20}}
 model:
   {width: 16, n_heads: 2, encoder_layers: 1, decoder_layers: 1, encoder_hidden: 16, decoder_hidden: 16,
    encoder_kernel: 3, decoder_kernel: 3, postnet_layers: 1, postnet_channels: 8, duration_layers: 1,

@@ -49,7 +49,8 @@ def _tiny() -> list[str]:
     """The changes that make any variant as small as the prepared features want it."""
     changes = []
     for section, values in yaml.safe_load(TINY).items():
-        nested = {f"mel.{key}": value for key, value in values["mel"].items()} if section == "features" else values
+        nested = dict(values)
+        nested |= {f"mel.{key}": value for key, value in nested.pop("mel", {}).items()}
         changes += [f"{section}.{key}={value}" for key, value in nested.items()]
     return changes
 
