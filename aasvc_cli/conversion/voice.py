@@ -404,7 +404,7 @@ WITHOUT_SOURCE_STATS = (
     "1 dB in every mel band for whole sentences and by more than 2 dB for a single second: give --source-stats FILE, "
     "or --data NAME for a prepared set of that speaker"
 )
-"""The warning for a model without statistics of its source; measured on the bundled voice, which has the right ones."""
+"""The warning for a model without statistics of its source; measured on a voice on mels that has the right ones."""
 
 
 def _without_source(
