@@ -86,7 +86,7 @@ ExtraTargetOption = Annotated[
         "--extra-target",
         metavar="DIR",
         help="Recordings of the target that need no partner: changed copies of them, and of the targets of the pairs, "
-        "are learnt from, too. Takes --src-feat content.",
+        "are learnt from, too. Not with mels, which say who speaks.",
         show_default="none",
     ),
 ]

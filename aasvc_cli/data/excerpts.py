@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.quality import Quality
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.analysis import (
     Analysis,
@@ -182,14 +183,21 @@ def _gains(candidates: Sequence[Candidate], side: str) -> dict[Path, float]:
     qualities = {
         getattr(each.pair, side): facts.quality for each in candidates if (facts := each.sides[side].facts) is not None
     }
-    known = {path: each for path, each in qualities.items() if each.loudness is not None}
-    if not known:
-        return {}
-    usual = statistics.median(each.loudness for each in known.values() if each.loudness is not None)
-    return {
-        path: round(min(usual - (each.loudness or usual), -20.0 * math.log10(max(each.peak, 1e-5))), 1)
-        for path, each in known.items()
-    }
+    usual = usual_loudness(qualities.values())
+    return {path: gain_to(usual, each) for path, each in qualities.items()}
+
+
+def usual_loudness(qualities: Iterable[Quality]) -> float | None:
+    """The median of those that are known, in LUFS."""
+    known = [each.loudness for each in qualities if each.loudness is not None]
+    return statistics.median(known) if known else None
+
+
+def gain_to(usual: float | None, quality: Quality) -> float:
+    """By how many dB a recording has to become louder to be at a loudness in LUFS, without clipping; 0 if unknown."""
+    if usual is None or quality.loudness is None:
+        return 0.0
+    return round(min(usual - quality.loudness, -20.0 * math.log10(max(quality.peak, 1e-5))), 1)
 
 
 def _louder(excerpt: Excerpt, recording: Path, gains: Mapping[Path, float]) -> Excerpt:

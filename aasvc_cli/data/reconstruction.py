@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import statistics
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from aasvc_cli.audio.quality import Quality, clipped_share
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.analysis import Analysis, Bench, Excerpt, Facts, Job, Spread, default_excerpt
 from aasvc_cli.data.checks import CLIPPED_NOTE, Candidate, check_pairs
-from aasvc_cli.data.excerpts import Progress, analyse_all, kinds_of, worker_killed
+from aasvc_cli.data.excerpts import Progress, analyse_all, gain_to, kinds_of, worker_killed
 from aasvc_cli.data.manifest import Finding, ParallelPair
 from aasvc_cli.data.waveforms import LOUDEST, varied
 from aasvc_cli.errors import AudioError, DataError
@@ -122,9 +121,7 @@ class Reconstructor:
         spans = [(whole.start, whole.stop)]
         if whole.stop - whole.start > longest:
             spans = list(_spans(quality.start, quality.stop, quality.pauses, longest))
-        gain = 0.0
-        if self.usual is not None and quality.loudness is not None:
-            gain = round(min(self.usual - quality.loudness, -20.0 * math.log10(max(quality.peak, 1e-5))), 1)
+        gain = gain_to(self.usual, quality)
         return [dataclasses.replace(whole, start=start, stop=stop, gain_db=gain) for start, stop in spans]
 
     def _paired(self, excerpts: Sequence[tuple[Path, Facts, Excerpt]]) -> tuple[list[ParallelPair], list[Finding]]:
@@ -164,22 +161,16 @@ def refuse_speaker_dependent(config: Config) -> None:
             )
 
 
-def usual_loudness(qualities: Iterable[Quality]) -> float | None:
-    """The median of those that are known, in LUFS."""
-    known = [each.loudness for each in qualities if each.loudness is not None]
-    return statistics.median(known) if known else None
-
-
 def _write_copy(file: tuple[Path, str], folder: Path, longest: float) -> tuple[Path, float]:
     """Write a changed copy of a recording with that content, unless it is there: where, and how many seconds."""
     path, content = file
-    wave, sample_rate = read_audio(path)
     digest = hashlib.sha256(json.dumps([content, longest, _VERSION]).encode()).hexdigest()
     copy = folder / f"{path.stem}-extra-{digest[:12]}.flac"
     if copy.exists():
         with contextlib.suppress(AudioError):  # a damaged one is made anew
             known, rate = read_audio(copy)
             return copy, len(known) / rate
+    wave, sample_rate = read_audio(path)
     for draw in range(_DRAWS):
         changed = varied(wave, sample_rate, np.random.default_rng([int(digest[:16], 16), draw]))
         if len(changed) <= longest * sample_rate and clipped_share(changed, sample_rate) < CLIPPED_NOTE:

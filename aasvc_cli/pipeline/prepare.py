@@ -31,7 +31,7 @@ from aasvc_cli.data.checks import (
 )
 from aasvc_cli.data.corpus import Recordings, clean_name, locate_all
 from aasvc_cli.data.examination import Examined, Examiner, joined
-from aasvc_cli.data.excerpts import Progress
+from aasvc_cli.data.excerpts import Progress, usual_loudness
 from aasvc_cli.data.manifest import (
     SETS,
     Finding,
@@ -44,7 +44,7 @@ from aasvc_cli.data.manifest import (
 from aasvc_cli.data.matching import Matching
 from aasvc_cli.data.preparation import MeasuredPair, PartReport, PrepareReport
 from aasvc_cli.data.ranking import RANKING_FILE, to_drop, write_ranking
-from aasvc_cli.data.reconstruction import Reconstruction, Reconstructor, refuse_speaker_dependent, usual_loudness
+from aasvc_cli.data.reconstruction import Reconstruction, Reconstructor, refuse_speaker_dependent
 from aasvc_cli.data.sources import by_speaker, joint_name, match_all
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features.kinds import storage_key
