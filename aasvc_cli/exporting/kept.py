@@ -22,7 +22,7 @@ from aasvc_cli.storage.imported import Provenance, import_once
 from aasvc_cli.vocoder.folder import CONFIG_FILE as VOCODER_CONFIG
 from aasvc_cli.vocoder.folder import GRIFFIN_LIM, WEIGHTS_FILE, find_vocoder, find_vocoder_of
 
-FORM = f"onnx2-{__version__}"
+FORM = f"onnx3-{__version__}"
 """Part of the name of what is kept; its number is counted up when the same files give other graphs."""
 SELF_FILE = "self.json"
 """Statistics of a prepared set."""

@@ -542,17 +542,24 @@ def held_pitch(f0: Tensor, voiced: Tensor) -> Tensor:
 def pulse_train(cycles: Tensor, f0: Tensor, sample_rate: int) -> Tensor:
     """All harmonics below half the sample rate, equally strong, of unit variance together.
 
-    The sum of cosines 1 … K has a closed form, the kernel of Dirichlet.
+    The sum of cosines 1 … K has a closed form, the kernel of Dirichlet. The uppermost harmonic fades in, so that the
+    pulses are a continuous function of the pitch: where one more came all at once, on the peak of a pulse, the last
+    bits of the pitch decided over 1 % of its height.
 
     Args:
         cycles: phase in cycles, within [-0.5, 0.5): just below 1, float32 is so coarse that the peaks of pulses would
             depend on the last bit of the pitch
         f0: in Hz, same shape
     """
-    count = torch.floor(0.5 * sample_rate / f0).to(cycles.dtype)
+    room = 0.5 * sample_rate / f0
+    below_limit = torch.floor(room)
+    count = (below_limit - 1.0).clamp_min(0.0).to(cycles.dtype)
+    share = torch.where(below_limit >= 1.0, room - below_limit, 0.0).to(cycles.dtype)  # of harmonic count + 1
     below = torch.sin(math.pi * cycles)
     turns = (2.0 * count + 1.0) * cycles
     above = torch.sin(math.pi * (turns - 2.0 * torch.round(0.5 * turns)))  # what is small stays as it is
     peak = below.abs() < 1e-5
     kernel = torch.where(peak, 2.0 * count + 1.0, above / torch.where(peak, 1.0, below))
-    return (0.5 * kernel - 0.5) * torch.sqrt(2.0 / count.clamp_min(1.0))
+    turns = (count + 1.0) * cycles
+    uppermost = share * torch.cos(2.0 * math.pi * (turns - torch.round(turns)))
+    return (0.5 * kernel - 0.5 + uppermost) * torch.sqrt(2.0 / (count + share.square()).clamp_min(1.0))

@@ -179,11 +179,18 @@ class TestSource:
     def test_pulses_are_the_sum_of_all_harmonics_at_any_phase(self):
         near = torch.logspace(-9, -1, 60)
         cycles = torch.cat([-near.flip(0), torch.zeros(1), near, torch.linspace(-0.5, 0.499, 50)])
-        for f0, count in ((93.0, 129), (251.0, 47), (799.0, 15), (13000.0, 0)):
+        for f0, room in ((93.0, 12000 / 93), (251.0, 12000 / 251), (799.0, 12000 / 799), (6000.0, 2.0), (13000.0, 0.0)):
             found = pulse_train(cycles, torch.full_like(cycles, f0), 24000)
-            harmonics = torch.arange(1, count + 1).double()[:, None]
-            exact = torch.cos(2 * math.pi * harmonics * cycles.double()).sum(0) * math.sqrt(2.0 / max(count, 1))
+            harmonics = torch.arange(1, math.ceil(room) + 1).double()[:, None]
+            weights = (room - harmonics).clamp(0.0, 1.0)  # the uppermost fades in
+            norm = math.sqrt(2.0 / max(1.0, float(weights.square().sum())))
+            exact = (weights * torch.cos(2 * math.pi * harmonics * cycles.double())).sum(0) * norm
             assert (found - exact).abs().max() < 1e-4
+
+    def test_one_harmonic_more_comes_without_a_jump(self):
+        f0 = torch.tensor([120.0 * (1.0 + 1e-6), 120.0 * (1.0 - 1e-6)])  # 100 times that is half the sample rate
+        above, below = pulse_train(torch.zeros(2), f0.double(), 24000)
+        assert abs(above - below) < 1e-3 and above > 10.0
 
     def test_the_last_bits_of_a_pitch_do_not_change_its_pulses(self):
         net = generator(MelConfig())
