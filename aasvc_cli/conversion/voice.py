@@ -147,8 +147,8 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
     """The folder of a voice.
 
     Args:
-        name: a full name or a tag under ``exp`` in the data folder, else a downloaded model, else ``bundled`` or
-            ``base``, else a folder; None for the bundled voice.
+        name: a full name under ``exp`` in the data folder, else ``bundled`` or ``base``, else a tag, else a downloaded
+            model, else a folder; None for the bundled voice.
 
     Raises:
         ModelError: nothing of that name (the nearest names are given), or several.
@@ -162,6 +162,11 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
     if text and given.name == text:
         if text in runs:
             return home.exp / text
+        # nor does a run that is called after what it began with hide it
+        if text == BUNDLED:
+            return _bundled_voice()
+        if text == BASE:
+            return bundled(BASE)
         tagged = [run for run in runs if run.endswith(f"_{text}")]
         if len(tagged) > 1:
             raise ModelError(f"{text}: fits {len(tagged)} runs: {', '.join(tagged)}; give the full name of one")
@@ -169,10 +174,6 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
             return home.exp / tagged[0]
         if (home.models / text).is_dir():
             return home.models / text
-        if text == BUNDLED:
-            return _bundled_voice()
-        if text == BASE:
-            return bundled(BASE)
     if text and given.is_dir():
         return given
     if text and given.exists():

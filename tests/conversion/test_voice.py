@@ -93,10 +93,14 @@ class TestFind:
         (tmp_path / "voice").mkdir()
         assert find_voice(home) == find_voice(home, "bundled") == tmp_path / "voice"
 
-    def test_a_run_of_that_name_comes_before_the_bundled_voice(self, tmp_path: Path):
+    @pytest.mark.parametrize("name", ["bundled", "base"])
+    def test_a_run_called_after_what_it_began_with_does_not_hide_it(self, tmp_path: Path, name: str):
         home = Home(tmp_path)
-        (home.exp / "anna_bert_bundled").mkdir(parents=True)
-        assert find_voice(home, "bundled") == home.exp / "anna_bert_bundled"
+        (home.exp / f"anna_bert_{name}").mkdir(parents=True)
+        assert find_voice(home, name) == find_voice(Home(tmp_path / "empty"), name)
+        assert find_voice(home, f"anna_bert_{name}") == home.exp / f"anna_bert_{name}"
+        (home.exp / name).mkdir()
+        assert find_voice(home, name) == home.exp / name
 
 
 class TestLoad:
