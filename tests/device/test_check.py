@@ -29,6 +29,7 @@ def test_everything_is_checked_in_small_on_the_cpu(monkeypatch: pytest.MonkeyPat
     assert [row["operation"] for row in result["published operations"]] == ["distance", "search", "forward sum"]
     assert result["lack of memory"]["pieces of"] == 2
     assert result["batch size auto"]["batch"] == 4
+    assert result["training"] == {"first": 0.0, "last": 0.0, "dev": 0.0}  # twice the same device
 
 
 def test_a_wrong_result_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -41,13 +42,13 @@ def test_a_wrong_result_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(check, "published_operations", lambda *_: [])
     monkeypatch.setattr(check, "automatic_batch", lambda *_: {"GB": 1.0, "takes GB": 1.0})
     monkeypatch.setattr(check, "step_times", lambda *_: [])
-    monkeypatch.setattr(check, "training_parity", lambda *_: {"first": 0.0, "last": 0.0})
+    monkeypatch.setattr(check, "training_parity", lambda *_: {"first": 0.0, "last": 0.0, "dev": 0.5})
     monkeypatch.setattr(check, "conversion", lambda *_: {})
     with pytest.raises(SystemExit) as ended:
         check.main()
     assert ended.value.code == 1
     failed = json.loads(capsys.readouterr().out.splitlines()[-1])["failed"]
-    assert failed == ["golden parity", "monotonic search", "lack of memory"]
+    assert failed == ["golden parity", "monotonic search", "lack of memory", "training"]
 
 
 def test_hours_are_those_of_the_fastest_batch():
