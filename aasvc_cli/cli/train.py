@@ -251,12 +251,10 @@ InitOption = Annotated[
     model_option(
         "--init",
         metavar="MODEL",
-        help="Begin with the weights of this model, ours or published; without --conf its sizes are taken, too. base, "
-        "a network of many voices, makes a voice on content features in few steps. "
-        "Statistics stay your speakers' own, which brings them near what the model knows; --norm-name MODEL "
-        "keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder, or none for "
-        "random weights.",
-        show_default="random weights; of a vocoder universal, where its mel settings fit",
+        help="Begin with the weights of this model, ours or published, or with random ones (none); without --conf its "
+        "sizes are taken, too. Statistics stay your speakers' own, which brings them near what the model knows; "
+        "--norm-name MODEL keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder.",
+        show_default="without --conf what fits the features: the bundled voice, of a vocoder universal; else none",
         autocompletion=completion.beginnings,
     ),
 ]
@@ -373,7 +371,7 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     """Print the configuration and where each value comes from."""
     from aasvc_cli.data.manifest import read_manifest
-    from aasvc_cli.pipeline.train import base_layers
+    from aasvc_cli.pipeline.train import base_layers, beginning
 
     overrides, conf, data = _overrides(given), given["conf"], given["data"]
     manifest = read_manifest(home, data) if data is not None or (home.prepared / "latest.json").is_file() else None
@@ -384,7 +382,8 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     elif given["kind"] is TrainedOption.VOCODER:
         traced = vocoder_config(home, given, overrides, manifest)
     else:
-        traced = traced_config(conf, overrides, base_layers(home, manifest, conf, given["init"]))
+        init = beginning(home, manifest, conf, given["tag"], given["init"])
+        traced = traced_config(conf, overrides, base_layers(home, manifest, conf, init))
     shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
     show_result(shown, given["json_target"], shown.lines())
 
@@ -393,18 +392,19 @@ def _train_voice(home: Home, given: Mapping[str, Any], overrides: Mapping[str, A
     """Train, or have several processes train."""
     with loading():
         from aasvc_cli.data.manifest import read_manifest
-        from aasvc_cli.pipeline.train import base_layers
+        from aasvc_cli.pipeline.train import base_layers, beginning
         from aasvc_cli.training.distributed import is_worker, launch
 
     manifest = read_manifest(home, given["data"])
-    base = base_layers(home, manifest, given["conf"], given["init"])
+    init = beginning(home, manifest, given["conf"], given["tag"], given["init"])
+    base = base_layers(home, manifest, given["conf"], init)
     config = configured(given["conf"], overrides, base)
     _compute_missing_stats(home, manifest, given["norm_name"])
     if (given["devices"] or 1) > 1 and not is_worker():
         with watch.stopping_in_order():
             launch(given["devices"], settings.arguments)
         return
-    result = _run(home, config, manifest, given)
+    result = _run(home, config, manifest, {**given, "init": init})
     if result.stopped and not result.out_of_time:
         raise interrupted(result.step, config.train.max_steps, result.folder)
     if is_first_process():

@@ -14,9 +14,9 @@ from aasvc_cli.conversion.voice import find_voice, one_voice, pick_device, read_
 from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.features.kinds import SIDES, feature_keys, with_widths
 from aasvc_cli.features.stats import NormStats
-from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.home import BUNDLED, Home
 from aasvc_cli.training.distributed import World
-from aasvc_cli.training.initial_weights import Beginning, begun_with
+from aasvc_cli.training.initial_weights import NO_INIT, Beginning, begun_with
 from aasvc_cli.training.material import check_features, read_stats
 from aasvc_cli.training.progress import TrainingReport
 from aasvc_cli.training.rehearsal import Plan
@@ -25,13 +25,33 @@ from aasvc_cli.training.voice_run import TrainResult, VoiceRun, run_together
 
 ADAPTATION = {
     "train.max_steps": 600,
-    "train.lr": 5.0e-4,
-    "train.warmup_steps": 20,
     "train.dropout_start_step": 0,
     "loss.duration_start_step": 0,
     "augment.start_step": 0,
 }
-"""What a network that speaks in many voices already needs to learn one more."""
+"""What a network that speaks already needs to learn another voice: it has found the alignment, and what few pairs
+teach it is soon learnt by heart."""
+
+
+def beginning(home: Home, manifest: Manifest | None, conf: str | None, tag: str | None, init: str | None) -> str | None:
+    """The model that a run begins with: what is asked for; else what the run began with before; else the bundled voice,
+    where it hears and writes the features of the prepared set. ``none``, and None, stand for random weights.
+
+    A configuration that is given with ``conf`` says all there is to say, so nothing is chosen for it.
+
+    Raises:
+        ConfigError: no name for a run.
+        ModelError: the bundled voice is damaged.
+    """
+    if init is not None or conf is not None or manifest is None:
+        return init
+    config = with_widths(manifest.config)
+    folder = _folder(home, manifest, config, tag)
+    if (folder / "config.yaml").exists():
+        return begun_with(folder)
+    known = read_voice(find_voice(home, BUNDLED), home, weights=False).config
+    fits = known.model == config.model and feature_keys(known.features) == feature_keys(config.features)
+    return BUNDLED if fits else None
 
 
 def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: str | None) -> list[Layer]:
@@ -44,10 +64,10 @@ def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: s
         ModelError: no such model, or it cannot be read.
     """
     base = [config_layer(Origin(PREPARED, manifest.name), manifest.config) if manifest else preset_layer()]
-    if init is not None and conf is None:
+    if init not in (None, NO_INIT) and conf is None:
         begun = read_voice(find_voice(home, init), home, weights=False)
         base.append(config_layer(Origin(INIT, init), _sized_for(manifest, one_voice(begun).config), "model"))
-        if begun.config.model.n_voices:
+        if begun.config.model.n_voices or init == BUNDLED:
             base.append(Layer(Origin(INIT, init), ADAPTATION))
     return base
 
@@ -89,8 +109,8 @@ def train(
         data: a prepared set; the one prepared last if None
         tag: last part of the folder's name; the configuration's name if None
         norm_name: which statistics, as written by ``stats``
-        init: a model, ours or published, whose weights a new run begins with; a run that goes on has its own. A base
-            hears sources with its own statistics, which were taken of many voices
+        init: a model, ours or published, whose weights a new run begins with, or ``none``; a run that goes on has its
+            own. A base hears sources with its own statistics, which were taken of many voices
         overwrite: start anew, discarding what the folder holds
         on_plan: told before the first step what the training will take, which takes three passes to measure
 
@@ -105,7 +125,7 @@ def train(
         manifest = read_manifest(home, data)
         check_features(config, manifest)
         checked = with_widths(config)
-        folder = home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, checked)}"
+        folder = _folder(home, manifest, checked, tag)
         own = read_stats(home, manifest, checked, norm_name)
         stats = _heard_as_by(begun_with(folder) if init is None else init, home, own)
         return VoiceRun(
@@ -132,9 +152,14 @@ def train(
     )
 
 
+def _folder(home: Home, manifest: Manifest, config: Config, tag: str | None) -> Path:
+    """Where a run lives; raises ConfigError for a tag that cannot be part of a name."""
+    return home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, config)}"
+
+
 def _heard_as_by(init: str | Path | None, home: Home, own: NormStats) -> NormStats:
     """Statistics with those of the sources taken from the base that a run begins with, if it is one."""
-    if init is None:
+    if init is None or init == NO_INIT:
         return own
     base = read_voice(find_voice(home, init), home, weights=False).stats
     if base is None or not base.voices or any(base.keys[side] != own.keys[side] for side in ("source", "duration")):

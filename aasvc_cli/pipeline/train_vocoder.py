@@ -34,6 +34,7 @@ from aasvc_cli.measures.signal import PUBLISHED_MAX_RATE, estimate_f0_range, rec
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import as_bytes, make_folder, write_bytes, write_json
 from aasvc_cli.storage.home import UNIVERSAL, Home
+from aasvc_cli.training.initial_weights import NO_INIT
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.run_folder import LAST, RunFolder, RunResult, run_name
@@ -60,8 +61,6 @@ from aasvc_cli.vocoder.istft import IstftSizes, IstftVocoder
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
-NO_INIT = "none"
-"""What asks for random weights."""
 ADAPTATION = {"train.max_steps": 1000, "train.lr": 2.0e-4}
 """What a vocoder that can speak already needs to get used to one speaker."""
 DISCRIMINATORS = "discriminators.safetensors"

@@ -15,6 +15,8 @@ from aasvc_cli.storage.files import read_json, reading
 
 INIT_FILE = "init.json"
 """What a run began with, if not with random weights."""
+NO_INIT = "none"
+"""What asks for random weights."""
 SHOWN_TENSORS = 8
 """Names of tensors that a message lists; ``init.json`` has all."""
 
@@ -98,12 +100,12 @@ def fit_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
 
 def check_init(folder: Path, init: str | Path | None, *, begun: bool) -> None:
     """Raise ConfigError if ``init`` is not what the run in this folder began with; ``begun`` if it has a checkpoint."""
-    known = begun_with(folder)
+    known = begun_with(folder) or NO_INIT
     if init is not None and known != str(init):
-        what = "random weights" if known is None else known
+        what = "random weights" if known == NO_INIT else known
         fault = f"the run in this folder began with {what}, not with {init}; use another --tag, or --overwrite"
         raise ConfigError(str(folder), [fault])
-    if init is None and known is not None and not begun:
+    if init is None and known != NO_INIT and not begun:
         fault = f"the run was begun with --init {known} and has no checkpoint yet; give that again, or --overwrite"
         raise ConfigError(str(folder), [fault])
 

@@ -40,7 +40,7 @@ from aasvc_cli.storage.home import Home
 from aasvc_cli.training.batch_size import batch_for_memory
 from aasvc_cli.training.board import Board
 from aasvc_cli.training.distributed import World, is_restart, joined
-from aasvc_cli.training.initial_weights import INIT_FILE, Beginning, check_init, fit_weights
+from aasvc_cli.training.initial_weights import INIT_FILE, NO_INIT, Beginning, check_init, fit_weights
 from aasvc_cli.training.material import check_pairs_for
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.previews import preview
@@ -118,7 +118,7 @@ class VoiceRun:
         folder: of the run, whether there is one or not
         stats: what to normalise the pairs of ``manifest`` with
         device: to compute on, where there is one process
-        init: the model that a new run begins with; None for random weights
+        init: the model that a new run begins with; ``none`` or None for random weights
         begin: reads that model
         show: shows what the voice makes of a few dev pairs, as :func:`aasvc_cli.report.previews.show` does, every
             ``train.preview_every`` steps; None for never
@@ -210,7 +210,7 @@ class VoiceRun:
             check_init(self.folder, self.init, begun=begun)
         if begun:
             return load_checkpoint(self.files.last)
-        if self.init is None or self.begin is None:
+        if self.init is None or self.init == NO_INIT or self.begin is None:
             if self.config.train.freeze:
                 raise ConfigError("--freeze", ["random weights would stay as they are; say with --init what to keep"])
             return {}, None
