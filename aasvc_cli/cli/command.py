@@ -10,6 +10,7 @@ import copy
 import difflib
 import importlib
 import inspect
+import itertools
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from enum import Enum
@@ -72,7 +73,7 @@ class AasvcCommand(TyperCommand):
         settings.values = dict(ctx.params)
         settings.start()
         if self.name not in WORKS_ANYWAY:  # which shows them itself
-            warn_of_unknown_variables(ctx.find_root().command)
+            warn_of_unknown_variables(ctx.find_root().command, self)
         check_working_directory()
         if "json_target" in ctx.params:
             ctx.params["json_target"] = checked_target(ctx.params["json_target"], "--json")
@@ -349,23 +350,23 @@ def _option_fault(name: str, value: Any, known: set[str], several: set[str], als
     return ""
 
 
-def warn_of_unknown_variables(group: Any) -> None:
+def warn_of_unknown_variables(group: Any, running: AasvcCommand) -> None:
     """Name variables that look like ours but set nothing."""
     if is_first_process() and isinstance(group, AasvcGroup):
-        for name, near in unknown_variables(group).items():
+        for name, near in unknown_variables(group, running).items():
             say(f"warning: the variable {name} sets nothing{f'; did you mean {near}?' if near else ''}")
 
 
-def unknown_variables(group: AasvcGroup) -> dict[str, str]:
-    """Variables that look like ours but set nothing, with the nearest that does (or nothing)."""
+def unknown_variables(group: AasvcGroup, *built: AasvcCommand) -> dict[str, str]:
+    """Variables that look like ours but set nothing, with the nearest that does (or nothing).
+
+    Building a command takes time: only a variable that those already built do not know has all of them built.
+    """
+    ours = [name for name in sorted(os.environ) if name.startswith(PREFIX)]
     known = {CONFIG_VARIABLE}
-    if not any(name.startswith(PREFIX) and name not in known for name in os.environ):
-        return {}
-    for command in (group, *group.commands.values()):
+    for command in itertools.chain([group, *built], group.commands.values()):
+        if known.issuperset(ours):
+            return {}
         for option in options_of(command):
             known |= set(variables(command, option))
-    return {
-        name: next(iter(difflib.get_close_matches(name, known, n=1)), "")
-        for name in sorted(os.environ)
-        if name.startswith(PREFIX) and name not in known
-    }
+    return {name: next(iter(difflib.get_close_matches(name, known, n=1)), "") for name in ours if name not in known}
