@@ -77,5 +77,6 @@ def _is_copy(path: Path, original: Path) -> bool:
 
 
 def _copy(original: Path, path: Path) -> None:
-    with original.open("rb") as source, atomic_write(path) as stream:
+    # each is compared with its original before it is taken for a copy, so none of them has to wait for the disk
+    with original.open("rb") as source, atomic_write(path, durable=False) as stream:
         shutil.copyfileobj(source, stream)
