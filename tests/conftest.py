@@ -79,6 +79,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if tier(item.keywords) in tiers]
 
 
+def pytest_collection_finish() -> None:
+    """Leave what collecting has imported out of every later collection of garbage, as the command line does."""
+    gc.collect()
+    gc.freeze()
+
+
 class _Count:
     """How many tests of each tier ran, and why the others did not."""
 
@@ -242,11 +248,10 @@ def aasvc(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     """Run a command line in this process, error boundary included; importing torch anew each time would be slow."""
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # the command line sets it for its workers; this puts it back
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # what the command line loads stays for its process, not for ours
 
     def call(*arguments: object) -> Outcome:
         capfd.readouterr()
-        code = run([str(argument) for argument in arguments])
-        gc.unfreeze()  # what the command line loads stays for its process, which here goes on
-        return Outcome(code, *capfd.readouterr())
+        return Outcome(run([str(argument) for argument in arguments]), *capfd.readouterr())
 
     return call

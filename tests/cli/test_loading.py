@@ -9,12 +9,6 @@ import pytest
 from aasvc_cli.cli.loading import loading
 
 
-@pytest.fixture(autouse=True)
-def _unfrozen():
-    yield
-    gc.unfreeze()
-
-
 def test_the_collector_rests_during_imports_only():
     with loading():
         assert not gc.isenabled()
