@@ -55,3 +55,14 @@ def test_a_changed_byte_is_refused_at_once(tmp_path: Path):
     path.write_bytes(content)
     with pytest.raises(ModelError, match="the checksum differs"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+def test_tensors_of_every_type_and_shape_are_read_as_they_were_written(tmp_path: Path, dtype: torch.dtype):
+    grid = torch.arange(6).reshape(2, 3).to(dtype)
+    written = {"grid": grid, "turned": grid.T.clone(), "number": grid[1, 2].clone(), "none": grid[:0].clone()}
+    save_checkpoint(tmp_path / "last.safetensors", written, {})
+    found, _ = load_checkpoint(tmp_path / "last.safetensors")
+    assert found.keys() == written.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in written.items())
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
