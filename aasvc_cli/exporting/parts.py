@@ -37,10 +37,11 @@ def graph_files(voice: Voice, vocoder: Vocoder, vocoder_name: str) -> dict[str, 
         inputs: Inputs = {"levels": (levels, {0: "frames"})}
         facts = {"aasvc_format": FORMAT, "sample_rate": CONTENT_MEL.sample_rate}
         files[CONTENT_FILE] = onnx_bytes(ContentGraph(load_encoder(weights_file())), inputs, ["feature"], facts)
-    return files | {EXPORTED_FILE: _voice_file(voice)}
+    return files | {EXPORTED_FILE: voice_file(voice)}
 
 
-def _voice_file(voice: Voice) -> bytes:
+def voice_file(voice: Voice) -> bytes:
+    """The graph of a voice as a file; raises what :func:`graph_files` does."""
     model = voice.config.model
     graph = VoiceGraph(voice.model)
     assert model.source_dim is not None and model.duration_dim is not None
