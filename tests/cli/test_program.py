@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -171,6 +172,15 @@ class TestHelp:
 
     def test_the_version_is_the_packages(self, aasvc: Aasvc):
         assert aasvc("--version").out == f"aasvc {__version__}\n"
+
+    def test_python_runs_the_package_as_the_program(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(sys, "argv", ["aasvc", "--version"])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module("aasvc_cli", run_name="__main__")
+        assert not stopped.value.code
+        assert capfd.readouterr().out == f"aasvc {__version__}\n"
 
 
 class TestWrongUsage:
