@@ -111,14 +111,16 @@ class Shelf:
 
     def name(self, recording: Path) -> str:
         """How the entry of a recording is called: speaker, stem, and a digest of the whole path."""
-        absolute = os.path.abspath(recording)
+        absolute = os.fspath(recording)
+        if not os.path.isabs(absolute) or os.pardir in absolute:
+            absolute = os.path.abspath(absolute)
         kept = absolute
         for root in self._roots:
             if absolute.startswith(root):
                 kept = absolute[len(root) :].replace(os.sep, "/")
                 break
         digest = hashlib.sha256(os.fsencode(kept)).hexdigest()[:10]
-        folder, base = os.path.split(absolute)
+        folder, _, base = absolute.rpartition(os.sep)
         dot = base.rfind(".")
         stem = _safe(base[:dot] if 0 < dot < len(base) - 1 else base).encode()[:_STEM_BYTES].decode(errors="ignore")
         return f"{_speaker(folder)}/{stem}-{digest}"
@@ -355,6 +357,7 @@ def _checksum(said: str, shape: tuple[int, ...], data: bytes | memoryview) -> in
 
 
 @lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _speaker(folder: str) -> str:
     """The folder that most likely names the speaker."""
     while True:
