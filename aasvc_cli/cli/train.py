@@ -253,7 +253,8 @@ InitOption = Annotated[
         metavar="MODEL",
         help="Begin with the weights of this model, ours or published, or with random ones (none); without --conf its "
         "sizes are taken, too. Statistics stay your speakers' own, which brings them near what the model knows; "
-        "--norm-name MODEL keeps the model's, for more recordings of the same speakers. With --kind vocoder: a vocoder.",
+        "--norm-name MODEL keeps the model's, for more recordings of the same speakers. With --kind vocoder, name a "
+        "vocoder.",
         show_default="without --conf what fits the features: the bundled voice, of a vocoder universal; else none",
         autocompletion=completion.beginnings,
     ),
@@ -382,7 +383,7 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     elif given["kind"] is TrainedOption.VOCODER:
         traced = vocoder_config(home, given, overrides, manifest)
     else:
-        init = beginning(home, manifest, conf, given["tag"], given["init"])
+        init = beginning(home, manifest, conf, **{name: given[name] for name in ("tag", "init", "overwrite")})
         traced = traced_config(conf, overrides, base_layers(home, manifest, conf, init))
     shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
     show_result(shown, given["json_target"], shown.lines())
@@ -396,7 +397,7 @@ def _train_voice(home: Home, given: Mapping[str, Any], overrides: Mapping[str, A
         from aasvc_cli.training.distributed import is_worker, launch
 
     manifest = read_manifest(home, given["data"])
-    init = beginning(home, manifest, given["conf"], given["tag"], given["init"])
+    init = beginning(home, manifest, given["conf"], **{name: given[name] for name in ("tag", "init", "overwrite")})
     base = base_layers(home, manifest, given["conf"], init)
     config = configured(given["conf"], overrides, base)
     _compute_missing_stats(home, manifest, given["norm_name"])

@@ -33,7 +33,15 @@ ADAPTATION = {
 teach it is soon learnt by heart."""
 
 
-def beginning(home: Home, manifest: Manifest | None, conf: str | None, tag: str | None, init: str | None) -> str | None:
+def beginning(
+    home: Home,
+    manifest: Manifest | None,
+    conf: str | None,
+    *,
+    tag: str | None = None,
+    init: str | None = None,
+    overwrite: bool = False,
+) -> str | None:
     """The model that a run begins with: what is asked for; else what the run began with before; else the bundled voice,
     where it hears and writes the features of the prepared set. ``none``, and None, stand for random weights.
 
@@ -47,7 +55,7 @@ def beginning(home: Home, manifest: Manifest | None, conf: str | None, tag: str 
         return init
     config = with_widths(manifest.config)
     folder = _folder(home, manifest, config, tag)
-    if (folder / "config.yaml").exists():
+    if (folder / "config.yaml").exists() and not overwrite:
         return begun_with(folder)
     known = read_voice(find_voice(home, BUNDLED), home, weights=False).config
     fits = known.model == config.model and feature_keys(known.features) == feature_keys(config.features)

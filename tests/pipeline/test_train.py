@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from aasvc_cli.audio.mel import log_mel
-from aasvc_cli.config.reading import override, parse_config, to_tree
+from aasvc_cli.config.reading import override, parse_config, read_preset, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.voice import read_voice
 from aasvc_cli.data.dataset import Batch
-from aasvc_cli.data.manifest import read_manifest
+from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features.kinds import KINDS, FeatureKind, with_widths
 from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.pipeline.stats import compute_stats
-from aasvc_cli.pipeline.train import base_layers, train
+from aasvc_cli.pipeline.train import base_layers, beginning, train
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.batch_size import Fit
@@ -486,6 +486,63 @@ def test_smaller_pieces_are_reported_logged_and_remembered(trained: Home, monkey
     assert messages[1:] == [f"resuming {result.folder} at step 2"]
 
 
+class TestBeginning:
+    """What a run begins with where nothing is said."""
+
+    @staticmethod
+    def prepared(trained: Home, **changes: object) -> Manifest:
+        return dataclasses.replace(read_manifest(trained), config=override(read_preset("small"), changes))
+
+    def test_the_bundled_voice_where_its_features_and_sizes_fit(self, trained: Home):
+        manifest = self.prepared(trained)
+        assert beginning(trained, manifest, None) == "bundled"
+        *_, sizes, steps = base_layers(trained, manifest, None, "bundled")
+        assert sizes.values["model.width"] == manifest.config.model.width and steps.values["train.max_steps"] < 1000
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"features.source": "mel"},
+            {"features.mel.sample_rate": 16000},
+            {"features.mel.n_mels": 64},
+            {"model.width": 64},
+            {"model.frames_per_token": 2},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_random_weights_where_they_do_not(self, trained: Home, changes: dict[str, object]):
+        assert beginning(trained, self.prepared(trained, **changes), None) is None
+
+    def test_what_is_asked_for_and_a_configuration_decide(self, trained: Home):
+        manifest = self.prepared(trained)
+        assert beginning(trained, manifest, None, init="tiny") == "tiny"
+        assert beginning(trained, manifest, None, init="none") == "none"
+        assert beginning(trained, manifest, "small") is None
+
+    def test_a_run_goes_on_with_what_it_began_with(self, trained: Home):
+        train(trained, _config(trained, max_steps=1), tag="fine", init="tiny")
+        manifest = self.prepared(trained)
+        assert beginning(trained, manifest, None, tag="fine") == "tiny"
+        assert beginning(trained, manifest, None, tag="tiny") is None
+        assert beginning(trained, manifest, None, tag="tiny", overwrite=True) == "bundled"
+
+    @pytest.mark.slow
+    def test_the_first_training_of_a_newcomer_begins_with_it_and_goes_on(
+        self, small_corpus: Path, home: Home, aasvc: Callable[..., Any]
+    ):
+        prepared = aasvc("prepare", small_corpus, "--sample-rate", 24000, "--jobs", 1)
+        assert prepared.code == 0, prepared.err
+        command = ["train", "--tag", "first", "--eval-every", 1, "--threads", 1, "--device", "cpu"]
+        first = aasvc(*command, "--max-steps", 1)
+        assert first.code == 0 and "begins with the weights of" in first.err, first.err
+        told = json.loads((home.exp / "male_female_first" / "init.json").read_text())
+        assert told["model"] == "bundled" and told["new"] == told["left_over"] == []
+        second = aasvc(*command, "--max-steps", 2)
+        assert second.code == 0 and "resuming" in second.err, second.err
+        other = aasvc(*command, "--max-steps", 2, "--init", "none")
+        assert other.code == 1 and "use another --tag, or --overwrite" in other.err, other.err
+
+
 class TestInit:
     """A run that begins with the weights of another model."""
 
@@ -559,6 +616,16 @@ class TestInit:
         (trained.exp / "male_female_fine" / "last.safetensors").unlink()
         with pytest.raises(ConfigError, match="begun with --init tiny and has no checkpoint yet"):
             train(trained, _config(trained), tag="fine")
+
+    def test_random_weights_are_asked_for_by_none(self, trained: Home):
+        train(trained, _config(trained, max_steps=1), tag="fine", init="tiny")
+        with pytest.raises(ConfigError, match="began with tiny, not with none"):
+            train(trained, _config(trained), tag="fine", init="none")
+        random = train(trained, _config(trained, max_steps=1), tag="random", init="none").folder
+        plain = train(trained, _config(trained, max_steps=1), tag="plain").folder
+        expected, found = _tensors(plain), _tensors(random)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        assert train(trained, _config(trained, max_steps=1), tag="plain", init="none").step == 1
 
     def test_a_run_killed_before_its_first_file_can_be_begun_again(self, trained: Home):
         config = _config(trained, max_steps=1)
