@@ -128,7 +128,7 @@ MATRIX = [
     Mistake(f"prepare {PAIRS} --src-feat mel --dp-feat mel --extra-target target",
             "is mel; add: --src-feat content --dp-feat content"),
     Mistake(f"prepare {PAIRS} --src-feat content --dp-feat content --extra-target nowhere", "nowhere: no such folder"),
-    Mistake(f"prepare {PAIRS} --conf nowhere.yaml", "presets are base, content, hificaptain, small, vocoder"),
+    Mistake(f"prepare {PAIRS} --conf nowhere.yaml", "presets are content, hificaptain, small, vocoder"),
     Mistake(f"prepare {PAIRS} --conf a.wav", "a.wav"),
     Mistake(f"prepare {PAIRS} --conf my.yaml", "my.yaml: train.bach_size: unknown key; did you mean batch_size?",
             spoil=write("my.yaml", "train: {bach_size: 2}")),

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from aasvc_cli.features.kinds import model_kinds
-from aasvc_cli.storage.home import BASE, BUNDLED, UNIVERSAL, Home, find_home
+from aasvc_cli.storage.home import BUNDLED, UNIVERSAL, Home, find_home
 
 CATALOGUE = {
     "male_female_aas_vc_mel_pretrained": "the published model",
@@ -97,7 +97,7 @@ def beginnings(ctx: typer.Context) -> list[tuple[str, str]]:
     """What training can begin with: vocoders for a vocoder, else voices."""
     if str(ctx.params.get("kind")) == "vocoder":
         return [("none", "random weights"), *(entry for entry in vocoders(ctx) if entry[0] != "griffin-lim")]
-    return [*models(ctx), (BASE, "a network of many voices")]
+    return models(ctx)
 
 
 def catalogue() -> list[tuple[str, str]]:

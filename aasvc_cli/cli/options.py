@@ -74,7 +74,6 @@ class TrainedOption(StrEnum):
     VOICE = "aas-vc"
     VOCODER = "vocoder"
     CONTENT = "content"
-    BASE = "base"
 
 
 class ModeOption(StrEnum):

@@ -34,7 +34,6 @@ from aasvc_cli.cli.options import (
 )
 from aasvc_cli.cli.output import clock, home_folder, is_first_process, say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import interrupted, progress, stop_on_signals, training_progress
-from aasvc_cli.cli.train_base import base_config, train_base
 from aasvc_cli.cli.train_content import RecordingsOption, TeacherOption, content_config, train_content
 from aasvc_cli.cli.train_vocoder import MelsFromOption, train_vocoder, vocoder_config
 from aasvc_cli.storage.files import byte_size
@@ -81,8 +80,8 @@ KindOption = Annotated[
     model_option(
         "--kind",
         "--model",
-        help="A voice (aas-vc), a vocoder for the target speaker, to give to `convert --vocoder`, an encoder of "
-        "content, or a base: a network of many voices that others begin with.",
+        help="A voice (aas-vc), a vocoder for the target speaker, to give to `convert --vocoder`, or an encoder of "
+        "content.",
     ),
 ]
 
@@ -338,11 +337,7 @@ def train(
 
 def _train(given: Mapping[str, Any]) -> None:
     _refuse_options_of_others(given)
-    trainings = {
-        TrainedOption.VOCODER: train_vocoder,
-        TrainedOption.CONTENT: train_content,
-        TrainedOption.BASE: train_base,
-    }
+    trainings = {TrainedOption.VOCODER: train_vocoder, TrainedOption.CONTENT: train_content}
     trainings.get(given["kind"], _train_voice)(home_folder(), given, _overrides(given))
 
 
@@ -354,7 +349,7 @@ def _refuse_options_of_others(given: Mapping[str, Any]) -> None:
     if given["mels_from"] is not None and kind is not TrainedOption.VOCODER:
         usage("train", "--mels-from: only for vocoders; add --kind vocoder")
     if given["recordings"] is not None and kind is TrainedOption.VOICE:
-        usage("train", "--recordings: not for a voice; add --kind vocoder, content or base")
+        usage("train", "--recordings: not for a voice; add --kind vocoder or content")
     if given["teacher"] is not None and kind is not TrainedOption.CONTENT:
         usage("train", "--teacher: only for encoders of content; add --kind content")
 
@@ -378,8 +373,6 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     manifest = read_manifest(home, data) if data is not None or (home.prepared / "latest.json").is_file() else None
     if given["kind"] is TrainedOption.CONTENT:
         traced = content_config(given, overrides)
-    elif given["kind"] is TrainedOption.BASE:
-        traced = base_config(given, overrides)
     elif given["kind"] is TrainedOption.VOCODER:
         traced = vocoder_config(home, given, overrides, manifest)
     else:

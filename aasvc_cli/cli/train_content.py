@@ -26,7 +26,7 @@ RecordingsOption = Annotated[
         exists=True,
         file_okay=False,
         help="With --kind content: DIR/<group>/<speaker>, in a group the same names for the same sentences. With "
-        "--kind base: the same. With --kind vocoder: train on these, to speak for anybody, in place of a prepared set.",
+        "--kind vocoder: train on these, to speak for anybody, in place of a prepared set.",
         show_default="none",
     ),
 ]

@@ -239,8 +239,6 @@ class ModelConfig(Section):
     decoder_kernel: Count = 15
     frames_per_token: Count = 4
     """Source frames stacked after the encoder: the reduction factor of the published recipe."""
-    n_voices: Annotated[int, Limits(0, 100_000)] = 0
-    """Target voices that a base was trained on, each with a vector that joins what the encoder writes; 0 for one."""
     encoder_dropout: Dropout = 0.2
     encoder_positional_dropout: Dropout = 0.2
     encoder_attention_dropout: Dropout = 0.2

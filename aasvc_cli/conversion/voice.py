@@ -8,7 +8,6 @@ converted to this form, which is kept in the data folder.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from aasvc_cli.features.kinds import FOLDER, SIDES, extract, feature_keys, featu
 from aasvc_cli.features.stats import FeatureStats, NormStats
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
-from aasvc_cli.storage.home import BASE, BUNDLED, Home, bundled
+from aasvc_cli.storage.home import BUNDLED, Home, bundled
 from aasvc_cli.storage.imported import Provenance, import_once
 
 if TYPE_CHECKING:
@@ -147,8 +146,8 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
     """The folder of a voice.
 
     Args:
-        name: a full name under ``exp`` in the data folder, else ``bundled`` or ``base``, else a tag, else a downloaded
-            model, else a folder; None for the bundled voice.
+        name: a full name under ``exp`` in the data folder, else ``bundled``, else a tag, else a downloaded model, else
+            a folder; None for the bundled voice.
 
     Raises:
         ModelError: nothing of that name (the nearest names are given), or several.
@@ -165,8 +164,6 @@ def find_voice(home: Home, name: str | Path | None = None) -> Path:
         # nor does a run that is called after what it began with hide it
         if text == BUNDLED:
             return _bundled_voice()
-        if text == BASE:
-            return bundled(BASE)
         tagged = [run for run in runs if run.endswith(f"_{text}")]
         if len(tagged) > 1:
             raise ModelError(f"{text}: fits {len(tagged)} runs: {', '.join(tagged)}; give the full name of one")
@@ -207,7 +204,7 @@ def load_voice(
         ConfigError, DataError: the configuration or the statistics have faults.
     """
     chosen = pick_device(device)
-    files = one_voice(read_voice(folder, home))
+    files = read_voice(folder, home)
     config, stats, from_input = files.config, files.stats, False
     if stats is None:
         stats, from_input = _without_source(folder, files, home, source_stats, data, on_message or (lambda _: None))
@@ -258,23 +255,6 @@ def read_voice(folder: Path, home: Home | None = None, *, weights: bool = True) 
         return files
     config, state, target, card = read_published_voice(folder, weights=weights)
     return VoiceFiles(config, target, None, state, card, str(folder))
-
-
-def one_voice(files: VoiceFiles) -> VoiceFiles:
-    """A base, a network of many voices, as the mean of them; any other voice as it is.
-
-    Raises:
-        ModelError: its weights are not those of many voices.
-    """
-    if not files.config.model.n_voices:
-        return files
-    from aasvc_cli.model.aasvc import in_one_voice
-
-    config = dataclasses.replace(files.config, model=dataclasses.replace(files.config.model, n_voices=0))
-    try:
-        return dataclasses.replace(files, config=config, weights=in_one_voice(files.weights))
-    except (KeyError, RuntimeError):
-        raise ModelError(f"{files.origin}: not the weights of {files.config.model.n_voices} voices") from None
 
 
 def prepared_name(folder: Path) -> str | None:
@@ -332,7 +312,7 @@ def _folders(root: Path) -> list[str]:
 def _suggest(home: Home, text: str, runs: list[str]) -> str:
     # a tag is what follows the two speakers, which may hold underscores themselves
     names = {part: run for run in runs for part in (run, run.rsplit("_", 1)[-1])}
-    others = [*_folders(home.models), BUNDLED, BASE]
+    others = [*_folders(home.models), BUNDLED]
     names |= {model: model for model in others}
     runs = runs + others
     near = difflib.get_close_matches(Path(text).name, names, n=1)

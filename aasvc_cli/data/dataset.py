@@ -47,8 +47,6 @@ class Item:
     """(S, D')"""
     guide: Array | None = None
     """(T,), the source frame at which the same is said as in each target frame; not whole. None if not known."""
-    voice: int | None = None
-    """Which of several target speakers says the target; None if there is one."""
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Source, target and duration feature on a device."""
@@ -74,8 +72,6 @@ class Batch:
     """(B, S, D')"""
     guide: Tensor | None = None
     """(B, T), see :class:`Item`; None if not known."""
-    voices: Tensor | None = None
-    """(B,), see :class:`Item`; None if there is one target speaker."""
     spare: bool = False
     """Counts nothing: a process that has no part in a batch computes one utterance all the same, to stay in step."""
 
@@ -105,7 +101,7 @@ class Batch:
         return dataclasses.replace(self, utterance_ids=self.utterance_ids[start:stop], **part)
 
 
-_TENSORS = ("source", "source_lengths", "target", "target_lengths", "duration_feature", "guide", "voices")
+_TENSORS = ("source", "source_lengths", "target", "target_lengths", "duration_feature", "guide")
 
 
 class PairDataset(Dataset[Item]):
@@ -133,7 +129,6 @@ class PairDataset(Dataset[Item]):
         self._stats = stats
         self._augmenter = augmenter
         self._guided = guided
-        self._voices = {name: number for number, name in enumerate(sorted(stats.voices))}
         self._guides: dict[int, Array] = {}
         self._seed = (0, 0)
 
@@ -165,10 +160,9 @@ class PairDataset(Dataset[Item]):
         return Item(
             utterance_id=pair.utterance_id,
             source=stats.source.normalise(source),
-            target=stats.voices.get(pair.voice, stats.target).normalise(target),
+            target=stats.target.normalise(target),
             duration_feature=stats.duration.normalise(duration),
             guide=None if guide is None else guide * np.float32(len(source)),
-            voice=self._voices.get(pair.voice),
         )
 
     def _guide(self, index: int) -> Array:
@@ -207,7 +201,6 @@ def collate(items: Sequence[Item]) -> Batch:
         return result
 
     guides = [item.guide[:, None] for item in items if item.guide is not None]
-    voices = [item.voice for item in items if item.voice is not None]
     return Batch(
         utterance_ids=tuple(item.utterance_id for item in items),
         source=padded([item.source for item in items]),
@@ -216,7 +209,6 @@ def collate(items: Sequence[Item]) -> Batch:
         target_lengths=torch.tensor([len(item.target) for item in items]),
         duration_feature=padded([item.duration_feature for item in items]),
         guide=padded(guides)[..., 0] if len(guides) == len(items) else None,
-        voices=torch.tensor(voices) if len(voices) == len(items) else None,
     )
 
 

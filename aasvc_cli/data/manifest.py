@@ -28,7 +28,6 @@ class ParallelPair:
         source_frames, target_frames: length of the features; 0 while unknown
         source_seconds, target_seconds: length of the recordings
         speaker: who says the source; empty in a set of one source speaker
-        voice: who says the target; empty in a set of one target speaker
     """
 
     utterance_id: str
@@ -40,7 +39,6 @@ class ParallelPair:
     source_seconds: float = 0.0
     target_seconds: float = 0.0
     speaker: str = ""
-    voice: str = ""
 
 
 @dataclass(frozen=True)

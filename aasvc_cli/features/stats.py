@@ -158,7 +158,6 @@ class NormStats:
         keys: :func:`feature_key` of the same three
         origin: the data or model they come from
         speakers: of the source features of each source speaker, if there are several; ``source`` are those of all
-        voices: of the target features of each target speaker, if there are several; ``target`` are those of all
     """
 
     source: FeatureStats
@@ -168,7 +167,6 @@ class NormStats:
     keys: Mapping[str, str]
     origin: str
     speakers: Mapping[str, FeatureStats] = field(default_factory=dict)
-    voices: Mapping[str, FeatureStats] = field(default_factory=dict)
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
@@ -177,9 +175,8 @@ class NormStats:
             "origin": self.origin,
             **{side: {"kind": self.kinds[side], "key": self.keys[side]} | sides[side].to_tree() for side in SIDES},
         }
-        for name, several in (("speakers", self.speakers), ("voices", self.voices)):
-            if several:
-                tree[name] = {speaker: stats.to_tree() for speaker, stats in several.items()}
+        if self.speakers:
+            tree["speakers"] = {name: stats.to_tree() for name, stats in self.speakers.items()}
         return tree
 
     @classmethod
@@ -196,10 +193,7 @@ class NormStats:
         with reading(origin, what, advice="run: aasvc stats"):
             kinds = {side: str(tree[side]["kind"]) for side in SIDES}
             keys = {side: str(tree[side]["key"]) for side in SIDES}
-            listed = [dict(tree.get(name, {})) for name in ("speakers", "voices")]
+            listed = dict(tree.get("speakers", {}))
         source, target, duration = (FeatureStats.from_tree(tree[side], f"{origin}: {side}") for side in SIDES)
-        speakers, voices = (
-            {str(name): FeatureStats.from_tree(each, f"{origin}: {name}") for name, each in several.items()}
-            for several in listed
-        )
-        return cls(source, target, duration, kinds, keys, str(tree.get("origin", origin)), speakers, voices)
+        speakers = {str(name): FeatureStats.from_tree(each, f"{origin}: {name}") for name, each in listed.items()}
+        return cls(source, target, duration, kinds, keys, str(tree.get("origin", origin)), speakers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +21,6 @@ from aasvc_cli.model.layers import Dropout, Postnet, padding_mask, stack_frames
 
 PUBLISHED_LOG_CLAMP = 10.0
 """The published training clamps the deterministic predictor's log-durations at this value."""
-VOICE_SPREAD = 0.1
-"""Standard deviation of the voices' vectors at first; what they are added to has 1."""
-_ADDED_LAST = "encoder.conformer.norm_output.bias"
-"""What the encoder adds to its result, whatever the source."""
 LONGEST_DURATION = 1000
 """Frames of one token beyond which a prediction is a failure, not speech: it would only fill the memory."""
 
@@ -101,9 +97,6 @@ class AASVC(nn.Module):
         self.config = config
         width = config.decoder_width
         self.encoder = Encoder(config, config.source_dim)
-        self.voices = nn.Embedding(config.n_voices, config.width) if config.n_voices else None
-        if self.voices is not None:
-            nn.init.normal_(self.voices.weight, std=VOICE_SPREAD)
         self.duration_branch: DurationBranch | None = None
         duration_inputs = width
         if config.duration_input == "feature":
@@ -156,7 +149,6 @@ class AASVC(nn.Module):
         *,
         noise: Tensor | None = None,
         log_prior: Tensor | None = None,
-        voices: Tensor | None = None,
     ) -> TeacherForced:
         """Pass a padded batch through the network with the durations that the alignment finds.
 
@@ -168,9 +160,8 @@ class AASVC(nn.Module):
             duration_feature: (B, S, duration_dim), normalised; needed if ``duration_input`` is ``feature``
             noise: (B, K, 2) standard normal for the stochastic predictor; drawn if None
             log_prior: (B, T, K), what is known of the alignment beforehand; the search for the path heeds it
-            voices: (B,), which voice each target is of; the mean of all voices if None
         """
-        tokens, token_lengths = self._encode(source, source_lengths, voices)
+        tokens, token_lengths = self._encode(source, source_lengths)
         token_padding = padding_mask(token_lengths, tokens.shape[1])
         frame_padding = padding_mask(target_lengths, target.shape[1])
 
@@ -229,18 +220,17 @@ class AASVC(nn.Module):
             )
         return result
 
-    def alignment_scores(self, source: Tensor, target: Tensor, voices: Tensor | None = None) -> Tensor:
+    def alignment_scores(self, source: Tensor, target: Tensor) -> Tensor:
         """How well each target frame goes with each source token, as in :meth:`forward`, and nothing else.
 
         Args:
             source, target: (1, S, source_dim) and (1, T, M), normalised
-            voices: (1,), which voice the target is of
 
         Returns:
             (1, T, K) log-probabilities
         """
         lengths = torch.tensor([source.shape[1]], device=source.device)
-        tokens, n_tokens = self._encode(source, lengths, voices)
+        tokens, n_tokens = self._encode(source, lengths)
         padding = padding_mask(n_tokens, tokens.shape[1])
         none = torch.zeros(target.shape[:2], dtype=torch.bool, device=target.device)
         with torch.autocast(source.device.type, enabled=False):
@@ -354,15 +344,10 @@ class AASVC(nn.Module):
         durations = round_durations(exact / speed, config.duration_rounding, config.max_duration)
         return tokens, durations if bool(durations.sum() > 0) else torch.ones_like(durations)
 
-    def _encode(
-        self, source: Tensor, lengths: Tensor, voices: Tensor | None = None, *, padded: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def _encode(self, source: Tensor, lengths: Tensor, *, padded: bool = True) -> tuple[Tensor, Tensor]:
         """Tokens (B, K, D) and their numbers (B,)."""
         factor = self.config.frames_per_token
         encoded = self.encoder(source, padding_mask(lengths, source.shape[1]) if padded else None)
-        if self.voices is not None:
-            wanted = self.voices.weight.mean(dim=0) if voices is None else self.voices(voices).unsqueeze(1)
-            encoded = encoded + wanted
         return stack_frames(encoded, factor), lengths // factor
 
     def _duration_inputs(
@@ -387,15 +372,3 @@ class AASVC(nn.Module):
         if self.postnet is None:
             return before, before
         return before, before + self.postnet(before, padding if self.config.mask_padding else None)
-
-
-def in_one_voice(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network of many voices as those of a network of one, the mean of them; others as they are.
-
-    A voice's vector is added to what the encoder writes, and so is the bias of its last norm: the mean goes into that.
-    """
-    single = dict(weights)
-    voices = single.pop("voices.weight", None)
-    if voices is not None:
-        single[_ADDED_LAST] = single[_ADDED_LAST].float() + voices.float().mean(dim=0)
-    return single

@@ -10,10 +10,9 @@ from typing import Any
 
 from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.config.settings import Config
-from aasvc_cli.conversion.voice import find_voice, one_voice, pick_device, read_voice
+from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
 from aasvc_cli.data.manifest import Manifest, read_manifest
 from aasvc_cli.features.kinds import SIDES, feature_keys, with_widths
-from aasvc_cli.features.stats import NormStats
 from aasvc_cli.storage.home import BUNDLED, Home
 from aasvc_cli.training.distributed import World
 from aasvc_cli.training.initial_weights import NO_INIT, Beginning, begun_with
@@ -73,9 +72,9 @@ def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: s
     """
     base = [config_layer(Origin(PREPARED, manifest.name), manifest.config) if manifest else preset_layer()]
     if init not in (None, NO_INIT) and conf is None:
-        begun = read_voice(find_voice(home, init), home, weights=False)
-        base.append(config_layer(Origin(INIT, init), _sized_for(manifest, one_voice(begun).config), "model"))
-        if begun.config.model.n_voices or init == BUNDLED:
+        begun = read_voice(find_voice(home, init), home, weights=False).config
+        base.append(config_layer(Origin(INIT, init), _sized_for(manifest, begun), "model"))
+        if init == BUNDLED:
             base.append(Layer(Origin(INIT, init), ADAPTATION))
     return base
 
@@ -118,7 +117,7 @@ def train(
         tag: last part of the folder's name; the configuration's name if None
         norm_name: which statistics, as written by ``stats``
         init: a model, ours or published, whose weights a new run begins with, or ``none``; a run that goes on has its
-            own. A base hears sources with its own statistics, which were taken of many voices
+            own
         overwrite: start anew, discarding what the folder holds
         on_plan: told before the first step what the training will take, which takes three passes to measure
 
@@ -133,15 +132,12 @@ def train(
         manifest = read_manifest(home, data)
         check_features(config, manifest)
         checked = with_widths(config)
-        folder = _folder(home, manifest, checked, tag)
-        own = read_stats(home, manifest, checked, norm_name)
-        stats = _heard_as_by(begun_with(folder) if init is None else init, home, own)
         return VoiceRun(
             home,
-            folder,
+            _folder(home, manifest, checked, tag),
             checked,
             manifest,
-            stats,
+            read_stats(home, manifest, checked, norm_name),
             world,
             pick_device(checked.train.device),
             init=init,
@@ -165,21 +161,10 @@ def _folder(home: Home, manifest: Manifest, config: Config, tag: str | None) -> 
     return home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, config)}"
 
 
-def _heard_as_by(init: str | Path | None, home: Home, own: NormStats) -> NormStats:
-    """Statistics with those of the sources taken from the base that a run begins with, if it is one."""
-    if init is None or init == NO_INIT:
-        return own
-    base = read_voice(find_voice(home, init), home, weights=False).stats
-    if base is None or not base.voices or any(base.keys[side] != own.keys[side] for side in ("source", "duration")):
-        return own
-    source = dataclasses.replace(base.source, likeness=own.source.likeness)
-    return dataclasses.replace(own, source=source, duration=base.duration)
-
-
 def _beginning(home: Home, init: str | Path) -> Beginning:
-    """A model to begin with; of a base, the mean of its voices."""
+    """A model to begin with."""
     voice = find_voice(home, init)
-    files = one_voice(read_voice(voice, home))
+    files = read_voice(voice, home)
     return Beginning(voice, files.weights, feature_keys(files.config.features), files.card, files.origin)
 
 

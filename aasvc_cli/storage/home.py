@@ -138,8 +138,6 @@ def find_home(root: Path | None = None) -> Home:
 
 BUNDLED = "bundled"
 """Name of the voice, and of the vocoder, that ship with the package."""
-BASE = "base"
-"""Name of the network of many voices that ships with the package, for others to begin with."""
 UNIVERSAL = "universal"
 """Name of the vocoder for any voice that ships with the package."""
 

@@ -26,7 +26,7 @@ class Beginning:
     """The model that a training begins with.
 
     Attributes:
-        weights: by name, those of one voice
+        weights: by name
         feature_keys: of the features that it was trained on, by side
         origin: names the weights in messages
     """

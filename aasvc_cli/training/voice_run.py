@@ -1,4 +1,4 @@
-"""One training of a network of voices, resumable at any moment: its folder, its data, and the loop."""
+"""One training of a voice, resumable at any moment: its folder, its data, and the loop."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def run_together(
     overwrite: bool,
     on_report: Callable[[TrainingReport], None] | None,
     on_message: Callable[[str], None] | None,
-    on_plan: Callable[[Plan], None] | None = None,
+    on_plan: Callable[[Plan], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> TrainResult:
     """Do a run, or go on with it; processes that a launcher started train one model together.
@@ -121,7 +121,7 @@ class VoiceRun:
         init: the model that a new run begins with; ``none`` or None for random weights
         begin: reads that model
         show: shows what the voice makes of a few dev pairs, as :func:`aasvc_cli.report.previews.show` does, every
-            ``train.preview_every`` steps; None for never
+            ``train.preview_every`` steps
     """
 
     def __init__(
@@ -134,10 +134,10 @@ class VoiceRun:
         world: World,
         device: torch.device,
         *,
-        init: str | Path | None = None,
-        begin: Callable[[str | Path], Beginning] | None = None,
-        show: Callable[..., None] | None = None,
-        tensorboard: bool = False,
+        init: str | Path | None,
+        begin: Callable[[str | Path], Beginning],
+        show: Callable[..., None],
+        tensorboard: bool,
     ):
         self.home = home
         self.init = init
@@ -210,7 +210,7 @@ class VoiceRun:
             check_init(self.folder, self.init, begun=begun)
         if begun:
             return load_checkpoint(self.files.last)
-        if self.init is None or self.init == NO_INIT or self.begin is None:
+        if self.init is None or self.init == NO_INIT:
             if self.config.train.freeze:
                 raise ConfigError("--freeze", ["random weights would stay as they are; say with --init what to keep"])
             return {}, None
@@ -307,7 +307,7 @@ class VoiceRun:
         began_at = self.saved_step = trainer.step
         ending = self._take_steps(trainer, meter, began, report, should_stop)
         ended = trainer.step == self.config.train.max_steps > began_at
-        if self.world.is_first and ended and not self.config.model.n_voices:
+        if self.world.is_first and ended:
             self._rank(trainer, should_stop)
         seconds = meter.seconds
         unsaved = self.saved_step != trainer.step or (self.world.is_first and not self.files.last.exists())
@@ -461,7 +461,6 @@ class VoiceRun:
         write_ranking(self.folder / RANKING_FILE, by_loss(losses))
 
     def _show(self, trainer: Trainer) -> None:
-        if self.show is not None:
-            made = preview(trainer, self.dev_set, self.stats, self.config)
-            rate = self.config.features.mel.sample_rate
-            self.show(self.folder, trainer.step, made, rate, best_step=self.best_step or None)
+        made = preview(trainer, self.dev_set, self.stats, self.config)
+        rate = self.config.features.mel.sample_rate
+        self.show(self.folder, trainer.step, made, rate, best_step=self.best_step or None)

@@ -155,7 +155,6 @@ class Trainer:
                 batch.duration_feature,
                 noise=noise,
                 log_prior=self._log_prior(batch, n_tokens),
-                voices=batch.voices,
             )
         return result
 
@@ -416,7 +415,7 @@ class Trainer:
             for pair in pairs:
                 batch = pair.to(self.device)
                 with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
-                    scores = self.model.alignment_scores(batch.source, batch.target, batch.voices)
+                    scores = self.model.alignment_scores(batch.source, batch.target)
                 prior = self._log_prior(batch, scores.shape[2])
                 lengths = batch.target_lengths, torch.tensor([scores.shape[2]], device=self.device)
                 yield float(alignment_loss(scores, *lengths, prior, self.config.loss))

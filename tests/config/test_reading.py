@@ -236,7 +236,7 @@ def test_values_that_contradict_each_other_are_refused(text: str, where: str):
 
 
 def test_presets_parse_and_carry_their_names():
-    assert preset_names() == ["base", "content", "hificaptain", "small", "vocoder"]
+    assert preset_names() == ["content", "hificaptain", "small", "vocoder"]
     for name in preset_names():
         assert read_preset(name).name == name
 

@@ -70,11 +70,11 @@ class TestFind:
             find_voice(home, name)
 
     def test_a_strange_name_lists_what_there_is(self, home: Home):
-        with pytest.raises(ModelError, match=r"there is: anna_bert_second, male_female_first, .*bundled, base$"):
+        with pytest.raises(ModelError, match=r"there is: anna_bert_second, male_female_first, .*bundled$"):
             find_voice(home, "xyz")
 
     def test_without_runs_there_is_the_bundled_voice(self, tmp_path: Path):
-        with pytest.raises(ModelError, match="there is: bundled, base$"):
+        with pytest.raises(ModelError, match="there is: bundled$"):
             find_voice(Home(tmp_path / "empty"), "xyz")
 
     @pytest.mark.parametrize("name", ["", "missing/voice"])
@@ -93,14 +93,13 @@ class TestFind:
         (tmp_path / "voice").mkdir()
         assert find_voice(home) == find_voice(home, "bundled") == tmp_path / "voice"
 
-    @pytest.mark.parametrize("name", ["bundled", "base"])
-    def test_a_run_called_after_what_it_began_with_does_not_hide_it(self, tmp_path: Path, name: str):
+    def test_a_run_called_after_what_it_began_with_does_not_hide_it(self, tmp_path: Path):
         home = Home(tmp_path)
-        (home.exp / f"anna_bert_{name}").mkdir(parents=True)
-        assert find_voice(home, name) == find_voice(Home(tmp_path / "empty"), name)
-        assert find_voice(home, f"anna_bert_{name}") == home.exp / f"anna_bert_{name}"
-        (home.exp / name).mkdir()
-        assert find_voice(home, name) == home.exp / name
+        (home.exp / "anna_bert_bundled").mkdir(parents=True)
+        assert find_voice(home, "bundled") == find_voice(Home(tmp_path / "empty"), "bundled")
+        assert find_voice(home, "anna_bert_bundled") == home.exp / "anna_bert_bundled"
+        (home.exp / "bundled").mkdir()
+        assert find_voice(home, "bundled") == home.exp / "bundled"
 
 
 class TestLoad:

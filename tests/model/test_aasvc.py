@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aasvc_cli.config.settings import ModelConfig
-from aasvc_cli.model.aasvc import AASVC, in_one_voice
+from aasvc_cli.model.aasvc import AASVC
 from aasvc_cli.model.layers import (
     FrameBatchNorm,
     TimeConv,
@@ -162,31 +162,3 @@ def test_a_predictor_gone_wild_does_not_fill_the_memory(value):
         model.duration_predictor.output.bias.fill_(value)
     converted = model.convert(torch.randn(12, 12))
     assert 3 <= len(converted.mel) <= 3 * 1000
-
-
-def test_a_voice_is_what_its_vector_adds_to_the_encoder():
-    """The second utterance in another voice changes, the first one does not; without a voice it is the mean of all."""
-    model = _model(n_voices=3, mask_padding=True)
-    lengths = torch.tensor([24, 24])
-    source, target, noise = torch.randn(2, 24, 12), torch.randn(2, 20, 8), torch.zeros(2, 6, 2)
-
-    def passed(voices: list[int] | None) -> torch.Tensor:
-        chosen = None if voices is None else torch.tensor(voices)
-        after: torch.Tensor = model(source, lengths, target, lengths - 4, source, noise=noise, voices=chosen).after
-        return after
-
-    with torch.no_grad():
-        one, other = passed([0, 1]), passed([0, 2])
-        assert torch.allclose(one[0], other[0], atol=1e-6) and not torch.allclose(one[1], other[1], atol=1e-2)
-        model.voices.weight[:] = model.voices.weight[1]
-        assert torch.allclose(passed(None), passed([1, 1]), atol=1e-6)
-
-
-def test_many_voices_become_one_by_their_mean():
-    several, one = _model(n_voices=4), _model()
-    one.load_state_dict(in_one_voice(several.state_dict()))
-    source = torch.randn(24, 12)
-    converted, expected = (each.convert(source, source, noise=torch.zeros(6, 2)) for each in (one, several))
-    assert torch.equal(converted.durations, expected.durations)
-    assert torch.allclose(converted.mel, expected.mel, atol=1e-6)
-    assert in_one_voice(one.state_dict()).keys() == one.state_dict().keys()

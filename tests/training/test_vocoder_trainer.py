@@ -473,6 +473,6 @@ class TestCommand:
         done = aasvc("train", "--mels-from", "tiny")
         assert done.code == 2 and "add --kind vocoder" in done.err
         done = aasvc("train", "--recordings", analysed.root)
-        assert done.code == 2 and "add --kind vocoder, content or base" in done.err
+        assert done.code == 2 and "add --kind vocoder or content" in done.err
         done = aasvc("train", "--kind", "vocoder", "--recordings", analysed.root, "--mels-from", "tiny")
         assert done.code == 2 and "has no pairs for --mels-from" in done.err
