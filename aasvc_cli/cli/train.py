@@ -367,7 +367,7 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     """Print the configuration and where each value comes from."""
     from aasvc_cli.data.manifest import read_manifest
-    from aasvc_cli.pipeline.train import base_layers, beginning
+    from aasvc_cli.pipeline.train import base_layers
 
     overrides, conf, data = _overrides(given), given["conf"], given["data"]
     manifest = read_manifest(home, data) if data is not None or (home.prepared / "latest.json").is_file() else None
@@ -376,21 +376,34 @@ def _show_config(home: Home, given: Mapping[str, Any]) -> None:
     elif given["kind"] is TrainedOption.VOCODER:
         traced = vocoder_config(home, given, overrides, manifest)
     else:
-        init = beginning(home, manifest, conf, **{name: given[name] for name in ("tag", "init", "overwrite")})
+        init = _beginning(home, manifest, given, overrides)
         traced = traced_config(conf, overrides, base_layers(home, manifest, conf, init))
     shown = shown_config(traced, overrides, without=("conf", "print_config", "json_target"))
     show_result(shown, given["json_target"], shown.lines())
+
+
+def _beginning(
+    home: Home, manifest: Manifest | None, given: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> str | None:
+    """What a voice begins with: what is asked for; else what fits, unless --conf says all there is to say."""
+    from aasvc_cli.pipeline.train import base_layers, beginning
+
+    if given["init"] is not None or given["conf"] is not None or manifest is None:
+        init: str | None = given["init"]
+        return init
+    config = traced_config(None, overrides, base_layers(home, manifest, None, None)).config
+    return beginning(home, manifest, config, tag=given["tag"], overwrite=given["overwrite"])
 
 
 def _train_voice(home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """Train, or have several processes train."""
     with loading():
         from aasvc_cli.data.manifest import read_manifest
-        from aasvc_cli.pipeline.train import base_layers, beginning
+        from aasvc_cli.pipeline.train import base_layers
         from aasvc_cli.training.distributed import is_worker, launch
 
     manifest = read_manifest(home, given["data"])
-    init = beginning(home, manifest, given["conf"], **{name: given[name] for name in ("tag", "init", "overwrite")})
+    init = _beginning(home, manifest, given, overrides)
     base = base_layers(home, manifest, given["conf"], init)
     config = configured(given["conf"], overrides, base)
     _compute_missing_stats(home, manifest, given["norm_name"])

@@ -33,26 +33,19 @@ teach it is soon learnt by heart."""
 
 
 def beginning(
-    home: Home,
-    manifest: Manifest | None,
-    conf: str | None,
-    *,
-    tag: str | None = None,
-    init: str | None = None,
-    overwrite: bool = False,
+    home: Home, manifest: Manifest, config: Config, *, tag: str | None = None, overwrite: bool = False
 ) -> str | None:
-    """The model that a run begins with: what is asked for; else what the run began with before; else the bundled voice,
-    where it hears and writes the features of the prepared set. ``none``, and None, stand for random weights.
+    """The model that a run begins with where nothing is said: the one it began with before; else the bundled voice,
+    where it hears and writes the same features by a network of the same sizes; None for random weights.
 
-    A configuration that is given with ``conf`` says all there is to say, so nothing is chosen for it.
+    Args:
+        config: of the run, as it is where it begins with random weights
 
     Raises:
         ConfigError: no name for a run.
         ModelError: the bundled voice is damaged.
     """
-    if init is not None or conf is not None or manifest is None:
-        return init
-    config = with_widths(manifest.config)
+    config = with_widths(config)
     folder = _folder(home, manifest, config, tag)
     if (folder / "config.yaml").exists() and not overwrite:
         return begun_with(folder)

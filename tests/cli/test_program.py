@@ -432,8 +432,17 @@ class TestTrain:
         assert (call["tag"], call["norm_name"], call["overwrite"], call["data"]) == ("x", "other", True, "demo")
 
     def test_without_flags_the_prepared_configuration_is_used_as_it_is(self, aasvc: Aasvc, calls: list[dict[str, Any]]):
-        assert aasvc("train").code == 0
-        assert calls[-1]["config"] == read_preset("small")
+        assert aasvc("train", "--init", "none").code == 0
+        assert (calls[-1]["config"], calls[-1]["init"]) == (read_preset("small"), "none")
+        assert aasvc("train", "--conf", "small").code == 0
+        assert (calls[-1]["config"], calls[-1]["init"]) == (read_preset("small"), None)
+
+    def test_the_bundled_voice_is_begun_with_where_it_fits(self, aasvc: Aasvc, calls: list[dict[str, Any]]):
+        assert aasvc("train").code == aasvc("train", "--frames-per-token", 2).code == 0
+        fits, other = (call for call in calls if call["what"] == "train")
+        assert (fits["init"], fits["config"].train.max_steps) == ("bundled", 600)
+        assert fits["config"].train.lr == read_preset("small").train.lr
+        assert (other["init"], other["config"].train.max_steps) == (None, read_preset("small").train.max_steps)
 
     def test_missing_statistics_are_computed_first_and_existing_ones_are_not(
         self, aasvc: Aasvc, calls: list[dict[str, Any]], home: Home

@@ -17,7 +17,7 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.voice import read_voice
 from aasvc_cli.data.dataset import Batch
-from aasvc_cli.data.manifest import Manifest, read_manifest
+from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import AasvcError, ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features.kinds import KINDS, FeatureKind, with_widths
 from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
@@ -490,12 +490,12 @@ class TestBeginning:
     """What a run begins with where nothing is said."""
 
     @staticmethod
-    def prepared(trained: Home, **changes: object) -> Manifest:
-        return dataclasses.replace(read_manifest(trained), config=override(read_preset("small"), changes))
+    def begun(trained: Home, changes: dict[str, object] | None = None, **options: Any) -> str | None:
+        return beginning(trained, read_manifest(trained), override(read_preset("small"), changes or {}), **options)
 
     def test_the_bundled_voice_where_its_features_and_sizes_fit(self, trained: Home):
-        manifest = self.prepared(trained)
-        assert beginning(trained, manifest, None) == "bundled"
+        assert self.begun(trained) == "bundled"
+        manifest = dataclasses.replace(read_manifest(trained), config=read_preset("small"))
         *_, sizes, steps = base_layers(trained, manifest, None, "bundled")
         assert sizes.values["model.width"] == manifest.config.model.width and steps.values["train.max_steps"] < 1000
 
@@ -511,20 +511,13 @@ class TestBeginning:
         ids=lambda changes: next(iter(changes)),
     )
     def test_random_weights_where_they_do_not(self, trained: Home, changes: dict[str, object]):
-        assert beginning(trained, self.prepared(trained, **changes), None) is None
-
-    def test_what_is_asked_for_and_a_configuration_decide(self, trained: Home):
-        manifest = self.prepared(trained)
-        assert beginning(trained, manifest, None, init="tiny") == "tiny"
-        assert beginning(trained, manifest, None, init="none") == "none"
-        assert beginning(trained, manifest, "small") is None
+        assert self.begun(trained, changes) is None
 
     def test_a_run_goes_on_with_what_it_began_with(self, trained: Home):
         train(trained, _config(trained, max_steps=1), tag="fine", init="tiny")
-        manifest = self.prepared(trained)
-        assert beginning(trained, manifest, None, tag="fine") == "tiny"
-        assert beginning(trained, manifest, None, tag="tiny") is None
-        assert beginning(trained, manifest, None, tag="tiny", overwrite=True) == "bundled"
+        assert self.begun(trained, tag="fine") == "tiny"
+        assert self.begun(trained, tag="tiny") is None
+        assert self.begun(trained, tag="tiny", overwrite=True) == "bundled"
 
     @pytest.mark.slow
     def test_the_first_training_of_a_newcomer_begins_with_it_and_goes_on(
