@@ -440,7 +440,7 @@ class TestTrain:
     def test_the_bundled_voice_is_begun_with_where_it_fits(self, aasvc: Aasvc, calls: list[dict[str, Any]]):
         assert aasvc("train").code == aasvc("train", "--frames-per-token", 2).code == 0
         fits, other = (call for call in calls if call["what"] == "train")
-        assert (fits["init"], fits["config"].train.max_steps) == ("bundled", 600)
+        assert (fits["init"], fits["config"].train.max_steps) == ("bundled", 300)
         assert fits["config"].train.lr == read_preset("small").train.lr
         assert (other["init"], other["config"].train.max_steps) == (None, read_preset("small").train.max_steps)
 
