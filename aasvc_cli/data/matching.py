@@ -25,7 +25,6 @@ from aasvc_cli.errors import DataError
 
 Side = Literal["source", "target"]
 SIDES: tuple[Side, Side] = ("source", "target")
-RULES = ("path", "name", "affix", "only", "table")
 _AFFIX_SHARE = 0.8
 """Share of the smaller side that must match before names without prefix or suffix count as the same."""
 _AFFIX_FEWEST = 3
@@ -39,7 +38,7 @@ class Matching:
     Attributes:
         pairs: (set, pair) in the order of their names
         findings: what has no partner or is there twice
-        rules: pairs by the rule that matched them, one of :data:`RULES`
+        rules: pairs by the rule that matched them: ``path``, ``name``, ``affix``, ``only`` or ``table``
     """
 
     pairs: list[tuple[str, ParallelPair]]

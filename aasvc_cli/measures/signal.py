@@ -197,34 +197,45 @@ def score_analyses(converted: Analysis, target: Analysis) -> PairScores:
     pairs = aligned_f0(converted, target)
     path = aligned_loud_frames(converted, target)
     return PairScores(
-        mcd=_distortion(converted, target, path),
+        mcd=mel_cepstral_distortion(converted, target, path),
         f0_rmse=f0_rmse(pairs),
         f0_corr=f0_correlation(pairs),
         ddur=duration_difference(converted, target),
         variance=global_variance(converted),
         variance_ratio=global_variance_ratio(converted, target),
         log_f0_rmse=log_f0_rmse(pairs),
-        voicing_error=_voicing_error(converted, target, path),
+        voicing_error=voicing_error(converted, target, path),
         speaking_rate=speaking_rate_ratio(converted, target),
     )
 
 
-def mel_cepstral_distortion(converted: Analysis, target: Analysis) -> float:
-    """Mean over the alignment of ``10 / ln 10 * sqrt(2 * sum of squared differences)``, in dB.
+def mel_cepstral_distortion(converted: Analysis, target: Analysis, path: Indices) -> float:
+    """Mean along a path of ``10 / ln 10 * sqrt(2 * sum of squared differences)``, in dB.
 
-    Only frames within 20 dB of the mean power of their recording are aligned. Kubichek, "Mel-cepstral distance measure
-    for objective speech quality assessment" (1993).
+    Kubichek, "Mel-cepstral distance measure for objective speech quality assessment" (1993).
+
+    Args:
+        path: (P, 2), see :func:`aligned_loud_frames`: only frames within 20 dB of the mean power count
     """
-    return _distortion(converted, target, aligned_loud_frames(converted, target))
+    if not len(path):
+        return math.nan
+    first = converted.settings.first_coefficient
+    squares = np.square(target.mcep[path[:, 1], first:] - converted.mcep[path[:, 0], first:]).sum(axis=1)
+    return float(np.mean(DECIBELS_PER_NEPER * np.sqrt(2.0 * squares)))
 
 
-def voicing_error(converted: Analysis, target: Analysis) -> float:
-    """Share of the aligned frames (of the MCD) that are voiced on one side only.
+def voicing_error(converted: Analysis, target: Analysis, path: Indices) -> float:
+    """Share of the frames along a path that are voiced on one side only.
 
     The usual V/UV error (for instance Hayashi et al., "ESPnet2-TTS", 2021), taken on loud frames: in silence there is
     nothing to voice, and counting it would reward recordings with long pauses.
+
+    Args:
+        path: (P, 2), see :func:`aligned_loud_frames`
     """
-    return _voicing_error(converted, target, aligned_loud_frames(converted, target))
+    if not len(path):
+        return math.nan
+    return float(np.mean((converted.f0[path[:, 0]] > 0) != (target.f0[path[:, 1]] > 0)))
 
 
 def aligned_loud_frames(converted: Analysis, target: Analysis) -> Indices:
@@ -509,20 +520,6 @@ def describe(mode: Mode) -> str:
     if mode == "published":
         return "published definition: FFT 1024, alpha 0.466, c0 included, FastDTW"
     return "corrected definition: FFT size and alpha by sample rate, c0 left out, exact DTW"
-
-
-def _distortion(converted: Analysis, target: Analysis, path: Indices) -> float:
-    if not len(path):
-        return math.nan
-    first = converted.settings.first_coefficient
-    squares = np.square(target.mcep[path[:, 1], first:] - converted.mcep[path[:, 0], first:]).sum(axis=1)
-    return float(np.mean(DECIBELS_PER_NEPER * np.sqrt(2.0 * squares)))
-
-
-def _voicing_error(converted: Analysis, target: Analysis, path: Indices) -> float:
-    if not len(path):
-        return math.nan
-    return float(np.mean((converted.f0[path[:, 0]] > 0) != (target.f0[path[:, 1]] > 0)))
 
 
 def _variance(analysis: Analysis) -> FloatArray | None:
