@@ -28,7 +28,7 @@ from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import AasvcError, AudioError, DataError
 from aasvc_cli.features.folder import find_features, part, read_features
 from aasvc_cli.features.kinds import FOLDER, extract_as_is
-from aasvc_cli.features.store import FeatureStore, Known, recording_stamp
+from aasvc_cli.features.store import FeatureStore, Known, Present, recording_stamp
 from aasvc_cli.storage.files import write_bytes
 from aasvc_cli.storage.result_cache import ResultCache
 
@@ -150,14 +150,18 @@ class Job:
     kinds: tuple[str, ...]
     excerpt: Excerpt | None = None
 
+    def __hash__(self) -> int:
+        """Hardly any recording has two jobs."""
+        return hash(self.recording)
+
 
 def recall_all(jobs: Sequence[Job], bench: Bench) -> dict[Job, Analysis]:
     """What :func:`analyse` would give, for those jobs of which all is known; nothing is decoded.
 
     What is kept is read file by file, first what was measured and then each kind of feature.
     """
-    recordings = {job.recording for job in jobs if os.access(job.recording, os.R_OK)}
-    measured = {path: _facts_from(known) for path, known in bench.store.recall_all(_MEASURED, recordings)}
+    present = bench.store.present({job.recording for job in jobs if os.access(job.recording, os.R_OK)})
+    measured = {path: _facts_from(known) for path, known in bench.store.recall_all(_MEASURED, present.values())}
     known: dict[Job, Analysis] = {}
     planned: dict[Job, _Planned] = {}
     for job in jobs:
@@ -167,20 +171,24 @@ def recall_all(jobs: Sequence[Job], bench: Bench) -> dict[Job, Analysis]:
                 known[job] = plan
             else:
                 planned[job] = plan
-    stored = _all_stored(planned, bench)
+    present |= bench.store.present(plan.path for plan in planned.values() if not plan.whole)
+    stored = _all_stored(planned, present, bench)
     for job, plan in planned.items():
-        own = {kind: each for kind in job.kinds if (each := stored[kind].get(plan.path)) is not None}
+        own = {kind: each for kind in job.kinds if (each := stored.get(kind, {}).get(plan.path)) is not None}
         if len(own) == len(job.kinds) and all(_is_of(kind, each, job, bench) for kind, each in own.items()):
             known[job] = _done(measured[job.recording], plan, own, computed=False)
     return {job: known[job] for job in jobs if job in known}
 
 
-def _all_stored(planned: Mapping[Job, _Planned], bench: Bench) -> dict[str, dict[Path, Known]]:
+def _all_stored(
+    planned: Mapping[Job, _Planned], present: Mapping[Path, Present], bench: Bench
+) -> dict[str, dict[Path, Known]]:
     """What is known of the features of all jobs, by kind and file; an error is left for :func:`analyse` to raise."""
-    paths: dict[str, list[Path]] = {}
+    paths: dict[str, list[Present]] = {}
     for job, plan in planned.items():
-        for kind in job.kinds:
-            paths.setdefault(kind, []).append(plan.path)
+        if (there := present.get(plan.path)) is not None:
+            for kind in job.kinds:
+                paths.setdefault(kind, []).append(there)
     stored: dict[str, dict[Path, Known]] = {}
     for kind, wanted in paths.items():
         stored[kind] = {}
@@ -254,7 +262,7 @@ def _plan(job: Job, facts: Facts, bench: Bench) -> _Planned | Analysis:
         return Analysis(facts, seconds=seconds, code=fault[0], message=fault[1], computed=False)
     if not job.kinds or (job.excerpt is None and bench.max_seconds and seconds > bench.max_seconds):
         return Analysis(facts, seconds=seconds, computed=False)
-    whole = excerpt == Excerpt(0.0, quality.seconds)
+    whole = excerpt.start == 0.0 and excerpt.stop == quality.seconds and excerpt.gain_db == 0.0
     path = job.recording if whole else _excerpt_path(job.recording, facts, excerpt, bench.folder)
     return _Planned(excerpt, whole, path)
 

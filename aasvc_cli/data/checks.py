@@ -49,10 +49,9 @@ class Candidate:
     source: Analysis
     target: Analysis
 
-    @property
-    def sides(self) -> dict[str, Analysis]:
-        """Both analyses by side."""
-        return {"source": self.source, "target": self.target}
+    def side(self, name: str) -> Analysis:
+        """The analysis of one side."""
+        return self.source if name == "source" else self.target
 
     @property
     def facts(self) -> tuple[Facts, Facts] | None:
@@ -82,7 +81,7 @@ def check_pairs(candidates: Sequence[Candidate], config: Config) -> tuple[Pairs,
     findings: list[Finding] = []
     usable: list[Candidate] = []
     for candidate in candidates:
-        noticed = [note for side in candidate.sides for note in _recording_findings(candidate, side, config)]
+        noticed = [note for side in ("source", "target") for note in _recording_findings(candidate, side, config)]
         noticed += _pair_findings(candidate)
         findings += noticed
         if not any(finding.excluded for finding in noticed):
@@ -150,7 +149,7 @@ def _condition_broken(pair: ParallelPair, config: Config) -> str:
 
 
 def _recording_findings(candidate: Candidate, side: str, config: Config) -> Iterator[Finding]:
-    analysis = candidate.sides[side]
+    analysis = candidate.side(side)
     if analysis.code:
         yield candidate.finding(side, analysis.code, True, analysis.message)
         return
@@ -181,7 +180,7 @@ def _level_findings(candidates: Sequence[Candidate]) -> list[Finding]:
     """Recordings that are far louder or far quieter than their speaker usually is."""
     findings = []
     for side in ("source", "target"):
-        levels = [(each, each.sides[side].facts) for each in candidates]
+        levels = [(each, each.side(side).facts) for each in candidates]
         known = [
             (each, facts.quality.loudness) for each, facts in levels if facts and facts.quality.loudness is not None
         ]
@@ -202,7 +201,7 @@ def _band_findings(candidates: Sequence[Candidate]) -> list[Finding]:
     for side in ("source", "target"):
         usual = _usual_band(candidates, side)
         for candidate in candidates:
-            facts = candidate.sides[side].facts
+            facts = candidate.side(side).facts
             if facts and facts.quality.bandwidth < _NARROW * usual:
                 message = (
                     f"has sound up to {facts.quality.bandwidth / 1000:.1f} kHz only, the others of this speaker up "
@@ -213,7 +212,7 @@ def _band_findings(candidates: Sequence[Candidate]) -> list[Finding]:
 
 
 def _usual_band(candidates: Sequence[Candidate], side: str) -> float:
-    bands = [facts.quality.bandwidth for each in candidates if (facts := each.sides[side].facts)]
+    bands = [facts.quality.bandwidth for each in candidates if (facts := each.side(side).facts)]
     return statistics.median(bands) if bands else 0.0
 
 

@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
@@ -47,9 +48,13 @@ class Recordings:
         """How many other sounds there are and what to do; empty without any."""
         return Listing((), self.others).advice
 
+    @cached_property
+    def _beginning(self) -> str:
+        return os.path.join(self.root, "")
+
     def relative(self, path: Path) -> str:
         """The path of a recording in the folder of its set, with ``/`` between folders."""
-        parts = os.fspath(path).removeprefix(os.path.join(self.root, "")).split(os.sep)
+        parts = os.fspath(path).removeprefix(self._beginning).split(os.sep)
         layout = len(parts) > 2 and parts[0] == "wav" and parts[1] in _SET_OF_FOLDER
         return "/".join(parts[2:] if layout else parts)
 

@@ -181,7 +181,7 @@ def _analysed(
 def _gains(candidates: Sequence[Candidate], side: str) -> dict[Path, float]:
     """By how many dB each recording of a speaker has to become louder to be at the usual level, without clipping."""
     qualities = {
-        getattr(each.pair, side): facts.quality for each in candidates if (facts := each.sides[side].facts) is not None
+        getattr(each.pair, side): facts.quality for each in candidates if (facts := each.side(side).facts) is not None
     }
     usual = usual_loudness(qualities.values())
     return {path: gain_to(usual, each) for path, each in qualities.items()}

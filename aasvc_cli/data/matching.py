@@ -102,9 +102,9 @@ def _match_set(entries: Mapping[Side, list[_Entry]]) -> tuple[list[_Matched], di
             sources, targets = groups["source"][key], groups["target"][key]
             if len(sources) == len(targets) == 1:
                 matched.append((rule, key, sources[0], targets[0]))
-        used = {entry.path for _, _, *both in matched for entry in both}
+        used = {id(entry) for _, _, *both in matched for entry in both}
         for side in SIDES:
-            left[side] = [entry for entry in left[side] if entry.path not in used]
+            left[side] = [entry for entry in left[side] if id(entry) not in used]
 
     apply("path", dict.fromkeys(SIDES, lambda entry: entry.key))
     # of two recordings with the same path and another suffix, neither is the one that is meant
@@ -148,8 +148,9 @@ def _entries(speaker: Recordings, set_name: str) -> list[_Entry]:
 
 def _absolute(path: Path) -> Path:
     """Of many paths, making each a second time would take long."""
-    text = os.path.abspath(path)
-    return path if text == os.fspath(path) else Path(text)
+    text = os.fspath(path)
+    absolute = os.path.abspath(text)
+    return path if absolute == text else Path(absolute)
 
 
 def _named(matched: Iterable[_Matched], texts: Mapping[str, str]) -> list[ParallelPair]:

@@ -110,7 +110,7 @@ def limits(fits: Sequence[Fit]) -> Limits | None:
     if len(fits) < FEWEST_PAIRS:
         return None
     misfits = np.array([each.misfit for each in fits])
-    different = np.concatenate([_of_different_words(each) for each in fits])
+    different = np.array([misfit for each in fits for misfit in _of_different_words(each)])
     usual, typical = float(np.median(misfits)), float(np.median(different))
     if usual > LEAST_CONTRAST * typical:
         return None
@@ -123,9 +123,9 @@ def limits(fits: Sequence[Fit]) -> Limits | None:
     return Limits(usual, (usual + wrong) / 2, wrong)
 
 
-def _of_different_words(each: Fit) -> Floats:
+def _of_different_words(each: Fit) -> list[float]:
     """Misfits of other sentences among themselves."""
-    others = np.array(each.others)
-    if len(others) < 2:
-        return np.ones(len(others))
-    return others * (len(others) - 1) / (others.sum() - others)
+    count, total = len(each.others), sum(each.others)
+    if count < 2:
+        return [1.0] * count
+    return [other * (count - 1) / (total - other) for other in each.others]

@@ -16,7 +16,6 @@ import re
 import time
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,8 +43,7 @@ _STEM_BYTES = 120
 _LEFTOVER_SECONDS = 600.0
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What is kept for one recording.
 
     Attributes:
@@ -62,8 +60,7 @@ class Entry:
     @property
     def header(self) -> dict[str, Any]:
         """The header as a tree."""
-        tree: dict[str, Any] = json.loads(self.said)
-        return tree
+        return _tree_of(self.said)
 
     @property
     def is_whole(self) -> bool:
@@ -279,6 +276,14 @@ class Shelf:
         return self._maps[pack]
 
 
+def _tree_of(text: str | bytes) -> dict[str, Any]:
+    """JSON in a third of the time of ``json``, which shows where there are hundreds of thousands; raises ValueError."""
+    from pydantic_core import from_json
+
+    tree: dict[str, Any] = from_json(text)
+    return tree
+
+
 class _BusyError(Exception):
     """Another process packs."""
 
@@ -322,8 +327,8 @@ def _read_index(pack: Path) -> dict[str, _Packed]:
     """What a pack holds; raises DataError if it is not whole, OSError if it cannot be read."""
     with reading(pack, "a pack of features"), pack.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
-        tree = json.loads(stream.read(size))
-        facts = json.loads(tree.pop("__metadata__")["aasvc"])
+        tree = _tree_of(stream.read(size))
+        facts = _tree_of(tree.pop("__metadata__")["aasvc"])
         start = 8 + size
         index = {}
         for name, each in tree.items():

@@ -45,6 +45,14 @@ class Known(NamedTuple):
     content: str
 
 
+class Present(NamedTuple):
+    """A recording that is there, the name of what is kept for it, and its :func:`recording_stamp`."""
+
+    recording: Path
+    name: str
+    stamp: list[int]
+
+
 @dataclass(frozen=True)
 class FeatureStore:
     """Features below one folder, for one feature configuration.
@@ -81,7 +89,16 @@ class FeatureStore:
         """The same with the content of the recording."""
         return self._known(self._shelf(kind), recording)
 
-    def all_known(self, kind: str, recordings: Iterable[Path]) -> Iterator[tuple[Path, Known]]:
+    def present(self, recordings: Iterable[Path]) -> dict[Path, Present]:
+        """Those of many recordings that are there, so that each is looked at once, whatever is asked about it."""
+        name = Shelf(self.folder, self.folder.parent).name  # the same on all shelves
+        return {
+            recording: Present(recording, name(recording), stamp)
+            for recording in recordings
+            if (stamp := recording_stamp(recording)) is not None
+        }
+
+    def all_known(self, kind: str, recordings: Iterable[Present]) -> Iterator[tuple[Path, Known]]:
         """:meth:`known` of many recordings, in any order; those without a fresh feature are left out."""
         return self._all_known(self._shelf(kind), recordings)
 
@@ -141,7 +158,7 @@ class FeatureStore:
         """What :meth:`remember` was told about a recording as it is now; None if nothing."""
         return self._known(self._shelf(what, what), recording)
 
-    def recall_all(self, what: str, recordings: Iterable[Path]) -> Iterator[tuple[Path, Known]]:
+    def recall_all(self, what: str, recordings: Iterable[Present]) -> Iterator[tuple[Path, Known]]:
         """:meth:`recall` of many recordings, in any order; those of which nothing is known are left out."""
         return self._all_known(self._shelf(what, what), recordings)
 
@@ -204,12 +221,10 @@ class FeatureStore:
         header = entry.header
         return (entry, header) if _is_fresh(shelf, entry, header, recording, stamp) else None
 
-    def _all_known(self, shelf: Shelf, recordings: Iterable[Path]) -> Iterator[tuple[Path, Known]]:
-        named = {shelf.name(recording): recording for recording in recordings}
+    def _all_known(self, shelf: Shelf, recordings: Iterable[Present]) -> Iterator[tuple[Path, Known]]:
+        named = {each.name: each for each in recordings}
         for name, entry in shelf.each(named):
-            recording = named[name]
-            if (stamp := recording_stamp(recording)) is None:
-                continue
+            recording, _, stamp = named[name]
             header = entry.header
             if _is_fresh(shelf, entry, header, recording, stamp):
                 yield recording, _known_from(header)

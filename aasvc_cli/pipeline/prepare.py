@@ -419,7 +419,7 @@ def _trimmed_seconds(candidates: Sequence[Candidate]) -> float:
     return math.fsum(
         facts.quality.seconds - analysis.seconds
         for each in candidates
-        for analysis in each.sides.values()
+        for analysis in (each.source, each.target)
         if (facts := analysis.facts) is not None and analysis.path is not None
         if analysis.seconds == facts.quality.stop - facts.quality.start
     )

@@ -368,8 +368,11 @@ def json_text(tree: Any, indent: int | None = 1) -> str:
     """
     import json
 
-    tree = _finite(tree)
-    text = json.dumps(tree, ensure_ascii=False, indent=indent, allow_nan=False, default=str)
+    try:
+        text = json.dumps(tree, ensure_ascii=False, indent=indent, allow_nan=False, default=str)
+    except (TypeError, ValueError):
+        tree = _finite(tree)
+        text = json.dumps(tree, ensure_ascii=False, indent=indent, allow_nan=False, default=str)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

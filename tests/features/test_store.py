@@ -109,6 +109,19 @@ def test_a_changed_recording_is_never_served_stale(store, recording, change):
         store.load("mel", recording)
 
 
+def test_of_many_recordings_those_are_known_that_are_there_and_unchanged(store, recording, tmp_path):
+    changed, gone = (recording.with_name(f"{name}.wav") for name in ("changed", "gone"))
+    for path in (recording, changed, gone):
+        path.write_bytes(b"samples of " + path.name.encode())
+        store.save("mel", path, FEATURE, facts={"name": path.name})
+    later(changed, b"SAMPLES OF changed.wav")
+    gone.unlink()
+    present = store.present([recording, changed, gone])
+    assert list(present) == [recording, changed]
+    known = dict(store.all_known("mel", present.values()))
+    assert list(known) == [recording] and known[recording].facts == {"name": "first.wav"}
+
+
 @pytest.mark.parametrize("first", ["facts", "load"])
 def test_a_recording_that_was_copied_anew_is_the_same_recording(store, recording, first, monkeypatch):
     store.save("mel", recording, FEATURE, facts={"peak": 0.5})
