@@ -6,8 +6,9 @@ PyYAML implements YAML 1.1, where ``010`` is 8, ``1:30`` is 90, ``1_0`` is 10 an
 
 from __future__ import annotations
 
+import copy
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,26 @@ def read_yaml(text: str, origin: str) -> dict[str, Any]:
     if len(text) > MOST_BYTES:
         raise ConfigError(origin, [f"larger than {MOST_BYTES >> 10} KiB, which no settings file is"])
     try:
-        loader = _loader()(text)
-        node = loader.get_single_node()
-        _bound(node, {})
-        _keep_options_as_text(node)
-        tree = None if node is None else loader.construct_document(node)
+        tree, repeated = copy.deepcopy(_parsed(text))
     except Exception as error:  # besides YAMLError: ValueError, IndexError, AttributeError, RecursionError, ...
         raise ConfigError(origin, [f"not valid YAML: {' '.join(str(error).split())[:300]}"]) from None
-    if loader.repeated:
-        raise ConfigError(origin, loader.repeated)
+    if repeated:
+        raise ConfigError(origin, repeated)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(origin, [f"expected a mapping of keys to values, found {type(tree).__name__}"])
     return tree
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> tuple[Any, list[str]]:
+    """The value of a text, and what is given twice in it; a run reads the same few files again and again."""
+    loader = _loader()(text)
+    node = loader.get_single_node()
+    _bound(node, {})
+    _keep_options_as_text(node)
+    return None if node is None else loader.construct_document(node), loader.repeated
 
 
 @cache
