@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from tests.pages import parse
 
 def _config(home: Home, **changes: object) -> Config:
     config = read_manifest(home).config
-    settings = {"max_steps": 6, "eval_every": 2, "save_every": 3, "log_every": 1, "ema_decay": 0.9, **changes}
+    settings = {"max_steps": 4, "eval_every": 2, "save_every": 3, "log_every": 1, "ema_decay": 0.9, **changes}
     return override(config, {f"train.{key}": value for key, value in settings.items()})
 
 
@@ -66,7 +67,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
     reports: list[TrainingReport] = []
     result = train(trained, _config(trained), tag="whole", on_report=reports.append)
-    assert isinstance(result, TrainResult) and result.step == 6 and not result.stopped
+    assert isinstance(result, TrainResult) and result.step == 4 and not result.stopped
     assert result.folder == trained.exp / "male_female_whole"
     assert {path.name for path in result.folder.iterdir()} >= {
         "config.yaml",
@@ -78,13 +79,13 @@ def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
         "checkpoints.json",
         "ranking.tsv",
     }
-    assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
-    assert [report.step for report in reports if report.dev] == [2, 4, 6]
+    assert [report.step for report in reports] == [1, 2, 3, 4]
+    assert [report.step for report in reports if report.dev] == [2, 4]
     best = min((report for report in reports if report.dev), key=lambda report: report.dev["l1"])  # type: ignore[index]
     assert result.best_step == best.step and result.best_dev == best.dev
     assert load_checkpoint(result.folder / "best.safetensors")[1]["step"] == best.step
     told = json.loads((result.folder / "checkpoints.json").read_text())
-    assert (told["last"]["step"], told["best"]["step"], told["best"]["dev"]) == (6, best.step, best.dev)
+    assert (told["last"]["step"], told["best"]["step"], told["best"]["dev"]) == (4, best.step, best.dev)
 
 
 def test_a_run_interrupted_again_and_again_ends_with_the_same_bits_as_an_uninterrupted_one(trained: Home):
@@ -92,7 +93,7 @@ def test_a_run_interrupted_again_and_again_ends_with_the_same_bits_as_an_uninter
     whole = train(trained, config, tag="whole")
     messages: list[str] = []
     seen: list[int] = []
-    for stop_at in (1, 2, 3, 5):  # before, at and after a measurement, and at a checkpoint
+    for stop_at in (1, 2, 3):  # before, at and after a measurement, and at a checkpoint
         stopped = train(
             trained,
             config,
@@ -103,7 +104,7 @@ def test_a_run_interrupted_again_and_again_ends_with_the_same_bits_as_an_uninter
         )
         assert stopped.stopped and stopped.step == stop_at
     resumed = train(trained, config, tag="parts", on_message=messages.append)
-    assert messages == [f"resuming {resumed.folder} at step {step}" for step in (1, 2, 3, 5)]
+    assert messages == [f"resuming {resumed.folder} at step {step}" for step in (1, 2, 3)]
     assert _log(resumed.folder) == _log(whole.folder)
     expected, found = _tensors(whole.folder), _tensors(resumed.folder)
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
@@ -116,7 +117,7 @@ def test_log_lines_from_behind_the_last_checkpoint_are_dropped(trained: Home):
     expected = _log(whole.folder)
 
     def crash(report: TrainingReport) -> None:
-        if report.step == 5:
+        if report.step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -267,15 +268,24 @@ def test_the_latest_checkpoints_are_kept_and_each_is_a_state_to_go_on_from(train
     whole = train(trained, config, tag="whole")
     assert not (whole.folder / "checkpoints").exists()
     result = train(trained, _config(trained, save_every=1, keep=3), tag="kept")
-    assert _kept(result.folder) == ["step-4.safetensors", "step-5.safetensors", "step-6.safetensors"]
-    (result.folder / "checkpoints" / "step-4.safetensors").replace(result.folder / "last.safetensors")
+    assert _kept(result.folder) == ["step-2.safetensors", "step-3.safetensors", "step-4.safetensors"]
+    (result.folder / "checkpoints" / "step-2.safetensors").replace(result.folder / "last.safetensors")
     train(trained, config, tag="kept")
     expected, found = _tensors(whole.folder), _tensors(result.folder)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_time_limit_saves_and_ends_before_it_is_over(trained: Home):
+def test_a_time_limit_saves_and_ends_before_it_is_over(trained: Home, monkeypatch: pytest.MonkeyPatch):
+    seen: list[float] = []
+
+    def monotonic() -> float:
+        """A clock on which every look takes a tenth of a second."""
+        seen.append(len(seen) / 10)
+        return seen[-1]
+
+    monkeypatch.setattr("aasvc_cli.training.voice_run.time", SimpleNamespace(monotonic=monotonic))
     result = train(trained, _config(trained, time_limit="1.5s", max_steps=100000, eval_every=50), tag="limit")
+    assert 1.0 < seen[-1] < 1.5
     assert result.stopped and result.out_of_time
     assert 0 < result.step < 100000
     assert load_checkpoint(result.folder / "last.safetensors")[1]["step"] == result.step
@@ -367,7 +377,7 @@ def test_training_by_frames_resumes_as_if_never_stopped(trained: Home):
     assert sum(lengths) > bound, "one batch would hold everything"
     config = _config(trained, max_frames=bound, bucket=True)
     whole = train(trained, config, tag="whole")
-    train(trained, _config(trained, max_frames=bound, bucket=True, max_steps=4), tag="parts")
+    train(trained, _config(trained, max_frames=bound, bucket=True, max_steps=3), tag="parts")
     resumed = train(trained, config, tag="parts")
     assert [entry for entry in _log(resumed.folder) if entry["kind"] == "train"] == [
         entry for entry in _log(whole.folder) if entry["kind"] == "train"
@@ -387,11 +397,11 @@ def test_a_pair_that_is_longer_than_a_batch_may_be_is_refused_by_name_before_a_f
 def test_what_a_training_will_take_is_told_before_the_first_step_and_changes_nothing(trained: Home):
     plain = train(trained, _config(trained), tag="plain")
     told: list[object] = []
-    train(trained, _config(trained, max_steps=3), tag="planned", on_plan=told.append)
+    train(trained, _config(trained, max_steps=2), tag="planned", on_plan=told.append)
     planned = train(trained, _config(trained), tag="planned", on_plan=told.append, on_report=told.append)
     plans = [each for each in told if isinstance(each, Plan)]
     assert plans == told[:2]
-    assert [plan.steps for plan in plans] == [3, 3]
+    assert [plan.steps for plan in plans] == [2, 2]
     assert all(plan.seconds > 0 and plan.batch_seconds and plan.memory for plan in plans)
     expected, found = _tensors(plain.folder), _tensors(planned.folder)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -413,24 +423,24 @@ class TestPatience:
     def test_it_ends_after_so_many_measurements_without_a_better_one_and_goes_on_with_more_patience(
         self, trained: Home
     ):
-        result = train(trained, _config(trained, eval_every=1, patience=2), tag="patient")
+        result = train(trained, _config(trained, max_steps=6, eval_every=1, patience=2), tag="patient")
         assert (result.step, result.best_step, result.out_of_patience, result.stopped) == (4, 2, True, False)
         assert load_checkpoint(result.folder / "best.safetensors")[1]["step"] == 2
-        again = train(trained, _config(trained, eval_every=1, patience=2), tag="patient")
+        again = train(trained, _config(trained, max_steps=6, eval_every=1, patience=2), tag="patient")
         assert (again.step, again.out_of_patience) == (4, True)
-        more = train(trained, _config(trained, eval_every=1, patience=4), tag="patient")
+        more = train(trained, _config(trained, max_steps=6, eval_every=1, patience=4), tag="patient")
         assert (more.step, more.best_step, more.out_of_patience) == (6, 6, False)
 
     @pytest.mark.usefixtures("measured")
     def test_a_run_that_was_stopped_meanwhile_ends_at_the_same_step(self, trained: Home):
         seen: list[int] = []
         stop = {"on_report": lambda report: seen.append(report.step), "should_stop": lambda: len(seen) == 3}
-        train(trained, _config(trained, eval_every=1, patience=2), tag="parts", **stop)
-        assert train(trained, _config(trained, eval_every=1, patience=2), tag="parts").step == 4
+        train(trained, _config(trained, max_steps=6, eval_every=1, patience=2), tag="parts", **stop)
+        assert train(trained, _config(trained, max_steps=6, eval_every=1, patience=2), tag="parts").step == 4
 
     @pytest.mark.usefixtures("measured")
     def test_without_patience_it_goes_on_to_the_end(self, trained: Home):
-        assert train(trained, _config(trained, eval_every=1), tag="on").step == 6
+        assert train(trained, _config(trained, max_steps=6, eval_every=1), tag="on").step == 6
 
 
 class TestFreeze:
@@ -444,8 +454,8 @@ class TestFreeze:
         changed = {name.split(".")[1] for name, tensor in before.items() if not torch.equal(after[name], tensor)}
         assert changed >= {"aligner", "decoder", "output", "duration_predictor"}
         assert not changed & {"encoder", "postnet"}
-        stopped = train(trained, override(config, {"train.max_steps": 3}), tag="parts", init="tiny")
-        assert stopped.step == 3
+        stopped = train(trained, override(config, {"train.max_steps": 2}), tag="parts", init="tiny")
+        assert stopped.step == 2
         resumed = _tensors(train(trained, config, tag="parts").folder)
         assert all(torch.equal(after[name], resumed[name]) for name in after)
 
@@ -562,7 +572,7 @@ class TestInit:
         assert said == [f"resuming {resumed.folder} at step 3"]
         expected, found = _tensors(whole.folder), _tensors(resumed.folder)
         assert all(torch.equal(expected[name], found[name]) for name in expected)
-        assert train(trained, _config(trained), tag="parts").step == 6
+        assert train(trained, _config(trained), tag="parts").step == 4
 
     def test_what_is_new_and_what_is_left_over_is_listed(self, trained: Home):
         config = override(

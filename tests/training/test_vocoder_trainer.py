@@ -61,13 +61,13 @@ def tiny(**changes: object) -> Config:
     return override(parse_config(TINY, "test"), {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def recordings(mel: MelConfig, count: int = 3) -> list[Recording]:
+def recordings(mel: MelConfig, count: int = 3, seconds: float = 1.0) -> list[Recording]:
     """Buzzing sounds of different pitch."""
     found = []
     rng = np.random.default_rng(0)
     for index in range(count):
         f0 = 150.0 + 60.0 * index
-        times = np.arange(mel.sample_rate) / mel.sample_rate
+        times = np.arange(round(seconds * mel.sample_rate)) / mel.sample_rate
         wave = sum(np.sin(2 * np.pi * f0 * k * times) / k for k in range(1, 12)) * 0.1
         wave = (wave + 0.003 * rng.standard_normal(len(times))).astype(np.float32)
         features = log_mel(wave, mel)
@@ -215,19 +215,19 @@ class TestSteps:
     def test_training_lowers_the_losses_of_each_stage(self):
         ready, source = trainer(
             tiny(
-                vocoder__pitch_steps=40,
-                vocoder__adversarial_start_step=70,
+                vocoder__pitch_steps=25,
+                vocoder__adversarial_start_step=50,
                 vocoder__pitch_lr=1e-2,
-                train__max_steps=90,
+                train__max_steps=62,
                 train__lr=3e-3,
             )
         )
-        means = [ready.update(source.draw(step, 2)).losses for step in range(90)]
+        means = [ready.update(source.draw(step, 2)).losses for step in range(62)]
         pitch, mel = (torch.stack(means)[:, index] for index in (0, 1))
-        assert float(pitch[30:40].mean()) < 0.8 * float(pitch[:10].mean())
-        assert float(mel[60:70].mean()) < 0.9 * float(mel[40:45].mean())
+        assert float(pitch[18:25].mean()) < 0.8 * float(pitch[:7].mean())
+        assert float(mel[43:50].mean()) < 0.9 * float(mel[25:29].mean())
         # discriminators do not undo what was learnt
-        assert float(mel[80:].mean()) < 1.1 * float(mel[60:70].mean())
+        assert float(mel[55:].mean()) < 1.1 * float(mel[43:50].mean())
 
     def test_the_gradient_of_the_judges_reaches_the_generator(self):
         ready, source = trainer(tiny(vocoder__mel_weight=0.0, vocoder__stft_weight=0.0))
@@ -387,7 +387,8 @@ class TestRun:
         config = tiny(train__max_steps=1, vocoder__discriminator_lr=0.0)
         further = train_vocoder(analysed, config, tag="further", init=given, on_message=said.append)
         assert f"begins with the weights of {given} and its discriminators" in said
-        assert all(torch.equal(_tensors(further.folder)[name], value) for name, value in tensors.items())
+        found = _tensors(further.folder)
+        assert all(torch.equal(found[name], value) for name, value in tensors.items())
 
     def test_a_vocoder_of_other_sizes_cannot_be_the_beginning(self, analysed: Home):
         train_vocoder(analysed, tiny(train__max_steps=1), tag="base")
@@ -429,7 +430,7 @@ class TestRun:
 
     def test_recordings_of_many_people_take_the_place_of_a_prepared_set(self, home: Home, tmp_path: Path):
         config = tiny(train__max_steps=4, vocoder__versions=1)
-        for recording in recordings(config.features.mel, count=8):
+        for recording in recordings(config.features.mel, count=8, seconds=0.6):
             number = int(recording.utterance_id.removeprefix("sound"))
             folder = tmp_path / "people" / "readers" / f"p{number // 2}"
             folder.mkdir(parents=True, exist_ok=True)
