@@ -17,7 +17,7 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -27,8 +27,10 @@ import pytest
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.cli import run
 from aasvc_cli.config.layers import CONFIG_VARIABLE
+from aasvc_cli.data import ranking
 from aasvc_cli.storage.home import HOME_VARIABLE, Home, bundled, find_home
 from tests import examples
+from tests.once import once
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -79,8 +81,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if tier(item.keywords) in tiers]
 
 
+def pytest_collection() -> None:
+    """Collect no garbage while tests are collected: nearly all that is made by then stays."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Leave what collecting has imported out of every later collection of garbage, as the command line does."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
@@ -153,6 +161,14 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CONFIG_VARIABLE, "")  # the user's settings file
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _heard_once() -> Iterator[None]:
+    """What is said in a recording is computed once per process: many tests prepare the same few recordings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "content", once(ranking.content))
+        yield
+
+
 @pytest.fixture
 def home() -> Home:
     """The data folder of this test; nothing in it yet."""
@@ -181,7 +197,8 @@ def small_corpus(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) ->
         shutil.copytree(demo_corpus / speaker / "text", root / speaker / "text")
         for name, count in (("train_parallel", 6), ("dev", 2), ("eval", 2)):
             for index, path in enumerate(sorted((demo_corpus / speaker / "wav" / name).iterdir())[:count]):
-                _write_beginning(path, root / speaker / "wav" / name / path.name, seconds=shortest + 0.1 * index)
+                place = root / speaker / "wav" / name / f"{path.stem}.wav"  # quicker to read than Vorbis
+                _write_beginning(path, place, seconds=shortest + 0.1 * index)
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from aasvc_cli.report.content import (
     Curve,
     Measure,
     Page,
+    Sound,
     System,
     Take,
     Training,
@@ -49,12 +51,18 @@ def tone(seconds: float, f0: float) -> np.ndarray:
     return (0.2 * wave * np.sin(np.pi * time / seconds) ** 0.5).astype(np.float32)
 
 
+@cache
+def recording(seconds: float, f0: float) -> tuple[Sound, np.ndarray]:
+    """A tone as a page holds it, and its contour; made once, as every page of these tests has the same few."""
+    wave = tone(seconds, f0)
+    return sound(wave, RATE), f0_contour(wave, RATE, (60.0, 500.0))
+
+
 def take(role: str, seconds: float, f0: float, *, label: str = "", system: str = "", **rest: object) -> Take:
     """A recording of a tone."""
-    wave = tone(seconds, f0)
     mel = np.random.default_rng(0).normal(size=(round(seconds * 50), 8))
-    contour = f0_contour(wave, RATE, (60.0, 500.0))
-    return Take(role, label or role, seconds, sound(wave, RATE), system, mel, contour, **rest)  # type: ignore[arg-type]
+    heard, contour = recording(seconds, f0)
+    return Take(role, label or role, seconds, heard, system, mel, contour.copy(), **rest)  # type: ignore[arg-type]
 
 
 def utterance(name: str, text: str, systems: list[str], seconds: float = 1.5) -> Utterance:

@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "aasvc_cli"
+from tests.once import PACKAGE, parsed
+
 HEAVY = {
     "dask", "distributed", "h5py", "joblib", "librosa", "matplotlib", "numba", "numpy", "onnx", "onnxruntime", "pandas",
     "pysptk", "pyworld", "requests", "safetensors", "scipy", "sklearn", "soundfile", "soxr", "tensorboard", "torch",
@@ -71,16 +73,15 @@ def floor(module: str) -> int:
     return next(number for number, folders in enumerate(FLOORS) if folder(module) in folders)
 
 
+def dotted(path: Path) -> str:
+    """The name of a module below the package."""
+    return ".".join(part for part in path.relative_to(PACKAGE).with_suffix("").parts if part != "__init__")
+
+
+@cache
 def modules() -> dict[str, ast.Module]:
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(part for part in parts if part != "__init__")
-        found[name] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
-
-
-MODULES = modules()
+    """The modules of the package by their dotted names; not before a test asks, as every worker collects them all."""
+    return {dotted(path): tree for path, tree in parsed().items()}
 
 
 def imported(node: ast.AST) -> Iterator[str]:
@@ -97,7 +98,7 @@ def own_imports(tree: ast.Module) -> set[str]:
     """Modules of the package that a module imports, anywhere in it."""
     names = {name for node in ast.walk(tree) for name in imported(node)}
     own = {name.removeprefix("aasvc_cli").removeprefix(".") for name in names if name.split(".")[0] == "aasvc_cli"}
-    return {name for name in own if name in MODULES}
+    return {name for name in own if name in modules()}
 
 
 def is_type_checking(node: ast.stmt) -> bool:
@@ -120,22 +121,22 @@ def module_level_imports(tree: ast.Module) -> set[str]:
 
 
 def test_the_package_was_found():
-    assert {"cli", "config.settings", "errors", "storage.files", "model.layers"} <= set(MODULES)
+    assert {"cli", "config.settings", "errors", "storage.files", "model.layers"} <= set(modules())
 
 
 def violations(check) -> dict[str, object]:
     """What a check returns for the modules in which it finds something."""
-    found = {name: check(name) for name in MODULES}
+    found = {name: check(name) for name in modules()}
     return {name: what for name, what in found.items() if what}
 
 
 def test_every_folder_has_a_floor():
-    assert {folder(name) for name in MODULES} == set().union(*FLOORS)
+    assert {folder(name) for name in modules()} == set().union(*FLOORS)
 
 
 def test_imports_point_downwards_only():
     def upward(name: str) -> list[str]:
-        others = own_imports(MODULES[name]) - {""}  # the package itself holds the version
+        others = own_imports(modules()[name]) - {""}  # the package itself holds the version
         return [other for other in others if folder(other) != folder(name) and floor(other) >= floor(name)]
 
     assert not violations(lambda name: upward(name) if name else [])
@@ -143,13 +144,13 @@ def test_imports_point_downwards_only():
 
 def test_the_package_itself_loads_nothing_but_what_is_asked_of_it():
     """Its front door hands out the library, so it names modules of higher floors, but loads none by itself."""
-    assert module_level_imports(MODULES[""]) == {"typing"}
-    assert own_imports(MODULES[""]) <= {"conversion.converter"}
+    assert module_level_imports(modules()[""]) == {"typing"}
+    assert own_imports(modules()[""]) <= {"conversion.converter"}
 
 
 def test_modules_do_not_import_each_other_in_circles():
     # naming a neighbour, as in `from aasvc_cli.cli import options`, is no import of the folder that both lie in
-    graph = {name: own_imports(tree) - {"", name, name.rpartition(".")[0]} for name, tree in MODULES.items()}
+    graph = {name: own_imports(tree) - {"", name, name.rpartition(".")[0]} for name, tree in modules().items()}
     while leaves := {name for name, others in graph.items() if not others & graph.keys()}:
         graph = {name: others for name, others in graph.items() if name not in leaves}
     assert not graph, f"circles among {sorted(graph)}"
@@ -157,16 +158,16 @@ def test_modules_do_not_import_each_other_in_circles():
 
 def test_pipeline_modules_do_not_import_each_other():
     def others(name: str) -> list[str]:
-        return [other for other in own_imports(MODULES[name]) if other.startswith("pipeline.")]
+        return [other for other in own_imports(modules()[name]) if other.startswith("pipeline.")]
 
     assert not violations(lambda name: others(name) if name.startswith("pipeline.") else [])
 
 
 def test_reports_show_what_was_computed_and_run_no_network():
     def networks(name: str) -> set[str]:
-        used = {each for node in ast.walk(MODULES[name]) for each in imported(node)}
+        used = {each for node in ast.walk(modules()[name]) for each in imported(node)}
         return {each for each in used if each.split(".")[0] == "torch"} | {
-            each for each in own_imports(MODULES[name]) if folder(each) in ("model", "vocoder", "conversion")
+            each for each in own_imports(modules()[name]) if folder(each) in ("model", "vocoder", "conversion")
         }
 
     assert not violations(lambda name: networks(name) if folder(name) == "report" else set())
@@ -174,7 +175,7 @@ def test_reports_show_what_was_computed_and_run_no_network():
 
 def test_only_the_command_line_talks_to_the_terminal():
     def talk(name: str) -> list[object]:
-        tree = MODULES[name]
+        tree = modules()[name]
         shell = {top.split(".")[0] for node in ast.walk(tree) for top in imported(node)} & {"typer", "rich"}
         endings = {"print", "input", "sys.exit", "exit", "quit", "os._exit"}
         endings -= {"os._exit"} if name == "workers" else set()  # a worker ends itself, nobody looks at its exit code
@@ -186,7 +187,7 @@ def test_only_the_command_line_talks_to_the_terminal():
 
 def test_commands_are_short():
     def too_long(name: str) -> list[str]:
-        functions = [n for n in ast.walk(MODULES[name]) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        functions = [n for n in ast.walk(modules()[name]) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
         lengths = {each.name: (each.end_lineno or 0) - each.lineno + 1 for each in functions}
         return [f"{function}: {lines}" for function, lines in lengths.items() if lines > LONGEST_COMMAND]
 
@@ -195,9 +196,9 @@ def test_commands_are_short():
 
 def test_processes_are_started_in_one_place_and_by_the_pipeline_only():
     def pools(name: str) -> list[str]:
-        names = {top.split(".")[0] for node in ast.walk(MODULES[name]) for top in imported(node)}
+        names = {top.split(".")[0] for node in ast.walk(modules()[name]) for top in imported(node)}
         starts = names & {"joblib", "multiprocessing", "concurrent"}
-        uses = own_imports(MODULES[name]) & {"workers"} if folder(name) not in ("pipeline", "cluster") else set()
+        uses = own_imports(modules()[name]) & {"workers"} if folder(name) not in ("pipeline", "cluster") else set()
         return [*starts, *uses]
 
     assert not violations(lambda name: pools(name) if name not in ("workers", "cli.cluster") else [])
@@ -219,7 +220,7 @@ PATH_CALLS = {
 
 def test_files_are_opened_by_those_who_may():
     def opens(name: str) -> list[str]:
-        calls = [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(modules()[name]) if isinstance(node, ast.Call)]
         found = [
             ast.unparse(call)
             for call in calls
@@ -230,18 +231,20 @@ def test_files_are_opened_by_those_who_may():
         return [call for call in found if "os.devnull" not in call and not call.startswith("self.")]
 
     assert not violations(lambda name: opens(name) if not {name, folder(name)} & DOORS.keys() else [])
-    unused = {door for door in DOORS if not any(opens(name) for name in MODULES if door in (name, folder(name)))}
+    unused = {door for door in DOORS if not any(opens(name) for name in modules() if door in (name, folder(name)))}
     assert not unused, "doors that nobody uses"
 
 
 def test_light_modules_import_nothing_heavy_at_module_level():
     heavy = HEAVY | {"yaml", "rich"}
-    assert not violations(lambda name: module_level_imports(MODULES[name]) & heavy if folder(name) in LIGHT else set())
+    assert not violations(
+        lambda name: module_level_imports(modules()[name]) & heavy if folder(name) in LIGHT else set()
+    )
 
 
 def test_no_star_imports():
     def stars(name: str) -> list[int]:
-        nodes = [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.ImportFrom)]
+        nodes = [node for node in ast.walk(modules()[name]) if isinstance(node, ast.ImportFrom)]
         return [node.lineno for node in nodes if any(alias.name == "*" for alias in node.names)]
 
     assert not violations(stars)

@@ -17,9 +17,9 @@ import pytest
 import soundfile
 
 from aasvc_cli.storage.home import Home
+from tests.once import PACKAGE, parsed
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "aasvc_cli"
 POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty"}
 POSIX_NAMES = {
     "os": {"fork", "forkpty", "getuid", "geteuid", "getgid", "kill", "killpg", "mkfifo", "nice", "setsid", "statvfs",
@@ -136,9 +136,9 @@ def test_training_reads_its_data_in_spawned_processes(trained: Home, tmp_path: P
     assert json.loads(done.stdout)["step"] == 2
 
 
-def lines_of(source: str, offends: Callable[[ast.AST], bool], guards: tuple[str, ...] = ()) -> list[str]:
+def lines_of(source: str | ast.Module, offends: Callable[[ast.AST], bool], guards: tuple[str, ...] = ()) -> list[str]:
     """The statements of a source that a check objects to, unless a surrounding try, with or if names a guard."""
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = list(ast.walk(ast.parse(source) if isinstance(source, str) else source))
     offending = [node for node in nodes if offends(node)]
     if not offending:
         return []
@@ -153,10 +153,7 @@ def lines_of(source: str, offends: Callable[[ast.AST], bool], guards: tuple[str,
 
 def offences(offends: Callable[[ast.AST], bool], guards: tuple[str, ...] = ()) -> dict[str, list[str]]:
     """The same for every file of the package, by name."""
-    found = {
-        str(path.relative_to(PACKAGE)): lines_of(path.read_text(encoding="utf-8"), offends, guards)
-        for path in PACKAGE.rglob("*.py")
-    }
+    found = {str(path.relative_to(PACKAGE)): lines_of(tree, offends, guards) for path, tree in parsed().items()}
     return {name: lines for name, lines in found.items() if lines}
 
 
@@ -242,19 +239,19 @@ REMOVED = {
 """Modules that a Python has taken out of its library."""
 
 
-def imported_by(source: str) -> set[str]:
+def imported_by(tree: ast.Module) -> set[str]:
     """Top names of the modules that a source imports anywhere."""
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = list(ast.walk(tree))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
     return {name.split(".")[0] for name in names}
 
 
 def test_no_module_needs_what_a_later_python_has_not():
-    assert imported_by("def f():\n    from imp import x\nimport cgi.y as z") == {"imp", "cgi"}
+    assert imported_by(ast.parse("def f():\n    from imp import x\nimport cgi.y as z")) == {"imp", "cgi"}
     gone = set().union(*REMOVED.values())
-    for path in PACKAGE.rglob("*.py"):
-        assert not imported_by(path.read_text(encoding="utf-8")) & gone, path.name
+    for path, tree in parsed().items():
+        assert not imported_by(tree) & gone, path.name
 
 
 @pytest.mark.filterwarnings("error")

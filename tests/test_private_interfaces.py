@@ -11,6 +11,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from tests.once import parsed
+
 ROOT = Path(__file__).parents[1]
 FOREIGN = ("torch", "typer")
 USED = {
@@ -45,8 +47,7 @@ def private_names(tree: ast.Module) -> set[str]:
 
 
 def test_every_private_interface_that_is_used_is_listed():
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "aasvc_cli").rglob("*.py")]
-    assert set().union(*map(private_names, trees)) == set(USED)
+    assert set().union(*map(private_names, parsed().values())) == set(USED)
 
 
 def test_every_private_interface_that_is_used_exists():

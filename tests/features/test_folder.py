@@ -149,7 +149,7 @@ def small_corpus(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The small corpus with a second and a half of each recording."""
     root = tmp_path_factory.mktemp("short") / "ja-JP"
     shutil.copytree(small_corpus, root)
-    for path in root.rglob("*.ogg"):
+    for path in root.rglob("*.wav"):
         wave, rate = soundfile.read(path)
         soundfile.write(path, wave[rate // 4 : rate * 7 // 4], rate)
     return root
@@ -159,7 +159,7 @@ def small_corpus(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
 def ppg(small_corpus: Path, tmp_path: Path) -> Path:
     """Made-up posteriorgrams of the small corpus's source speaker."""
     folder = write_folder(tmp_path / "ppg")
-    for path in (small_corpus / "male" / "wav").rglob("*.ogg"):
+    for path in (small_corpus / "male" / "wav").rglob("*.wav"):
         np.save(folder / f"{path.stem}.npy", posteriorgram(soundfile.info(path).duration))
     return folder
 
@@ -187,7 +187,7 @@ def test_prepare_stats_train_and_convert_work_on_a_folder(aasvc, small_corpus, t
     for arguments in (["stats"], ["train", "--tag", "ppg"], ["convert", "--set", "eval", "--model", "ppg"]):
         outcome = aasvc(*arguments)
         assert outcome.code == 0, outcome.err
-    recording = shutil.copy(manifest.sets["eval"][0].source, tmp_path / "new.ogg")
+    recording = shutil.copy(manifest.sets["eval"][0].source, tmp_path / "new.wav")
     outcome = aasvc("convert", recording, "-o", tmp_path / "out.wav", "--model", "ppg")
     assert outcome.code == 1 and "no features of it in" in outcome.err and "expected new.npy" in outcome.err
     np.save(tmp_path / "new.npy", np.load(ppg / f"{manifest.sets['eval'][0].source.stem}.npy"))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.measures import signal as metrics
 from aasvc_cli.measures.catalogue import MEASURES
 from tests.examples import examples
+from tests.once import once
 from tests.oracles import path_cost
 
 DATA = Path(__file__).parents[1] / "assets"
@@ -29,6 +31,15 @@ FEMALE = {"f0_min": 90.0, "f0_max": 440.0}
 
 def recording(name: str) -> tuple[np.ndarray, int]:
     return read_audio(DATA / "recordings" / f"{name}.flac")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sounds_are_analysed_once() -> Iterator[None]:
+    """The same few sounds are scored again and again, and finding their pitch and envelope is most of that."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("pitch", "spectral_envelope"):
+            patch.setattr(metrics, name, once(getattr(metrics, name)))
+        yield
 
 
 @pytest.fixture(scope="module")

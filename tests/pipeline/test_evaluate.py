@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from aasvc_cli.measures.statistics import ErrorCounts
 from aasvc_cli.pipeline import evaluate
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home
+from tests.once import once
 
 RECORDINGS = Path(__file__).parents[1] / "assets" / "recordings"
 RATE = 24000
@@ -45,6 +47,7 @@ def evaluate_run(home: Home, *, model, set_name="eval", data=None, baseline=Fals
     return evaluate.evaluate_run(home, **about, options=evaluate.Options(**options))
 
 
+@cache
 def buzz(frequency: float, seconds: float = 0.5) -> np.ndarray:
     time = np.arange(int(seconds * RATE)) / RATE
     harmonics = np.arange(1, 21)[:, None]
@@ -59,19 +62,11 @@ def swell() -> np.ndarray:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _pitch_is_found_once() -> Iterator[None]:
-    """The same few tones are scored again and again, and finding their pitch is most of that."""
-    found: dict[tuple[object, ...], np.ndarray] = {}
-    real = metrics.pitch
-
-    def pitch(wave: np.ndarray, sample_rate: int, **f0_range: float) -> np.ndarray:
-        key = (wave.tobytes(), sample_rate, *f0_range.items())
-        if key not in found:
-            found[key] = real(wave, sample_rate, **f0_range)
-        return found[key].copy()
-
+def _tones_are_analysed_once() -> Iterator[None]:
+    """The same few tones are scored again and again, and finding their pitch and envelope is most of that."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "pitch", pitch)
+        for name in ("pitch", "spectral_envelope"):
+            patch.setattr(metrics, name, once(getattr(metrics, name)))
         yield
 
 
