@@ -61,7 +61,7 @@ MAX_SECONDS = 12.0
 FEW_PAIRS = 10
 SHORT_BYTES = 96_000
 """A smaller file holds less than 12 s even at 64 kbit/s."""
-COLLECTION = (100_000, 20, 20)
+COLLECTION = (1_000_000, 100, 100)
 """How seldom garbage is collected while a corpus is prepared, see :func:`gc.set_threshold`."""
 
 
