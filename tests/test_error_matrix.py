@@ -126,7 +126,7 @@ MATRIX = [
     Mistake(f"prepare {PAIRS} --name male_female", "choose another --name"),
     Mistake(f"prepare {PAIRS} --conf smal", "did you mean small?"),
     Mistake(f"prepare {PAIRS} --src-feat mel --dp-feat mel --extra-target target",
-            "is mel; add: --src-feat content --dp-feat content"),
+            "is mel; add: --src-feat content_f0 --dp-feat content_f0"),
     Mistake(f"prepare {PAIRS} --src-feat content --dp-feat content --extra-target nowhere", "nowhere: no such folder"),
     Mistake(f"prepare {PAIRS} --conf nowhere.yaml", "presets are content, hificaptain, small, vocoder"),
     Mistake(f"prepare {PAIRS} --conf a.wav", "a.wav"),

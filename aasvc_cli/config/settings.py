@@ -518,6 +518,9 @@ class ContentConfig(Section):
     n_blocks: Layers = 8
     kernel: Count = 15
     """Frames that each block sees, 50 to the second."""
+    melody_width: Count = 96
+    """Channels of the encoder of the melody."""
+    melody_blocks: Layers = 4
     versions: Natural = 4
     """Changed versions of each recording, beside itself."""
     crop_frames: Annotated[int, Limits(16, MOST)] = 200

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aasvc_cli.audio.mel import Array, n_frames
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.reading import from_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import EXPORTED_FILE, Utterance, read_card
 from aasvc_cli.errors import MissingExtraError, ModelError
-from aasvc_cli.features.content import content_input
-from aasvc_cli.features.kinds import KINDS, at_frames, extract, with_widths
+from aasvc_cli.features.content import CONTENT_MEL, ENCODED, FRAMES_PER_SECOND, content_input, melody_input
+from aasvc_cli.features.kinds import at_frames, extract, with_widths
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.storage.files import open_binary, reading
 from aasvc_cli.vocoder.noise import noise_between, standard_normal
@@ -78,15 +79,16 @@ class ExportedVoice:
 
     def extract(self, kind: str, wave: Array, given: tuple[Array, float] | None = None) -> Array:
         """One feature of a recording, see :func:`aasvc_cli.features.kinds.extract`."""
-        if kind != "content" or self.encoder is None:
+        if kind not in ENCODED or self.encoder is None:
             return extract(kind, wave, self.config.features, given)
-        mel = self.config.features.mel
-        (feature,) = self.encoder.run(levels=content_input(wave, mel.sample_rate))
-        rate = KINDS[kind].frames_per_second
-        assert rate is not None
-        return at_frames(
-            feature, rate(self.config.features), n_frames(len(wave), mel.hop_length), mel.frames_per_second
-        )
+        mel, rate = self.config.features.mel, CONTENT_MEL.sample_rate
+        heard = resample(wave, mel.sample_rate, rate)
+        levels = {"levels": content_input(heard, rate)}
+        if "fine_levels" in self.encoder.inputs:
+            levels["fine_levels"] = melody_input(heard, rate)
+        (feature,) = self.encoder.run(**levels)
+        count = n_frames(len(wave), mel.hop_length)
+        return at_frames(feature[:, : ENCODED[kind]], FRAMES_PER_SECOND, count, mel.frames_per_second)
 
     def convert(
         self,
@@ -194,7 +196,7 @@ def exported_from(
         config = with_widths(from_tree(Config, graph.fact("config")), str(graph.path))
     stats = NormStats.from_tree(graph.fact("stats"), str(graph.path))
     heard = {str(config.features.source), str(config.features.duration)}
-    encoder = load(CONTENT_FILE) if "content" in heard else None
+    encoder = load(CONTENT_FILE) if heard & set(ENCODED) else None
     facts = [graph.fact("min_source_frames"), *map(sound.fact, ("sample_rate", "hop_length"))]
     reach = sound.fact("reach")
     if not all(isinstance(fact, int) and fact > 0 for fact in facts) or not isinstance(reach, int | None):

@@ -157,7 +157,7 @@ def refuse_speaker_dependent(config: Config) -> None:
         if not KINDS[str(getattr(features, side))].speaker_independent:
             raise DataError(
                 f"--extra-target needs features that say what is said and little of who says it, and features.{side} "
-                f"is {getattr(features, side)}; add: --src-feat content --dp-feat content"
+                f"is {getattr(features, side)}; add: --src-feat content_f0 --dp-feat content_f0"
             )
 
 

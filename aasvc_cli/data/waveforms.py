@@ -29,25 +29,31 @@ def varied(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
 
     Time is stretched evenly, so a place in the result lies at the same share of the recording as before.
     """
+    return elsewhere(by_another(wave, sample_rate, random), sample_rate, random)
 
-    def happens(share: float) -> bool:
-        return bool(random.random() < share)
 
-    if happens(0.3):
+def by_another(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """Another throat, pitch and pace, each with some probability: (n,) -> (n',)."""
+    if random.random() < 0.3:
         wave = revoiced(wave, sample_rate, random)
-    if happens(0.6):
+    if random.random() < 0.6:
         wave = _resampled(wave, sample_rate * 1.22 ** random.uniform(-1.0, 1.0), sample_rate)
-    if happens(0.45):
+    if random.random() < 0.45:
         wave = stretched(wave, sample_rate, 1.4 ** random.uniform(-1.0, 1.0))
-    if happens(0.35):
+    return wave
+
+
+def elsewhere(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
+    """Another room, microphone, noise and line, each with some probability; the pitch stays: (n,) -> (about n,)."""
+    if random.random() < 0.35:
         wave = in_room(wave, sample_rate, random)
-    if happens(0.5):
+    if random.random() < 0.5:
         wave = equalised(wave, sample_rate, random)
-    if happens(0.55):
+    if random.random() < 0.55:
         wave = with_noise(wave, sample_rate, random)
-    if happens(0.35):
+    if random.random() < 0.35:
         wave = over_line(wave, sample_rate, random)
-    if happens(0.05):
+    if random.random() < 0.05:
         peak = np.float32(np.abs(wave).max() * random.uniform(0.3, 0.8))
         wave = np.clip(wave, -peak, peak)
     return np.asarray(wave, dtype=np.float32)

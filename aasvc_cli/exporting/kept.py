@@ -15,7 +15,7 @@ from aasvc_cli.conversion.exported import refuse_device
 from aasvc_cli.conversion.source_stats import SOURCE_SIDES
 from aasvc_cli.conversion.voice import CARD_FILE, CONFIG_FILE, STATS_FILE, WEIGHT_FILES, find_voice, read_card
 from aasvc_cli.errors import DataError, ModelError, StorageError
-from aasvc_cli.features.content import weights_file
+from aasvc_cli.features.content import melody_file, weights_file
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import UNIVERSAL, Home
 from aasvc_cli.storage.imported import Provenance, import_once
@@ -53,7 +53,7 @@ def load_kept(
     """
     folder = find_voice(home, model)
     refuse_device(folder, device)
-    files = [*_voice_files(folder), *_vocoder_files(home, folder, vocoder), weights_file()]
+    files = [*_voice_files(folder), *_vocoder_files(home, folder, vocoder), weights_file(), melody_file()]
     files += [source_stats] if source_stats is not None else _source_files(home, folder, data)
     say = on_message or (lambda _: None)
     why = "once; later conversions start at once"

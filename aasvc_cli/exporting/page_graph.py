@@ -9,8 +9,8 @@ from aasvc_cli.conversion.converter import FULL_SCALE, PEAK
 from aasvc_cli.conversion.voice import Voice
 from aasvc_cli.errors import ModelError
 from aasvc_cli.exporting.vocoder_graphs import GanGraph, IstftGraph
-from aasvc_cli.exporting.voice_graphs import ContentFromSamples, LogMelGraph, Normalised, VoiceGraph
-from aasvc_cli.features.content import CONTENT_MEL, load_encoder, weights_file
+from aasvc_cli.exporting.voice_graphs import ContentFromSamples, LogMelGraph, Normalised, VoiceGraph, content_graph
+from aasvc_cli.features.content import CONTENT_MEL, ENCODED
 
 _NOISE_NUMBERS = 1 << 14
 _NOISE_STRIDE = 997
@@ -40,23 +40,20 @@ class PageGraph(nn.Module):
         kinds = {str(features.source)}
         if voice.config.model.duration_input == "feature":
             kinds.add(str(features.duration))
-        if len(kinds) > 1 or not kinds <= {"mel", "content"}:
+        if len(kinds) > 1 or not kinds <= {"mel", *ENCODED}:
+            able = ", ".join(["mel", *ENCODED])
             raise ModelError(
-                f"{voice.folder}: hears {' and '.join(sorted(kinds))}, which a page cannot compute; it can mel or "
-                "content, one of them for source and durations"
+                f"{voice.folder}: hears {' and '.join(sorted(kinds))}, which a page cannot compute; it can one of "
+                f"{able}, the same for source and durations"
             )
         if isinstance(vocoder, GanGraph) and vocoder.generator.draws_noise:
             raise ModelError(
                 f"{vocoder_name}: this vocoder, a ParallelWaveGAN, is too slow for a page; choose another with "
                 "--vocoder, or export without --format web"
             )
-        hears_content = kinds == {"content"}
-        feature = (
-            ContentFromSamples(load_encoder(weights_file()), features.mel)
-            if hears_content
-            else LogMelGraph(features.mel)
-        )
-        self.sample_rate = CONTENT_MEL.sample_rate if hears_content else features.mel.sample_rate
+        content = content_graph(kinds)
+        feature = LogMelGraph(features.mel) if content is None else ContentFromSamples(content, features.mel)
+        self.sample_rate = features.mel.sample_rate if content is None else CONTENT_MEL.sample_rate
         self.feature, self.voice, self.vocoder = Normalised(feature, stats.source), VoiceGraph(voice.model), vocoder
         target = stats.target
         infinite = torch.full((len(target.mean),), torch.inf)

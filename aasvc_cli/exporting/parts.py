@@ -10,8 +10,8 @@ from aasvc_cli.conversion.voice import EXPORTED_FILE, Voice
 from aasvc_cli.errors import ModelError
 from aasvc_cli.exporting.onnx_files import Inputs, onnx_bytes
 from aasvc_cli.exporting.vocoder_graphs import vocoder_graph
-from aasvc_cli.exporting.voice_graphs import ContentGraph, VoiceGraph
-from aasvc_cli.features.content import CONTENT_MEL, load_encoder, weights_file
+from aasvc_cli.exporting.voice_graphs import VoiceGraph, content_graph
+from aasvc_cli.features.content import CONTENT_MEL
 from aasvc_cli.vocoder.build import Vocoder
 
 EXAMPLE_FRAMES = 120
@@ -32,11 +32,13 @@ def graph_files(voice: Voice, vocoder: Vocoder, vocoder_name: str) -> dict[str, 
         )
     files = {VOCODER_FILE: vocoder_file(vocoder, vocoder_name)}
     features = voice.config.features
-    if "content" in (features.source, features.duration):
-        levels = torch.zeros(EXAMPLE_FRAMES, CONTENT_MEL.n_mels)
-        inputs: Inputs = {"levels": (levels, {0: "frames"})}
+    graph = content_graph((features.source, features.duration))
+    if graph is not None:
+        inputs: Inputs = {
+            name: (torch.zeros(EXAMPLE_FRAMES, mel.n_mels), {0: "frames"}) for name, mel in graph.inputs.items()
+        }
         facts = {"aasvc_format": FORMAT, "sample_rate": CONTENT_MEL.sample_rate}
-        files[CONTENT_FILE] = onnx_bytes(ContentGraph(load_encoder(weights_file())), inputs, ["feature"], facts)
+        files[CONTENT_FILE] = onnx_bytes(graph, inputs, ["feature"], facts)
     return files | {EXPORTED_FILE: voice_file(voice)}
 
 

@@ -7,6 +7,7 @@ the durations come to), the graph counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,21 @@ from torch.nn import functional
 
 from aasvc_cli.audio.mel import LOG_FLOOR, mel_basis
 from aasvc_cli.config.settings import MelConfig
-from aasvc_cli.features.content import CONTENT_MEL, SILENCE
+from aasvc_cli.features.content import (
+    CONTENT_MEL,
+    ENCODED,
+    FRAMES_PER_SECOND,
+    MELODY_MEL,
+    SILENCE,
+    load_encoder,
+    load_melody_encoder,
+    melody_file,
+    weights_file,
+)
 from aasvc_cli.features.stats import FeatureStats
 from aasvc_cli.model.aasvc import AASVC, LONGEST_DURATION
 from aasvc_cli.model.alignment import gaussian_upsampling, round_durations
-from aasvc_cli.model.content import ContentEncoder
+from aasvc_cli.model.content import ContentEncoder, ContentF0, MelodyEncoder
 from aasvc_cli.model.duration import StochasticDurationPredictor
 from aasvc_cli.model.layers import stack_frames
 
@@ -114,37 +125,47 @@ class LogMelGraph(nn.Module):
 
 
 class ContentGraph(nn.Module):
-    """:func:`aasvc_cli.features.content.encoded` without its pieces: levels (T, 80) to (ceil(T / 2), D)."""
+    """What is said in a whole recording, and the melody if there is an encoder of it.
 
-    def __init__(self, encoder: ContentEncoder) -> None:
+    Attributes:
+        inputs: what it is given, by name
+    """
+
+    def __init__(self, encoder: ContentEncoder, melody: MelodyEncoder | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = encoder if melody is None else ContentF0(encoder, melody)
+        self.inputs = {"levels": CONTENT_MEL} | ({} if melody is None else {"fine_levels": MELODY_MEL})
 
-    def forward(self, levels: Tensor) -> Tensor:
-        """Levels from 0 for silence to 1 for the loudest place, 100 a second."""
-        return self.encoder(levels.unsqueeze(0))[0]
+    def forward(self, levels: Tensor, fine_levels: Tensor | None = None) -> Tensor:
+        """Levels (T, M) from 0 for silence to 1 for the loudest place, 100 a second, to (ceil(T / 2), D)."""
+        given = [levels] if fine_levels is None else [levels, fine_levels]
+        feature: Tensor = self.encoder(*(each.unsqueeze(0) for each in given))[0]
+        return feature
 
 
 class ContentFromSamples(nn.Module):
-    """:func:`aasvc_cli.features.content.content` at the frames of a mel: samples (n,) at 16 kHz to (T, D)."""
+    """The same at the frames of a mel, from samples at 16 kHz: (n,) to (T, D)."""
 
-    def __init__(self, encoder: ContentEncoder, mel: MelConfig) -> None:
+    def __init__(self, graph: ContentGraph, mel: MelConfig) -> None:
         super().__init__()
-        self.log_mel = LogMelGraph(CONTENT_MEL)
-        self.encoder = encoder
+        self.graph = graph
+        self.log_mels = nn.ModuleDict({name: LogMelGraph(settings) for name, settings in graph.inputs.items()})
         self.hop_seconds = mel.hop_length / mel.sample_rate
 
     def forward(self, samples: Tensor) -> Tensor:
         """The samples are more than half a window."""
-        levels = self.log_mel(samples)
-        levels = (levels - levels.max() + SILENCE).clamp_min(0.0) / SILENCE
-        feature = self.encoder(levels.unsqueeze(0))[0]
+        feature = self.graph(**{name: _relative(log_mel(samples)) for name, log_mel in self.log_mels.items()})
         count = (samples.shape[0] / (CONTENT_MEL.sample_rate * self.hop_seconds)) // 1 + 1
-        places = (torch.arange(count) * (50.0 * self.hop_seconds)).clamp_max(feature.shape[0] - 1.0)
+        places = (torch.arange(count) * (FRAMES_PER_SECOND * self.hop_seconds)).clamp_max(feature.shape[0] - 1.0)
         left = places.to(torch.int64)
         right = (left + 1).clamp_max(feature.shape[0] - 1)
         share = (places - left).float().unsqueeze(1)
         return feature[left] * (1.0 - share) + feature[right] * share
+
+
+def _relative(levels: Tensor) -> Tensor:
+    """From 0 for silence to 1 for the loudest place."""
+    return (levels - levels.max() + SILENCE).clamp_min(0.0) / SILENCE
 
 
 class Normalised(nn.Module):
@@ -162,3 +183,11 @@ class Normalised(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """(n,) to (T, D)."""
         return (self.feature(samples) - self.mean) / self.scale
+
+
+def content_graph(kinds: Collection[str]) -> ContentGraph | None:
+    """The graph that computes these kinds of feature, as far as an encoder does; None if it has none to compute."""
+    if not set(kinds) & set(ENCODED):
+        return None
+    melody = load_melody_encoder(melody_file()) if "content_f0" in kinds else None
+    return ContentGraph(load_encoder(weights_file()), melody)

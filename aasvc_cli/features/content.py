@@ -1,4 +1,4 @@
-"""Features of the content encoder: what is said, independent of the speaker.
+"""Features of the content encoder: what is said, independent of the speaker; and the melody with it, if wanted.
 
 Recordings are resampled to 16 kHz. The encoder was trained on telephone speech, too, which has nothing above 4 kHz.
 Levels are relative to the loudest place of the recording, so its gain does not matter.
@@ -7,9 +7,10 @@ Levels are relative to the loudest place of the recording, so its gain does not 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,23 +24,44 @@ from aasvc_cli.storage.files import file_sha256
 from aasvc_cli.storage.home import bundled
 
 if TYPE_CHECKING:
-    from aasvc_cli.model.content import ContentEncoder
+    from aasvc_cli.model.content import ContentEncoder, ContentSizes, MelodyEncoder
+
+    Network = TypeVar("Network", ContentEncoder, MelodyEncoder)
 
 Array = npt.NDArray[np.float32]
 
 CONTENT_MEL = MelConfig(sample_rate=16000, n_fft=512, win_length=400, hop_length=160, n_mels=80, log_base=None)
+MELODY_MEL = MelConfig(
+    sample_rate=16000, n_fft=1024, win_length=800, hop_length=160, n_mels=128, fmax=4000.0, log_base=None
+)
+"""Windows long enough and bands narrow enough to tell the harmonics of a low voice apart."""
 CONTENT_CHANNELS = 96
 """Of the features that the bundled encoder writes."""
+MELODY_CHANNELS = 2
+ENCODED = {"content": CONTENT_CHANNELS, "content_f0": CONTENT_CHANNELS + MELODY_CHANNELS}
+"""Kinds of feature that the encoders compute, and their channels; the first ones are the same."""
 SILENCE = math.log(1e4)
 """What lies further (80 dB) below the loudest place counts as silence."""
 WEIGHTS_FILE = "encoder.safetensors"
+MELODY_FILE = "melody.safetensors"
+FRAMES_PER_SECOND = 50.0
+"""Of what the encoders write."""
 BLOCK = 3000
 """Frames computed at a time, a minute of speech."""
 
 
 def content_input(wave: Array, sample_rate: int) -> Array:
     """What the encoder is given: (n,) -> (T, 80) at 100 frames a second, from 0 for silence to 1 for the loudest."""
-    levels = log_mel(resample(wave, sample_rate, CONTENT_MEL.sample_rate), CONTENT_MEL)
+    return _levels(wave, sample_rate, CONTENT_MEL)
+
+
+def melody_input(wave: Array, sample_rate: int) -> Array:
+    """The same in the bands of :data:`MELODY_MEL`: (n,) -> (T, 128)."""
+    return _levels(wave, sample_rate, MELODY_MEL)
+
+
+def _levels(wave: Array, sample_rate: int, mel: MelConfig) -> Array:
+    levels = log_mel(resample(wave, sample_rate, mel.sample_rate), mel)
     return np.maximum(levels - levels.max() + np.float32(SILENCE), np.float32(0.0)) / np.float32(SILENCE)
 
 
@@ -55,8 +77,23 @@ def content(wave: Array, sample_rate: int) -> Array:
     return encoded(_encoder(), content_input(wave, sample_rate))
 
 
-def encoded(encoder: ContentEncoder, levels: Array) -> Array:
-    """The result of an encoder for :func:`content_input`: (T, 80) -> (ceil(T / 2), D)."""
+def content_f0(wave: Array, sample_rate: int) -> Array:
+    """What is said, and log-F0 in octaves relative to its mean, and voicing: (n,) -> (T, D + 2).
+
+    Raises what :func:`content` does.
+    """
+    import torch
+
+    from aasvc_cli.model.content import around_middle
+
+    rate = CONTENT_MEL.sample_rate
+    wave = resample(wave, sample_rate, rate)  # once for both
+    melody = torch.from_numpy(encoded(_melody_encoder(), melody_input(wave, rate)))
+    return np.concatenate([content(wave, rate), around_middle(melody).numpy()], axis=1)
+
+
+def encoded(encoder: ContentEncoder | MelodyEncoder, levels: Array) -> Array:
+    """The result of an encoder for :func:`content_input` or :func:`melody_input`: (T, M) -> (ceil(T / 2), D)."""
     import torch
 
     count = (len(levels) + 1) // 2
@@ -71,16 +108,29 @@ def encoded(encoder: ContentEncoder, levels: Array) -> Array:
 
 def load_encoder(path: Path) -> ContentEncoder:
     """Read an encoder from its weights file; raises ModelError."""
+    from aasvc_cli.model.content import ContentEncoder
+
+    return _load(path, ContentEncoder, "a content encoder")
+
+
+def load_melody_encoder(path: Path) -> MelodyEncoder:
+    """Read an encoder of the melody from its weights file; raises ModelError."""
+    from aasvc_cli.model.content import MelodyEncoder
+
+    return _load(path, MelodyEncoder, "an encoder of the melody")
+
+
+def _load(path: Path, network: Callable[[ContentSizes], Network], what: str) -> Network:
     import torch
 
-    from aasvc_cli.model.content import ContentEncoder, ContentSizes
+    from aasvc_cli.model.content import ContentSizes
 
     tensors, header = load_checkpoint(path)
     try:
-        encoder = ContentEncoder(ContentSizes(**header["sizes"]))
+        encoder = network(ContentSizes(**header["sizes"]))
         encoder.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
     except (KeyError, TypeError, RuntimeError):
-        raise ModelError(f"{path}: not the weights of a content encoder") from None
+        raise ModelError(f"{path}: not the weights of {what}") from None
     return encoder.eval()
 
 
@@ -93,6 +143,11 @@ def _encoder() -> ContentEncoder:
 
 
 @lru_cache(maxsize=1)
+def _melody_encoder() -> MelodyEncoder:
+    return load_melody_encoder(melody_file())
+
+
+@lru_cache(maxsize=1)
 def weights_identity() -> str:
     """16 hexadecimal digits of the bundled encoder's weights."""
     return file_sha256(weights_file())[:16]
@@ -101,3 +156,14 @@ def weights_identity() -> str:
 def weights_file() -> Path:
     """Of the bundled encoder."""
     return bundled("content") / WEIGHTS_FILE
+
+
+@lru_cache(maxsize=1)
+def melody_identity() -> str:
+    """16 hexadecimal digits of the weights of the bundled encoder of the melody."""
+    return file_sha256(melody_file())[:16]
+
+
+def melody_file() -> Path:
+    """Weights of the bundled encoder of the melody."""
+    return bundled("content") / MELODY_FILE

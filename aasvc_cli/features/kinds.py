@@ -114,6 +114,13 @@ def content(wave: Array, config: FeatureConfig) -> Array:
     return content(wave, config.mel.sample_rate)
 
 
+def content_f0(wave: Array, config: FeatureConfig) -> Array:
+    """The same with log-F0 and voicing (:func:`aasvc_cli.features.content.content_f0`): (n,) -> (T, D + 2)."""
+    from aasvc_cli.features.content import content_f0
+
+    return content_f0(wave, config.mel.sample_rate)
+
+
 def whisper(wave: Array, config: FeatureConfig) -> Array:
     """What Whisper's encoder writes (:class:`aasvc_cli.features.whisper.WhisperEncoder`): (n,) -> (T, D).
 
@@ -217,10 +224,10 @@ def _world_settings(config: FeatureConfig) -> dict[str, Any]:
     return asdict(config.mcep) | {"sample_rate": config.mel.sample_rate, "hop_length": config.mel.hop_length}
 
 
-def _content_width(_: FeatureConfig) -> int:
-    from aasvc_cli.features.content import CONTENT_CHANNELS
+def _content_width(name: str) -> int:
+    from aasvc_cli.features.content import ENCODED
 
-    return CONTENT_CHANNELS
+    return ENCODED[name]
 
 
 def _content_settings(config: FeatureConfig) -> dict[str, Any]:
@@ -228,6 +235,12 @@ def _content_settings(config: FeatureConfig) -> dict[str, Any]:
 
     mel = config.mel
     return {"weights": weights_identity(), "sample_rate": mel.sample_rate, "hop_length": mel.hop_length}
+
+
+def _content_f0_settings(config: FeatureConfig) -> dict[str, Any]:
+    from aasvc_cli.features.content import melody_identity
+
+    return _content_settings(config) | {"melody_weights": melody_identity()}
 
 
 def _whisper_settings(config: FeatureConfig) -> dict[str, Any]:
@@ -262,8 +275,15 @@ KINDS: dict[str, FeatureKind] = {
     ),
     "content": FeatureKind(
         extract=content,
-        width=_content_width,
+        width=lambda _: _content_width("content"),
         settings=_content_settings,
+        frames_per_second=lambda _: 50.0,
+        speaker_independent=True,
+    ),
+    "content_f0": FeatureKind(
+        extract=content_f0,
+        width=lambda _: _content_width("content_f0"),
+        settings=_content_f0_settings,
         frames_per_second=lambda _: 50.0,
         speaker_independent=True,
     ),

@@ -15,17 +15,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aasvc_cli.audio.f0 import harvest, with_length
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.reading import dump_yaml, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import pick_device
 from aasvc_cli.data.readings import Reading, find_readings, held_out
-from aasvc_cli.data.waveforms import varied
+from aasvc_cli.data.waveforms import by_another, elsewhere
 from aasvc_cli.errors import DataError, ModelError
-from aasvc_cli.features.content import CONTENT_CHANNELS, CONTENT_MEL, WEIGHTS_FILE, content_input, encoded
+from aasvc_cli.features.content import (
+    CONTENT_CHANNELS,
+    CONTENT_MEL,
+    FRAMES_PER_SECOND,
+    MELODY_FILE,
+    MELODY_MEL,
+    WEIGHTS_FILE,
+    content_input,
+    encoded,
+    melody_input,
+)
 from aasvc_cli.features.stats import RunningStats
 from aasvc_cli.features.whisper import WhisperEncoder
+from aasvc_cli.model.content import F0_CEIL, F0_FLOOR, ContentEncoder, MelodyEncoder
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import as_bytes, make_folder
 from aasvc_cli.storage.home import Home
@@ -34,6 +46,7 @@ from aasvc_cli.training.content_trainer import (
     ContentTrainer,
     CropSource,
     Example,
+    Version,
     discriminant,
     projected,
 )
@@ -93,6 +106,16 @@ def train_content(
 
 def _ignore(_: Any) -> None:
     """Default callback."""
+
+
+def _version(spoken: Array, heard: Array) -> Version:
+    """What is heard of a recording, and F0 as it was before noise and line."""
+    levels, fine_levels = (make(heard, CONTENT_MEL.sample_rate) for make in (content_input, melody_input))
+    contour = harvest(
+        spoken, CONTENT_MEL.sample_rate, f0_min=F0_FLOOR, f0_max=F0_CEIL, frame_period=1000.0 / FRAMES_PER_SECOND
+    )
+    f0 = with_length(contour, (len(levels) + 1) // 2)
+    return Version(*(array.astype(np.float16) for array in (levels, fine_levels, f0)))
 
 
 class _Run:
@@ -182,8 +205,11 @@ class _Run:
                 self._make(reading, path, encoder)
             arrays = {name: tensor.numpy() for name, tensor in load_checkpoint(path)[0].items()}
             if "goal" in arrays:
-                versions = tuple(arrays[name] for name in sorted(arrays) if name != "goal")
-                examples.append((reading, Example(reading.group, versions, arrays["goal"])))
+                versions = [
+                    Version(*(arrays[f"{field}{number:02d}"] for field in Version._fields))
+                    for number in range(self.config.content.versions + 1)
+                ]
+                examples.append((reading, Example(reading.group, tuple(versions), arrays["goal"])))
         return examples
 
     def _example_path(self, reading: Reading) -> Path:
@@ -199,8 +225,10 @@ class _Run:
             seed = zlib.crc32(as_bytes(f"{reading.group}/{reading.speaker}/{reading.sentence}"))
             for number in range(self.config.content.versions + 1):
                 random = np.random.default_rng([seed, number])
-                version = varied(wave, CONTENT_MEL.sample_rate, random) if number else wave
-                arrays[f"version{number:02d}"] = content_input(version, CONTENT_MEL.sample_rate)
+                spoken = by_another(wave, CONTENT_MEL.sample_rate, random) if number else wave
+                heard = elsewhere(spoken, CONTENT_MEL.sample_rate, random) if number else wave
+                version = _version(spoken, heard)
+                arrays |= {f"{field}{number:02d}": array for field, array in version._asdict().items()}
         make_folder(path.parent)
         save_checkpoint(path, {name: torch.from_numpy(array).half() for name, array in arrays.items()}, {})
 
@@ -211,7 +239,7 @@ class _Run:
         for example in examples:
             running.update(example.goal.astype(np.float32))
         stats = running.result()
-        return ContentTrainer(self.config, self.device, mean=stats.mean, scale=stats.scale)
+        return ContentTrainer(self.config, self.device, n_fine=MELODY_MEL.n_mels, mean=stats.mean, scale=stats.scale)
 
     def _resume(self, trainer: ContentTrainer) -> None:
         if not self.folder.last.exists():
@@ -234,7 +262,7 @@ class _Run:
         save_checkpoint(self.folder.last, tensors, header)
 
     def _write(self, trainer: ContentTrainer, examples: Sequence[tuple[Reading, Example]]) -> None:
-        """Fit the projection of the channels, and write the encoder in half precision."""
+        """Fit the projection of the channels, and write both encoders in half precision."""
         readers: dict[tuple[str, str], list[Example]] = defaultdict(list)
         for reading, example in examples:
             readers[reading.group, reading.sentence].append(example)
@@ -244,16 +272,20 @@ class _Run:
         random = np.random.default_rng(self.config.train.seed)
         chosen = random.permutation(len(shared))[: self.config.content.sentences]
         with trainer.average.swapped():
-            network = trainer.encoder.eval()
+            content, melody = trainer.networks.content.eval(), trainer.networks.melody
             sentences = [
                 [
-                    encoded(network, example.versions[random.integers(len(example.versions))].astype(np.float32))
+                    encoded(content, example.versions[random.integers(len(example.versions))].levels.astype(np.float32))
                     for example in shared[index]
                 ]
                 for index in chosen
             ]
-            width = min(CONTENT_CHANNELS, trainer.sizes.n_out)
-            encoder = projected(network, *discriminant(sentences, width))
+            width = min(CONTENT_CHANNELS, content.sizes.n_out)
+            encoder = projected(content, *discriminant(sentences, width))
+            self._write_one(MELODY_FILE, melody, trainer.step)
+        self._write_one(WEIGHTS_FILE, encoder, trainer.step)
+
+    def _write_one(self, name: str, encoder: ContentEncoder | MelodyEncoder, step: int) -> None:
         halves = {name: value.half() for name, value in encoder.state_dict().items()}
-        header = {"sizes": dataclasses.asdict(encoder.sizes), "step": trainer.step, "dev": self.dev}
-        save_checkpoint(self.folder.path / WEIGHTS_FILE, halves, header)
+        header = {"sizes": dataclasses.asdict(encoder.sizes), "step": step, "dev": self.dev}
+        save_checkpoint(self.folder.path / name, halves, header)

@@ -75,9 +75,12 @@ def vocoder_of(kind: str, mel: MelConfig) -> Vocoder:
 
 @pytest.fixture(scope="module")
 def hears_content(tmp_path_factory: pytest.TempPathFactory) -> tuple[Converter, dict[str, bytes]]:
-    """A voice on content features with torch, and its files."""
+    """A voice on content and melody with torch, and its files."""
     converter = tiny_converter(
-        tmp_path_factory.mktemp("content"), heard="content", duration_predictor="stochastic", duration_input="feature"
+        tmp_path_factory.mktemp("content"),
+        heard="content_f0",
+        duration_predictor="stochastic",
+        duration_input="feature",
     )
     return converter, graph_files(converter.voice, converter.vocoder, "istft")
 
@@ -109,12 +112,12 @@ class TestSamples:
         for options in ({"seed": 7}, {"noise_scale": 0.0}, {"noise_scale": 1.5}, {"speed": 1.7}, {"speed": 0.5}):
             assert_same(*pair, sound(1.0), **options)
 
-    @pytest.mark.parametrize("heard", ["mel", "content"])
+    @pytest.mark.parametrize("heard", ["mel", "content", "content_f0"])
     @pytest.mark.parametrize("model", PREDICTORS, ids=lambda model: model["duration_predictor"])
     def test_are_those_of_torch_with_every_duration_predictor(
         self, model: dict[str, object], heard: str, hears_content: tuple[Converter, dict[str, bytes]], tmp_path: Path
     ):
-        _, files = hears_content  # with the same vocoder and the same encoder of content
+        _, files = hears_content  # with the same vocoder, and the same encoders of content and melody
         converter = tiny_converter(tmp_path / "tiny", heard=heard, **model)
         exported = exported_from(tmp_path, files | {EXPORTED_FILE: voice_file(converter.voice)}, {})
         for seconds in (0.1, 0.7, 1.2):

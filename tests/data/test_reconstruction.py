@@ -159,7 +159,7 @@ def test_pieces_are_short_enough_apart_and_end_at_pauses(lengths, longest):
 class TestRefusals:
     def test_features_that_hold_the_speaker(self, home, small_corpus, tiny_conf, alone):
         plain = with_widths(parse_config(read_config_file(tiny_conf), str(tiny_conf)))
-        with pytest.raises(DataError, match="features.source is mel; add: --src-feat content --dp-feat content"):
+        with pytest.raises(DataError, match="features.source is mel; add: --src-feat content_f0 --dp-feat content_f0"):
             prepared(home, plain, small_corpus, alone)
 
     @pytest.mark.parametrize(("name", "says"), [("none", "no such folder"), ("empty", "holds no recordings")])

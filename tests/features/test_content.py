@@ -1,8 +1,9 @@
-"""The content encoder: exact in pieces, deaf to gain, level with the mel, and the same words from other people."""
+"""The encoders of content and melody: exact in pieces, deaf to gain, level with the mel, and the same from others."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,31 @@ import pytest
 import soundfile
 import torch
 
+from aasvc_cli.audio.f0 import harvest, with_length
 from aasvc_cli.config.settings import FeatureConfig, MelConfig
 from aasvc_cli.data.content_path import content_path
 from aasvc_cli.errors import DataError, ModelError
 from aasvc_cli.features import content as module
-from aasvc_cli.features.content import CONTENT_CHANNELS, content, content_input, encoded, load_encoder
+from aasvc_cli.features.content import (
+    CONTENT_CHANNELS,
+    MELODY_MEL,
+    content,
+    content_f0,
+    content_input,
+    encoded,
+    load_encoder,
+    load_melody_encoder,
+)
 from aasvc_cli.features.kinds import at_frames, extract, feature_key
-from aasvc_cli.model.content import ContentEncoder, ContentSizes
+from aasvc_cli.model.content import (
+    F0_BINS,
+    F0_CEIL,
+    F0_FLOOR,
+    ContentEncoder,
+    ContentSizes,
+    MelodyEncoder,
+    around_middle,
+)
 from aasvc_cli.storage.checkpoint import save_checkpoint
 
 Array = npt.NDArray[np.float32]
@@ -40,12 +59,68 @@ def test_frames_lie_where_those_of_the_mel_lie() -> None:
         config = FeatureConfig(mel=MelConfig(sample_rate=rate, n_fft=512, hop_length=128))
         for n_samples in (1, 700, 24000, 30011):
             wave = np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
-            assert extract("content", wave, config).shape == (len(extract("mel", wave, config)), CONTENT_CHANNELS)
+            count = len(extract("mel", wave, config))
+            for kind, channels in module.ENCODED.items():
+                assert extract(kind, wave, config).shape == (count, channels)
 
 
 def test_gain_changes_nothing() -> None:
     wave, rate = read("male.flac")
     np.testing.assert_allclose(content_input(wave, rate), content_input(wave * np.float32(0.01), rate), atol=2e-3)
+
+
+@pytest.mark.parametrize("side", ["male", "female"])
+@pytest.mark.parametrize("rate", [8000, 24000])
+def test_the_melody_is_that_of_harvest(side: str, rate: int) -> None:
+    wave, own = read(f"{side}.flac")
+    wave = module.resample(wave, own, rate)
+    feature = content_f0(wave, rate)
+    np.testing.assert_array_equal(feature[:, :CONTENT_CHANNELS], content(wave, rate))
+    expected = with_length(harvest(wave, rate, f0_min=60.0, f0_max=700.0, frame_period=20.0), len(feature))
+    voiced, octaves = expected > 0, feature[:, -2]
+    assert np.mean((feature[:, -1] > 0.5) == voiced) > 0.9
+    both = voiced & (feature[:, -1] > 0.5)
+    wanted = np.log2(expected[both])
+    difference = octaves[both] - wanted
+    assert np.median(np.abs(difference - np.median(difference))) < 0.5 / 12
+    assert np.corrcoef(octaves[both], wanted)[0, 1] > 0.9
+    assert abs(float(np.average(octaves, weights=feature[:, -1]))) < 0.1  # around its middle
+
+
+def test_another_pitch_has_the_same_melody() -> None:
+    octaves = torch.linspace(0.2, 2.9, 40)
+    voicing = (torch.arange(40) % 7 > 2).float()
+    melody, higher = (torch.stack([octaves + shift, voicing], dim=-1)[None] for shift in (0.0, 0.7))
+    found = around_middle(melody)[0]
+    torch.testing.assert_close(around_middle(higher)[0], found)
+    kept = voicing > 0
+    torch.testing.assert_close(found[kept, 0], octaves[kept] - octaves[kept].mean())
+    assert not found[~kept, 0].any()
+    torch.testing.assert_close(around_middle(torch.zeros(1, 5, 2)), torch.zeros(1, 5, 2))  # nothing is voiced
+
+
+def test_an_encoder_learns_the_pitch_of_tones_and_where_there_are_none() -> None:
+    torch.manual_seed(0)
+    small = ContentSizes(n_mels=24, stem=16, width=16, hidden=32, n_blocks=1, kernel=3, n_out=F0_BINS + 1)
+    melody = MelodyEncoder(small)
+    random = torch.Generator().manual_seed(1)
+    f0 = F0_FLOOR * 2 ** (4.0 * torch.rand(16, 20, generator=random))
+    f0[torch.rand(16, 20, generator=random) < 0.3] = 0.0
+    # the pitch is the place of a bump among the bands
+    places = (f0.clamp_min(1.0) / F0_FLOOR).log2() / np.log2(F0_CEIL / F0_FLOOR) * 23
+    bumps = torch.exp(-((places[..., None] - torch.arange(24)) ** 2)) * (f0 > 0)[..., None]
+    levels, real = bumps.repeat_interleave(2, dim=1), torch.ones(16, 20)
+    real[:, 15:] = 0.0  # whatever stands there does not count
+    optimizer = torch.optim.Adam(melody.parameters(), lr=5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        melody.loss(levels, torch.where(real > 0, f0, 60.0), real).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = melody(levels)
+    voiced = (f0 > 0) & (real > 0)
+    assert ((found[..., 1] > 0.5) == (f0 > 0))[real > 0].float().mean() > 0.95
+    assert (found[..., 0][voiced] - (f0[voiced] / F0_FLOOR).log2()).abs().median() < 1 / 12
 
 
 def test_silence_is_zero_and_the_loudest_place_is_one() -> None:
@@ -60,8 +135,11 @@ def test_pieces_give_what_the_whole_gives(encoder: ContentEncoder, monkeypatch: 
     levels = np.random.default_rng(1).uniform(size=(403, 80)).astype(np.float32)
     with torch.inference_mode():
         whole = encoder(torch.from_numpy(levels).unsqueeze(0))[0].numpy()
+    wave = np.concatenate([read("male.flac")[0]] * 2)
+    spoken = content_f0(wave, 24000)
     monkeypatch.setattr(module, "BLOCK", 17)
     np.testing.assert_allclose(encoded(encoder, levels), whole, atol=1e-5)
+    np.testing.assert_allclose(content_f0(wave, 24000), spoken, atol=1e-4)
 
 
 def test_nothing_outside_its_reach_matters(encoder: ContentEncoder) -> None:
@@ -96,16 +174,26 @@ def test_any_sample_rate_is_understood(rate: int) -> None:
 
 def test_the_key_names_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = FeatureConfig()
-    key = feature_key("content", config)
+    key, with_melody = (feature_key(kind, config) for kind in module.ENCODED)
+    assert key != with_melody
     assert key == feature_key("content", dataclasses.replace(config, mel=MelConfig(n_mels=40)))
     assert key != feature_key("content", dataclasses.replace(config, mel=MelConfig(hop_length=128)))
-    save_checkpoint(tmp_path / module.WEIGHTS_FILE, {}, {})
+    there = module.bundled("content")
     monkeypatch.setattr(module, "bundled", lambda _: tmp_path)
-    module.weights_identity.cache_clear()
-    try:
-        assert feature_key("content", config) != key
-    finally:
-        module.weights_identity.cache_clear()
+    for changed, kept in ((module.WEIGHTS_FILE, module.MELODY_FILE), (module.MELODY_FILE, module.WEIGHTS_FILE)):
+        save_checkpoint(tmp_path / changed, {}, {})
+        shutil.copy(there / kept, tmp_path)
+        _forget()
+        try:
+            assert feature_key("content_f0", config) != with_melody
+            assert (feature_key("content", config) != key) is (changed == module.WEIGHTS_FILE)
+        finally:
+            _forget()
+
+
+def _forget() -> None:
+    for remembered in (module.weights_identity, module.melody_identity):
+        remembered.cache_clear()
 
 
 def test_an_encoder_comes_back_from_its_file(encoder: ContentEncoder, tmp_path: Path) -> None:
@@ -121,14 +209,20 @@ def test_other_weights_are_refused(header: dict[str, object], tmp_path: Path) ->
     save_checkpoint(path, {"x": torch.zeros(1)}, header)
     with pytest.raises(ModelError, match="not the weights of a content encoder"):
         load_encoder(path)
+    with pytest.raises(ModelError, match="not the weights of an encoder of the melody"):
+        load_melody_encoder(path)
 
 
 def test_nothing_has_no_content() -> None:
     with pytest.raises(DataError):
         content(np.zeros(0, dtype=np.float32), 16000)
+    with pytest.raises(DataError):
+        content_f0(np.zeros(0, dtype=np.float32), 16000)
 
 
-def test_the_bundled_encoder_is_small() -> None:
+def test_the_bundled_encoders_are_small() -> None:
+    melody = load_melody_encoder(module.melody_file())
+    assert melody.sizes.n_mels == MELODY_MEL.n_mels and module.melody_file().stat().st_size < 2_000_000
     path = module.weights_file()
     assert path.stat().st_size < 8_000_000
     assert 2e6 < sum(parameter.numel() for parameter in load_encoder(path).parameters()) < 4e6

@@ -169,4 +169,5 @@ class TestTheBundledVoice:
 
     def test_what_is_no_speech_is_reported(self, bundled: Converter):
         (line,) = told(bundled, np.sin(np.arange(48000) * 0.1))
-        assert line.startswith("in.wav: sounds like none of the 4 speakers")
+        speakers = bundled.voice.stats.speakers
+        assert line.startswith(f"in.wav: sounds like none of the {len(speakers)} speakers") and len(speakers) > 1

@@ -15,7 +15,15 @@ from aasvc_cli.audio.files import write_audio
 from aasvc_cli.config.reading import parse_config, to_tree
 from aasvc_cli.config.settings import Config
 from aasvc_cli.errors import ConfigError, DataError
-from aasvc_cli.features.content import WEIGHTS_FILE, content_input, encoded, load_encoder
+from aasvc_cli.features.content import (
+    MELODY_FILE,
+    MELODY_MEL,
+    WEIGHTS_FILE,
+    content_input,
+    encoded,
+    load_encoder,
+    load_melody_encoder,
+)
 from aasvc_cli.pipeline import train_content as module
 from aasvc_cli.pipeline.train_content import train_content
 from aasvc_cli.storage.checkpoint import load_checkpoint
@@ -61,7 +69,8 @@ def recordings(tmp_path: Path) -> Path:
 
 
 def config(max_steps: int = 4) -> Config:
-    content = {"stem": 8, "width": 8, "hidden": 8, "n_blocks": 1, "kernel": 3, "versions": 1, "crop_frames": 16}
+    sizes = {"stem": 8, "width": 8, "hidden": 8, "n_blocks": 1, "kernel": 3, "melody_width": 8, "melody_blocks": 1}
+    content = sizes | {"versions": 1, "crop_frames": 16}
     train = {"batch_size": 2, "max_steps": max_steps, "warmup_steps": 1, "lr": 1e-3, "log_every": 1, "eval_every": 2}
     return parse_config({"name": "tiny", "content": content, "train": train | {"precision": "fp32"}}, "test")
 
@@ -71,13 +80,15 @@ def after(calls: int) -> Callable[[], bool]:
     return lambda: next(left, None) is None
 
 
-def test_ends_with_an_encoder_that_can_be_loaded(home: Home, recordings: Path) -> None:
+def test_ends_with_encoders_that_can_be_loaded(home: Home, recordings: Path) -> None:
     reports: list[Any] = []
     result = train_content(home, config(), recordings=recordings, teacher="some model", on_report=reports.append)
     assert (result.step, result.stopped) == (4, False) and result.dev["total"] > 0
     assert result.folder == home.encoders / "tiny"
     encoder = load_encoder(result.folder / WEIGHTS_FILE)
     assert encoded(encoder, np.ones((20, 80), dtype=np.float32)).shape == (10, 3)
+    melody = load_melody_encoder(result.folder / MELODY_FILE)
+    assert encoded(melody, np.ones((20, MELODY_MEL.n_mels), dtype=np.float32)).shape == (10, 2)
     assert [report.step for report in reports] == [1, 2, 3, 4]
     assert [report.dev is not None for report in reports] == [False, True, False, True]
 
@@ -92,10 +103,12 @@ def test_goes_on_where_it_stopped_with_the_same_result(home: Home, recordings: P
     assert Teacher.heard == 0  # what was made is kept
     train_content(Home(tmp_path / "other"), config(), **options)
     stopped, straight = (
-        load_checkpoint(folder / "encoders" / "tiny" / WEIGHTS_FILE)[0] for folder in (home.root, tmp_path / "other")
+        [load_checkpoint(folder / "encoders" / "tiny" / name)[0] for name in (WEIGHTS_FILE, MELODY_FILE)]
+        for folder in (home.root, tmp_path / "other")
     )
-    for name, value in straight.items():
-        np.testing.assert_array_equal(stopped[name].numpy(), value.numpy())
+    for one, other in zip(stopped, straight, strict=True):
+        for name, value in other.items():
+            np.testing.assert_array_equal(one[name].numpy(), value.numpy())
 
 
 def test_can_be_stopped_while_it_still_listens(home: Home, recordings: Path) -> None:

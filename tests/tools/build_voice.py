@@ -40,11 +40,13 @@ def main() -> None:
         write_text(arguments.out / name, (arguments.run / name).read_text(encoding="utf-8"))
     config = parse_config(read_config_file(arguments.run / "config.yaml"), "config.yaml")
     train, features = config.train, config.features
-    usual = read_preset("small").train
+    preset = read_preset("small")
+    usual = preset.train
     begun = arguments.run / "init.json"
     before = read_json(begun, "what the run began with") if begun.exists() else None
     how = " --init VOICE" if before else ""
-    how += "" if features.source == "mel" else f" --src-feat {features.source} --dp-feat {features.duration}"
+    if features.source != preset.features.source:
+        how += f" --src-feat {features.source} --dp-feat {features.duration}"
     for key in ("batch_size", "lr", "warmup_steps", "max_steps"):
         if getattr(train, key) != getattr(usual, key):
             how += f" --{key.replace('_', '-')} {getattr(train, key):g}"

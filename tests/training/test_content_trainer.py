@@ -11,47 +11,51 @@ from aasvc_cli.config.reading import parse_config
 from aasvc_cli.config.settings import Config
 from aasvc_cli.features.content import encoded
 from aasvc_cli.model.content import ContentEncoder, ContentSizes
-from aasvc_cli.training.content_trainer import ContentTrainer, CropSource, Example, discriminant, projected
+from aasvc_cli.training.content_trainer import ContentTrainer, CropSource, Example, Version, discriminant, projected
 
 CPU = torch.device("cpu")
-N_MELS, CHANNELS = 80, 5
+N_MELS, N_FINE, CHANNELS = 80, 20, 5
 
 
 def config(**train: object) -> Config:
-    content = {"stem": 8, "width": 12, "hidden": 16, "n_blocks": 1, "kernel": 3, "crop_frames": 16}
+    sizes = {"stem": 8, "width": 12, "hidden": 16, "n_blocks": 1, "kernel": 3, "melody_width": 8, "melody_blocks": 1}
+    content = sizes | {"crop_frames": 16}
     tree = {"content": content, "train": {"lr": 3e-3, "warmup_steps": 5, "batch_size": 4, "grad_norm": 1.0, **train}}
     return parse_config(tree, "test")
 
 
 def example(group: str = "a", frames: int = 40, seed: int = 0, stretch: int = 1) -> Example:
-    """What the teacher writes is the place in time; a version is ``stretch`` times as long."""
-    levels = np.random.default_rng(seed).uniform(size=(2 * frames * stretch, N_MELS)).astype(np.float16)
+    """What the teacher writes is the place in time, and so is F0; a version is ``stretch`` times as long."""
+    random, count = np.random.default_rng(seed), frames * stretch
+    levels, fine_levels = (random.uniform(size=(2 * count, bands)).astype(np.float16) for bands in (N_MELS, N_FINE))
     place = np.arange(frames, dtype=np.float16)
-    return Example(group, (levels,), np.repeat(place[:, None], CHANNELS, axis=1))
+    version = Version(levels, fine_levels, np.arange(count, dtype=np.float16))
+    return Example(group, (version,), np.repeat(place[:, None], CHANNELS, axis=1))
 
 
 def trainer(**train: object) -> ContentTrainer:
     ones = np.ones(CHANNELS, dtype=np.float32)
-    return ContentTrainer(config(**train), CPU, mean=20 * ones, scale=10 * ones)
+    return ContentTrainer(config(**train), CPU, n_fine=N_FINE, mean=20 * ones, scale=10 * ones)
 
 
 def test_targets_of_a_slower_version_are_stretched_with_it() -> None:
     source = CropSource([example(frames=40, stretch=3)], n_frames=120, seed=0)
-    levels, goals, real = source.draw(0, 1)
-    assert levels.shape == (1, 240, N_MELS) and real.all()
-    np.testing.assert_allclose(goals[0, :, 0], np.linspace(0.0, 39.0, 120), atol=1e-4)
+    crops = source.draw(0, 1)
+    assert crops.levels.shape == (1, 240, N_MELS) and crops.fine_levels.shape == (1, 240, N_FINE) and crops.real.all()
+    np.testing.assert_allclose(crops.goals[0, :, 0], np.linspace(0.0, 39.0, 120), atol=1e-4)
+    np.testing.assert_array_equal(crops.f0[0], np.arange(120))  # that of the version itself
 
 
 def test_a_short_recording_is_filled_up_and_its_end_does_not_count() -> None:
-    levels, goals, real = CropSource([example(frames=10)], n_frames=16, seed=0).draw(0, 1)
-    assert real[0].tolist() == [1.0] * 10 + [0.0] * 6
-    assert not levels[0, 20:].any() and not goals[0, 10:].any()
+    crops = CropSource([example(frames=10)], n_frames=16, seed=0).draw(0, 1)
+    assert crops.real[0].tolist() == [1.0] * 10 + [0.0] * 6
+    assert not crops.levels[0, 20:].any() and not crops.goals[0, 10:].any() and not crops.f0[0, 10:].any()
 
 
 def test_groups_are_drawn_equally_often_however_large_they_are() -> None:
     examples = [example("many", seed=seed) for seed in range(30)]
     few = Example("few", examples[0].versions, np.full((40, CHANNELS), -1.0, dtype=np.float16))
-    _, goals, _ = CropSource([*examples, few], n_frames=16, seed=0).draw(0, 400)
+    goals = CropSource([*examples, few], n_frames=16, seed=0).draw(0, 400).goals
     assert 150 < int((goals[:, 0, 0] < 0).sum()) < 250
 
 
