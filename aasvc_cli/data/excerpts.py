@@ -60,11 +60,14 @@ class Cut:
 
 def first_jobs(pairs: Pairs, config: Config, *, loudness: bool) -> list[Job]:
     """Every recording once, for all features that it needs; with ``loudness``, all are measured first."""
-    kinds: dict[Path, dict[str, None]] = {}  # ordered sets: a recording may serve in several roles
+    kinds: dict[Path, tuple[str, ...]] = {}
+    of_source, of_target = kinds_of(config)
     for _, pair in pairs:
-        for recording, wanted in zip((pair.source, pair.target), kinds_of(config), strict=True):
-            kinds.setdefault(recording, {}).update(dict.fromkeys(wanted))
-    return [Job(recording, () if loudness else tuple(wanted)) for recording, wanted in kinds.items()]
+        for recording, wanted in ((pair.source, of_source), (pair.target, of_target)):
+            known = kinds.setdefault(recording, wanted)
+            if known is not wanted:  # it serves in several roles
+                kinds[recording] = tuple(dict.fromkeys((*known, *wanted)))
+    return [Job(recording, () if loudness else wanted) for recording, wanted in kinds.items()]
 
 
 def kinds_of(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:

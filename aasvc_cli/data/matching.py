@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from aasvc_cli.data.corpus import SHOWN, Recordings
 from aasvc_cli.data.manifest import SETS, UNASSIGNED, Finding, ParallelPair, suggest
@@ -46,8 +46,7 @@ class Matching:
     rules: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A recording, its path in the speaker's folder without suffix, and the last part of that."""
 
     path: Path

@@ -106,7 +106,7 @@ class Shelf:
         self._seen: int | None = None
         self._maps: dict[Path, mmap.mmap] = {}
 
-    def name(self, recording: Path) -> str:
+    def name(self, recording: Path | str) -> str:
         """How the entry of a recording is called: speaker, stem, and a digest of the whole path."""
         absolute = os.fspath(recording)
         if not os.path.isabs(absolute) or os.pardir in absolute:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float32]
 
 
-def recording_stamp(recording: Path) -> list[int] | None:
+def recording_stamp(recording: Path | str) -> list[int] | None:
     """Size in bytes and time of change in nanoseconds; None if there is no such file."""
     try:
         status = os.stat(recording)
@@ -92,11 +92,12 @@ class FeatureStore:
     def present(self, recordings: Iterable[Path]) -> dict[Path, Present]:
         """Those of many recordings that are there, so that each is looked at once, whatever is asked about it."""
         name = Shelf(self.folder, self.folder.parent).name  # the same on all shelves
-        return {
-            recording: Present(recording, name(recording), stamp)
-            for recording in recordings
-            if (stamp := recording_stamp(recording)) is not None
-        }
+        present = {}
+        for recording in recordings:
+            text = os.fspath(recording)  # asked of the path again and again, it takes long
+            if (stamp := recording_stamp(text)) is not None:
+                present[recording] = Present(recording, name(text), stamp)
+        return present
 
     def all_known(self, kind: str, recordings: Iterable[Present]) -> Iterator[tuple[Path, Known]]:
         """:meth:`known` of many recordings, in any order; those without a fresh feature are left out."""
