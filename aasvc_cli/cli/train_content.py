@@ -42,7 +42,7 @@ TeacherOption = Annotated[
 
 
 def train_content(home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Train an encoder of content.
+    """Train the encoders of content and melody.
 
     Args:
         given: the options of ``train`` by parameter

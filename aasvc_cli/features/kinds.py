@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from aasvc_cli.audio.mel import Array
     from aasvc_cli.config.settings import Config, FeatureConfig
 
+    Extractor = Callable[[Array, FeatureConfig], Array]
+    Settings = Callable[[FeatureConfig], Mapping[str, Any]]
+
 SIDES = ("source", "target", "duration")
 """The three inputs that a model normalises."""
 LEAST_WIDTH = 7
@@ -200,9 +203,9 @@ class FeatureKind:
         version: counted up when the values change under the same settings
     """
 
-    extract: Callable[[Array, FeatureConfig], Array]
+    extract: Extractor
     width: Callable[[FeatureConfig], int]
-    settings: Callable[[FeatureConfig], Mapping[str, Any]]
+    settings: Settings
     frames_per_second: Callable[[FeatureConfig], float] | None = None
     stored: Callable[[FeatureConfig], Mapping[str, Any]] = lambda _: {}
     packages: tuple[str, ...] = ()
@@ -222,12 +225,6 @@ def _mel_settings(config: FeatureConfig) -> dict[str, Any]:
 
 def _world_settings(config: FeatureConfig) -> dict[str, Any]:
     return asdict(config.mcep) | {"sample_rate": config.mel.sample_rate, "hop_length": config.mel.hop_length}
-
-
-def _content_width(name: str) -> int:
-    from aasvc_cli.features.content import ENCODED
-
-    return ENCODED[name]
 
 
 def _content_settings(config: FeatureConfig) -> dict[str, Any]:
@@ -265,6 +262,23 @@ def _folder_settings(config: FeatureConfig) -> dict[str, Any]:
     }
 
 
+def _content_kind(name: str, extract: Extractor, settings: Settings) -> FeatureKind:
+    """A kind that the bundled encoders compute."""
+
+    def width(_: FeatureConfig) -> int:
+        from aasvc_cli.features.content import ENCODED
+
+        return ENCODED[name]
+
+    return FeatureKind(
+        extract=extract,
+        width=width,
+        settings=settings,
+        frames_per_second=lambda _: 50.0,
+        speaker_independent=True,
+    )
+
+
 KINDS: dict[str, FeatureKind] = {
     "mel": FeatureKind(extract=mel, width=lambda config: config.mel.n_mels, settings=_mel_settings),
     "mcep": FeatureKind(
@@ -273,20 +287,8 @@ KINDS: dict[str, FeatureKind] = {
         settings=_world_settings,
         packages=("pyworld", "pysptk"),
     ),
-    "content": FeatureKind(
-        extract=content,
-        width=lambda _: _content_width("content"),
-        settings=_content_settings,
-        frames_per_second=lambda _: 50.0,
-        speaker_independent=True,
-    ),
-    "content_f0": FeatureKind(
-        extract=content_f0,
-        width=lambda _: _content_width("content_f0"),
-        settings=_content_f0_settings,
-        frames_per_second=lambda _: 50.0,
-        speaker_independent=True,
-    ),
+    "content": _content_kind("content", content, _content_settings),
+    "content_f0": _content_kind("content_f0", content_f0, _content_f0_settings),
     "whisper": FeatureKind(
         extract=whisper,
         width=lambda config: config.whisper.channels,
