@@ -418,9 +418,10 @@ def list_sounds(folder: Path) -> Listing:
                 continue
             seen.add((status.st_dev, status.st_ino))
             for entry in os.scandir(base):
-                path, suffix = base / entry.name, os.path.splitext(entry.name)[1].lower()
-                if entry.name.startswith(".") or entry.name in _NO_FOLDERS:
+                name = entry.name
+                if name.startswith(".") or name in _NO_FOLDERS:
                     continue
+                path, suffix = base / name, os.path.splitext(name)[1].lower()
                 if entry.is_dir():
                     (linked if entry.is_symlink() else waiting).append(path)
                 elif suffix in AUDIO_SUFFIXES and (entry.is_file() or not path.exists()):  # a broken link is missed

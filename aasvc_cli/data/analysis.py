@@ -160,35 +160,34 @@ def recall_all(jobs: Sequence[Job], bench: Bench) -> dict[Job, Analysis]:
 
     What is kept is read file by file, first what was measured and then each kind of feature.
     """
-    present = bench.store.present({job.recording for job in jobs if os.access(job.recording, os.R_OK)})
+    present = bench.store.present(job.recording for job in jobs)
     measured = {path: _facts_from(known) for path, known in bench.store.recall_all(_MEASURED, present.values())}
-    known: dict[Job, Analysis] = {}
-    planned: dict[Job, _Planned] = {}
-    for job in jobs:
-        if (facts := measured.get(job.recording)) is not None:
-            plan = _plan(job, facts, bench)
-            if isinstance(plan, Analysis):
-                known[job] = plan
-            else:
-                planned[job] = plan
-    present |= bench.store.present(plan.path for plan in planned.values() if not plan.whole)
+    plans = [
+        (job, facts, _plan(job, facts, bench)) for job in jobs if (facts := measured.get(job.recording)) is not None
+    ]
+    planned = [(job, plan) for job, _, plan in plans if isinstance(plan, _Planned)]
+    present |= bench.store.present(plan.path for _, plan in planned if not plan.whole)
     stored = _all_stored(planned, present, bench)
-    for job, plan in planned.items():
-        own = {kind: each for kind in job.kinds if (each := stored.get(kind, {}).get(plan.path)) is not None}
+    known: dict[Job, Analysis] = {}
+    for job, facts, plan in plans:
+        if isinstance(plan, Analysis):
+            known[job] = plan
+            continue
+        own = {kind: each for kind in job.kinds if (each := stored[kind].get(plan.path)) is not None}
         if len(own) == len(job.kinds) and all(_is_of(kind, each, job, bench) for kind, each in own.items()):
-            known[job] = _done(measured[job.recording], plan, own, computed=False)
-    return {job: known[job] for job in jobs if job in known}
+            known[job] = _done(facts, plan, own, computed=False)
+    return known
 
 
 def _all_stored(
-    planned: Mapping[Job, _Planned], present: Mapping[Path, Present], bench: Bench
+    planned: Sequence[tuple[Job, _Planned]], present: Mapping[Path, Present], bench: Bench
 ) -> dict[str, dict[Path, Known]]:
     """What is known of the features of all jobs, by kind and file; an error is left for :func:`analyse` to raise."""
-    paths: dict[str, list[Present]] = {}
-    for job, plan in planned.items():
+    paths: dict[str, list[Present]] = {kind: [] for job, _ in planned for kind in job.kinds}
+    for job, plan in planned:
         if (there := present.get(plan.path)) is not None:
             for kind in job.kinds:
-                paths.setdefault(kind, []).append(there)
+                paths[kind].append(there)
     stored: dict[str, dict[Path, Known]] = {}
     for kind, wanted in paths.items():
         stored[kind] = {}

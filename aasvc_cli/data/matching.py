@@ -138,18 +138,14 @@ def _unless(keys: set[str], key: Callable[[_Entry], str | None]) -> Callable[[_E
 
 def _entries(speaker: Recordings, set_name: str) -> list[_Entry]:
     """Composed and decomposed accents are the same name."""
+    root = os.fspath(speaker.root)
+    is_absolute = os.path.abspath(root) == root  # so is all that lies below; to make each path anew takes long
     listed = []
     for path in speaker.sets.get(set_name, ()):
         key = unicodedata.normalize("NFC", os.path.splitext(speaker.relative(path))[0])
-        listed.append(_Entry(_absolute(path), key, key.rsplit("/", 1)[-1]))
+        absolute = path if is_absolute else Path(os.path.abspath(path))
+        listed.append(_Entry(absolute, key, key.rsplit("/", 1)[-1]))
     return listed
-
-
-def _absolute(path: Path) -> Path:
-    """Of many paths, making each a second time would take long."""
-    text = os.fspath(path)
-    absolute = os.path.abspath(text)
-    return path if absolute == text else Path(absolute)
 
 
 def _named(matched: Iterable[_Matched], texts: Mapping[str, str]) -> list[ParallelPair]:
@@ -289,7 +285,7 @@ def _index(speaker: Recordings) -> dict[str, set[tuple[str, Path]]]:
     for set_name, paths in speaker.sets.items():
         for path in paths:
             relative = speaker.relative(path)
-            entry = (set_name, _absolute(path))
+            entry = (set_name, Path(os.path.abspath(path)))
             names = (path.name, path.stem, relative, os.path.splitext(relative)[0], str(entry[1]))
             for name in (*names, str(path)):
                 index[unicodedata.normalize("NFC", name)].add(entry)

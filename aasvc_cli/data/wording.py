@@ -9,6 +9,7 @@ not, it costs as much. How these others cost among themselves tells what is usua
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,7 +55,7 @@ class Fit:
     @cached_property
     def misfit(self) -> float:
         """The cost as a share of what other sentences cost: about 1 if this is another sentence itself."""
-        return self.cost / float(np.mean(self.others))
+        return self.cost / statistics.fmean(self.others)
 
 
 @dataclass(frozen=True)

@@ -74,20 +74,41 @@ class Entry(NamedTuple):
         return np.frombuffer(self.data, dtype=_TYPES[self.dtype]).astype(np.float32).reshape(self.shape)
 
 
-class _Packed(NamedTuple):
-    """Where an entry lies in a pack; ``start`` and ``stop`` count bytes of the file."""
+class _Pack:
+    """An open pack; no object is made of an entry before it is asked for.
 
-    pack: Path
-    said: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    crc: int
+    Raises:
+        DataError: it is not whole.
+        OSError: it cannot be read.
+    """
 
-    def entry(self, content: mmap.mmap) -> Entry:
-        """The entry itself, in the mapped pack."""
-        return Entry(self.said, self.dtype, self.shape, memoryview(content)[self.start : self.stop], self.crc)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with reading(path, "a pack of features"), path.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            self._tensors = _tree_of(stream.read(size))
+            self._facts = _tree_of(self._tensors.pop("__metadata__")["aasvc"])
+            self._start = 8 + size
+            length = self._start + max((each["data_offsets"][1] for each in self._tensors.values()), default=0)
+            if os.fstat(stream.fileno()).st_size != length:
+                raise ValueError("it is cut short")
+            self._content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+    @property
+    def names(self) -> Collection[str]:
+        """Of all entries."""
+        return self._tensors.keys()
+
+    def entry(self, name: str) -> Entry | None:
+        """One of them; None if it is damaged."""
+        try:
+            tensor, (said, crc) = self._tensors[name], self._facts[name]
+            first, last = tensor["data_offsets"]
+            data = self._content[self._start + first : self._start + last]
+            entry = Entry(said, tensor["dtype"], tuple(tensor["shape"]), data, crc)
+            return entry if entry.is_whole else None
+        except (KeyError, TypeError, ValueError):
+            return None
 
 
 class Shelf:
@@ -101,10 +122,9 @@ class Shelf:
         self.folder = folder
         self._packs = folder / ".packs"
         self._roots = tuple({os.path.join(place, "") for place in (os.path.abspath(root), os.path.realpath(root))})
-        self._index: dict[str, _Packed] = {}
+        self._index: dict[str, _Pack] = {}
         self._known: set[str] = set()
         self._seen: int | None = None
-        self._maps: dict[Path, mmap.mmap] = {}
 
     def name(self, recording: Path | str) -> str:
         """How the entry of a recording is called: speaker, stem, and a digest of the whole path."""
@@ -136,12 +156,12 @@ class Shelf:
         name = self.name(recording)
         with contextlib.suppress(FileNotFoundError):
             return read_entry(self.folder / f"{name}{_SUFFIX}")
-        if (packed := self._find(name)) is None:
+        if (pack := self._find(name)) is None:
             return None
-        with reading(packed.pack, "a whole feature file", advice="run: aasvc prepare"):
-            entry = packed.entry(self._map(packed.pack))
-            if not entry.is_whole:
-                raise ValueError(f"the checksum of {name} is another")
+        if (entry := pack.entry(name)) is None:
+            raise DataError(
+                f"{pack.path}: expected a whole feature file, but the checksum of {name} is another; run: aasvc prepare"
+            )
         return entry
 
     def each(self, names: Collection[str]) -> Iterator[tuple[str, Entry]]:
@@ -157,18 +177,17 @@ class Shelf:
                     left.discard(name)
                     if entry is not None:
                         yield name, entry
-        for pack in reversed(self._pack_files()):
+        for path in reversed(self._pack_files()):
             if not left:
                 return
             try:
-                index, content = _read_index(pack), _mapped(pack)
+                pack = _Pack(path)
             except (AasvcError, OSError):
                 continue
-            for name in left.intersection(index):
-                entry = index[name].entry(content)
-                if entry.is_whole:
+            for name in left.intersection(pack.names):
+                if (entry := pack.entry(name)) is not None:
                     yield name, entry
-            left.difference_update(index)
+            left.difference_update(pack.names)
 
     def has(self, recording: Path) -> bool:
         """Whether there is an entry, good or not."""
@@ -255,25 +274,21 @@ class Shelf:
                 if (now.st_ino, now.st_mtime_ns) == (status.st_ino, status.st_mtime_ns):
                     path.unlink()
 
-    def _find(self, name: str) -> _Packed | None:
-        """Where an entry is packed; new packs are looked at when there are any."""
+    def _find(self, name: str) -> _Pack | None:
+        """The pack that an entry is in; new packs are looked at when there are any."""
         try:
             seen = self._packs.stat().st_mtime_ns
         except OSError:
             return None
         if seen != self._seen:
-            for pack in self._pack_files():
-                if pack.name not in self._known:
-                    self._known.add(pack.name)
+            for path in self._pack_files():
+                if path.name not in self._known:
+                    self._known.add(path.name)
                     with contextlib.suppress(AasvcError, OSError):  # a damaged one is as if it were not there
-                        self._index |= _read_index(pack)
+                        pack = _Pack(path)
+                        self._index |= dict.fromkeys(pack.names, pack)
             self._seen = seen
         return self._index.get(name)
-
-    def _map(self, pack: Path) -> mmap.mmap:
-        if pack not in self._maps:
-            self._maps[pack] = _mapped(pack)
-        return self._maps[pack]
 
 
 def _tree_of(text: str | bytes) -> dict[str, Any]:
@@ -317,29 +332,6 @@ def write_entry(path: Path, said: str, dtype: str, shape: Sequence[int], data: b
         stream.write(data)
 
 
-def _mapped(pack: Path) -> mmap.mmap:
-    """The content of a pack; raises OSError."""
-    with pack.open("rb") as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _read_index(pack: Path) -> dict[str, _Packed]:
-    """What a pack holds; raises DataError if it is not whole, OSError if it cannot be read."""
-    with reading(pack, "a pack of features"), pack.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        tree = _tree_of(stream.read(size))
-        facts = _tree_of(tree.pop("__metadata__")["aasvc"])
-        start = 8 + size
-        index = {}
-        for name, each in tree.items():
-            first, last = each["data_offsets"]
-            said, crc = facts[name]
-            index[name] = _Packed(pack, said, each["dtype"], tuple(each["shape"]), start + first, start + last, crc)
-        if os.fstat(stream.fileno()).st_size != max((each.stop for each in index.values()), default=start):
-            raise ValueError("it is cut short")
-        return index
-
-
 def _batches(small: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path, os.stat_result]]]:
     """Small files that become one pack, with their status."""
     batch: list[tuple[str, Path, os.stat_result]] = []
@@ -361,7 +353,6 @@ def _checksum(said: str, shape: tuple[int, ...], data: bytes | memoryview) -> in
     return zlib.crc32(data, zlib.crc32(f"{said}{shape}".encode()))
 
 
-@lru_cache(maxsize=1024)
 @lru_cache(maxsize=256)
 def _speaker(folder: str) -> str:
     """The folder that most likely names the speaker."""

@@ -46,7 +46,7 @@ class Known(NamedTuple):
 
 
 class Present(NamedTuple):
-    """A recording that is there, the name of what is kept for it, and its :func:`recording_stamp`."""
+    """A recording that can be read, the name of what is kept for it, and its :func:`recording_stamp`."""
 
     recording: Path
     name: str
@@ -90,12 +90,12 @@ class FeatureStore:
         return self._known(self._shelf(kind), recording)
 
     def present(self, recordings: Iterable[Path]) -> dict[Path, Present]:
-        """Those of many recordings that are there, so that each is looked at once, whatever is asked about it."""
+        """Those of many recordings that can be read, so that each is looked at once, whatever is asked about it."""
         name = Shelf(self.folder, self.folder.parent).name  # the same on all shelves
         present = {}
         for recording in recordings:
             text = os.fspath(recording)  # asked of the path again and again, it takes long
-            if (stamp := recording_stamp(text)) is not None:
+            if os.access(text, os.R_OK) and (stamp := recording_stamp(text)) is not None:
                 present[recording] = Present(recording, name(text), stamp)
         return present
 
