@@ -61,7 +61,7 @@ def main() -> None:
         {
             "name": "bundled voice",
             "converts": ("one male" if features.source == "mel" else "anybody")
-            + " to one female voice, Japanese, 24 kHz",
+            + " to one female voice, best in Japanese, 24 kHz",
             "data": arguments.data,
             "licence": "MIT",
             "training": training,
