@@ -46,13 +46,11 @@ class Row:
 
     Attributes:
         what: folders in SETS that it needs
-        steps: of the training; 0 to convert with the bundled voice
         bars: limits by figure; a figure that ends in ``>`` has to be at least as large
     """
 
     what: tuple[str, ...]
-    run: Callable[[Bench, str, int], Figures]
-    steps: int = 0
+    run: Callable[[Bench, str], Figures]
     bars: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -67,13 +65,13 @@ class Bench:
         command = [sys.executable, "-m", "aasvc_cli", "--home", self.home, *arguments]
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
 
-    def trained(self, name: str, steps: int, *prepare: str | Path) -> float:
+    def trained(self, name: str, *prepare: str | Path) -> float:
         """Prepare a set, train a voice, convert the eval set; minutes of training."""
         if not (self.home / "prepared" / name / "manifest.json").is_file():
             self.call("prepare", *prepare, "--name", name, *self.options)
         result = self.home / f"{name}-trained.json"
         if not result.is_file():
-            self.call("train", "--data", name, "--tag", name, "--max-steps", str(steps), "--json", result)
+            self.call("train", "--data", name, "--tag", name, "--json", result)
         self.call("convert", "--set", "eval", "--data", name, "--model", name, "--skip-existing")
         return float(read_json(result, "a result of train")["seconds"]) / 60.0
 
@@ -108,12 +106,12 @@ def _mean(entry: Any) -> float:
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-def of_corpus(count: str) -> Callable[[Bench, str, int], Figures]:
+def of_corpus(count: str) -> Callable[[Bench, str], Figures]:
     """A voice from the first pairs of the corpus."""
 
-    def run(bench: Bench, name: str, steps: int) -> Figures:
+    def run(bench: Bench, name: str) -> Figures:
         chosen = [] if count == "all" else ["--train", count]
-        minutes = bench.trained(name, steps, bench.sets / "corpus", *chosen)
+        minutes = bench.trained(name, bench.sets / "corpus", *chosen)
         found = figures(bench.scored("--model", name, "--data", name))
         bench.call("convert", "--set", "dev", "--data", name, "--model", name, "--skip-existing")
         dev = figures(bench.scored("--model", name, "--data", name, "--set", "dev"))
@@ -122,12 +120,12 @@ def of_corpus(count: str) -> Callable[[Bench, str, int], Figures]:
     return run
 
 
-def through_bundled(bench: Bench, name: str, steps: int) -> Figures:
+def through_bundled(bench: Bench, name: str) -> Figures:
     """Eval sentences of the corpus through the bundled voice."""
     return converted_by_bundled(bench, bench.sets / "corpus" / "male" / "wav" / "eval", name)
 
 
-def unseen(bench: Bench, name: str, steps: int) -> Figures:
+def unseen(bench: Bench, name: str) -> Figures:
     """Eval sentences read by voices that were never trained on, through the bundled voice; the mean over the voices."""
     each = [
         converted_by_bundled(bench, voice, f"{name}-{voice.name}")
@@ -145,17 +143,17 @@ def converted_by_bundled(bench: Bench, recordings: Path, name: str) -> Figures:
     return figures(bench.scored("--converted", out, "--target", female / "wav" / "eval", *texts))
 
 
-def in_another_language(bench: Bench, name: str, steps: int) -> Figures:
+def in_another_language(bench: Bench, name: str) -> Figures:
     """80 pairs of two further voices."""
     root = bench.sets / "language"
     sides = ("--source", root / "source", "--target", root / "target")
-    minutes = bench.trained(name, steps, *sides, "--train", "80")
+    minutes = bench.trained(name, *sides, "--train", "80")
     return figures(bench.scored("--model", name, "--data", name, "--text", bench.sets / "language.txt")) | {
         "minutes": minutes
     }
 
 
-def electrolarynx(bench: Bench, name: str, steps: int) -> Figures:
+def electrolarynx(bench: Bench, name: str) -> Figures:
     """80 pairs of the male voice as a buzz of one pitch, and itself."""
     male, root = bench.sets / "corpus" / "male" / "wav", bench.home / "corpora" / name
     for path in (path for kind in ("train_parallel", "dev", "eval") for path in list_audio(male / kind)):
@@ -165,7 +163,7 @@ def electrolarynx(bench: Bench, name: str, steps: int) -> Figures:
             wave, rate = read_audio(path)
             write_audio(place, buzzed(wave, rate), rate)
     sets = [part for kind in ("dev", "eval") for part in (f"--{kind}", _names(bench, male / kind, kind))]
-    minutes = bench.trained(name, steps, "--source", root, "--target", male, "--train", "80", *sets)
+    minutes = bench.trained(name, "--source", root, "--target", male, "--train", "80", *sets)
     texts = male.parent / "text" / "eval.txt"
     return figures(bench.scored("--model", name, "--data", name, "--text", texts)) | {"minutes": minutes}
 
@@ -187,15 +185,15 @@ def buzzed(wave: np.ndarray, rate: int) -> np.ndarray:
     return np.clip(result[: len(wave)], -1.0, 1.0).astype(np.float32)
 
 
-def prompts(language: str, code: str) -> Callable[[Bench, str, int], Figures]:
+def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
     """All pairs of at least a second of two people, whose words are those recognised in the target's recordings."""
 
-    def run(bench: Bench, name: str, steps: int) -> Figures:
+    def run(bench: Bench, name: str) -> Figures:
         root, texts = bench.sets / language, bench.home / f"{name}.txt"
         if not texts.is_file():
             write_text(texts, "".join(recognised(root / "target", bench.asr_model, code)))
         sides = ("--source", root / "source", "--target", root / "target", "--eval", "20")
-        minutes = bench.trained(name, steps, *sides)
+        minutes = bench.trained(name, *sides)
         scores = bench.scored("--model", name, "--data", name, "--text", texts, "--language", code, "--baseline")
         source = 100.0 * _mean(scores["baseline"]["CER"])
         return figures(scores) | {
@@ -218,17 +216,17 @@ PEOPLE = {
     "CER over source": 15.0, "F0CORR >": 0.55, "similarity under recordings": 0.06, "DNSMOS under recordings": 0.15
 }  # fmt: skip
 ROWS = {
-    "pairs-20": Row(("corpus",), of_corpus("20"), 600, {OVER: 6.0, MINUTES: 5.0}),
-    "pairs-40": Row(("corpus",), of_corpus("40"), 900),
-    "pairs-80": Row(("corpus",), of_corpus("80"), 1500, {OVER: 2.0, f"{OVER}, dev": 2.0, MINUTES: 10.0}),
-    "pairs-250": Row(("corpus",), of_corpus("250"), 2400),
-    "pairs-all": Row(("corpus",), of_corpus("all"), 4000),
-    "unseen": Row(("corpus", "unseen"), unseen, 0, {OVER: 5.0, "MCD": 4.3}),
-    "language": Row(("language",), in_another_language, 1500, {OVER: 3.0, "F0CORR >": 0.75, "similarity >": 0.85}),
-    "electrolarynx": Row(("corpus",), electrolarynx, 1500, {OVER: 3.0, "F0CORR >": 0.6}),
-    "french": Row(("french",), prompts("french", "fr"), 2400, PEOPLE),
-    "spanish": Row(("spanish",), prompts("spanish", "es"), 2400, PEOPLE),
-    "bundled": Row(("corpus",), through_bundled, 0, {"CER": 12.7, "MCD": 3.75, "F0CORR >": 0.894, "DNSMOS >": 3.10}),
+    "pairs-20": Row(("corpus",), of_corpus("20"), {OVER: 6.0, MINUTES: 5.0}),
+    "pairs-40": Row(("corpus",), of_corpus("40")),
+    "pairs-80": Row(("corpus",), of_corpus("80"), {OVER: 2.0, f"{OVER}, dev": 2.0, MINUTES: 10.0}),
+    "pairs-250": Row(("corpus",), of_corpus("250")),
+    "pairs-all": Row(("corpus",), of_corpus("all")),
+    "unseen": Row(("corpus", "unseen"), unseen, {OVER: 5.0, "MCD": 4.3}),
+    "language": Row(("language",), in_another_language, {OVER: 3.0, "F0CORR >": 0.75, "similarity >": 0.85}),
+    "electrolarynx": Row(("corpus",), electrolarynx, {OVER: 3.0, "F0CORR >": 0.6}),
+    "french": Row(("french",), prompts("french", "fr"), PEOPLE),
+    "spanish": Row(("spanish",), prompts("spanish", "es"), PEOPLE),
+    "bundled": Row(("corpus",), through_bundled, {"CER": 12.7, "MCD": 3.75, "F0CORR >": 0.894, "DNSMOS >": 3.10}),
 }
 
 
@@ -260,7 +258,7 @@ def main() -> None:
         if missing := [part for part in row.what if not (arguments.sets / part).is_dir()]:
             print(f"{name:14} left out: {arguments.sets} has no {', '.join(missing)}", flush=True)
             continue
-        result[name] = row.run(bench, name, row.steps)
+        result[name] = row.run(bench, name)
         print("\n".join(lines(name, row, result[name])), flush=True)
     if arguments.json:
         print(json.dumps(result))
