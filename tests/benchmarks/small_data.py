@@ -21,7 +21,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ import numpy as np
 from aasvc_cli.audio.f0 import dio, frame_times
 from aasvc_cli.audio.files import list_audio, read_audio, write_audio
 from aasvc_cli.audio.world import world
+from aasvc_cli.data.manifest import ParallelPair, read_manifest
 from aasvc_cli.measures.judges import Whisper
 from aasvc_cli.storage.files import make_folder, read_json, write_text
+from aasvc_cli.storage.home import Home
 
 BUZZ_HERTZ = 100.0
 """Pitch of the pseudo-electrolaryngeal voice."""
@@ -190,10 +192,11 @@ def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
 
     def run(bench: Bench, name: str) -> Figures:
         root, texts = bench.sets / language, bench.home / f"{name}.txt"
-        if not texts.is_file():
-            write_text(texts, "".join(recognised(root / "target", bench.asr_model, code)))
         sides = ("--source", root / "source", "--target", root / "target", "--eval", "20")
         minutes = bench.trained(name, *sides)
+        if not texts.is_file():
+            judged = read_manifest(Home(bench.home), name).sets["eval"]
+            write_text(texts, "".join(recognised(judged, bench.asr_model, code)))
         scores = bench.scored("--model", name, "--data", name, "--text", texts, "--language", code, "--baseline")
         source = 100.0 * _mean(scores["baseline"]["CER"])
         return figures(scores) | {
@@ -203,12 +206,12 @@ def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
     return run
 
 
-def recognised(folder: Path, asr_model: str, language: str) -> Iterator[str]:
-    """What is heard in recordings, as lines of a table of texts."""
+def recognised(pairs: Sequence[ParallelPair], asr_model: str, language: str) -> Iterator[str]:
+    """What is heard in the targets of pairs, as lines of a table of texts."""
     whisper = Whisper(asr_model, threads=1)
-    for path in list_audio(folder):
-        wave, rate = read_audio(path)
-        yield f"{path.stem} {whisper.recognise(wave, rate, language)}\n"
+    for pair in pairs:
+        wave, rate = read_audio(pair.target)
+        yield f"{pair.utterance_id} {whisper.recognise(wave, rate, language)}\n"
 
 
 OVER, MINUTES = "CER over recordings", "minutes"
