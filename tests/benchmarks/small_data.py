@@ -31,8 +31,10 @@ import numpy as np
 from aasvc_cli.audio.f0 import dio, frame_times
 from aasvc_cli.audio.files import list_audio, read_audio, write_audio
 from aasvc_cli.audio.world import world
-from aasvc_cli.data.manifest import ParallelPair, read_manifest
+from aasvc_cli.data.manifest import read_manifest
+from aasvc_cli.data.matching import SIDES
 from aasvc_cli.measures.judges import Whisper
+from aasvc_cli.measures.transcripts import transcript
 from aasvc_cli.storage.files import make_folder, read_json, write_text
 from aasvc_cli.storage.home import Home
 
@@ -194,11 +196,14 @@ def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
         root, texts = bench.sets / language, bench.home / f"{name}.txt"
         sides = ("--source", root / "source", "--target", root / "target", "--eval", "20")
         minutes = bench.trained(name, *sides)
-        if not texts.is_file():
-            judged = read_manifest(Home(bench.home), name).sets["eval"]
-            write_text(texts, "".join(recognised(judged, bench.asr_model, code)))
-        scores = bench.scored("--model", name, "--data", name, "--text", texts, "--language", code, "--baseline")
-        source = 100.0 * _mean(scores["baseline"]["CER"])
+        judged = read_manifest(Home(bench.home), name).sets["eval"]
+        said, wanted = (
+            [*recognised([getattr(pair, side) for pair in judged], bench.asr_model, code)] for side in SIDES
+        )
+        write_text(texts, "".join(f"{pair.utterance_id} {text}\n" for pair, text in zip(judged, wanted, strict=True)))
+        counts = [transcript(text, heard, code).counts["CER"] for text, heard in zip(wanted, said, strict=True)]
+        source = 100.0 * sum(each.errors for each in counts) / sum(each.length for each in counts)
+        scores = bench.scored("--model", name, "--data", name, "--text", texts, "--language", code)
         return figures(scores) | {
             "CER over source": 100.0 * _mean(scores["corpus"]["CER"]) - source, "minutes": minutes
         }  # fmt: skip
@@ -206,12 +211,11 @@ def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
     return run
 
 
-def recognised(pairs: Sequence[ParallelPair], asr_model: str, language: str) -> Iterator[str]:
-    """What is heard in the targets of pairs, as lines of a table of texts."""
+def recognised(recordings: Sequence[Path], asr_model: str, language: str) -> Iterator[str]:
+    """What is heard in recordings."""
     whisper = Whisper(asr_model, threads=1)
-    for pair in pairs:
-        wave, rate = read_audio(pair.target)
-        yield f"{pair.utterance_id} {whisper.recognise(wave, rate, language)}\n"
+    for path in recordings:
+        yield whisper.recognise(*read_audio(path), language)
 
 
 OVER, MINUTES = "CER over recordings", "minutes"
