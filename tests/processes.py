@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -40,15 +42,24 @@ def start(work: Callable[..., Any], *arguments: Any, environment: Mapping[str, s
 
 def start_group(size: int, work: Callable[..., Any], *arguments: Any) -> list[BaseProcess]:
     """Run a function in several processes as a launcher would start them, which can join to train together."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     return [
         start(work, *arguments, environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(size)
     ]
+
+
+def free_port() -> int:
+    """A port that a process to be started can listen on.
+
+    It lies below those that systems hand out by themselves, so nobody is given it before that process asks for it.
+    """
+    for port in random.SystemRandom().sample(range(20000, 30000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def finish(processes: Sequence[BaseProcess], seconds: float = 120.0) -> list[int | None]:

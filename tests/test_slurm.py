@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,10 +74,7 @@ def test_an_array_job_prepares_in_parts(
 @pytest.mark.process
 @processes.needs_forks
 def test_two_machines_train_as_two_processes_of_one_do(run: Callable[..., Any], trained: Home):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    variables = {"SLURM_NNODES": 2, "SLURM_JOB_NODELIST": "machines", "SLURM_JOB_ID": 7, "PORT": port}
+    variables = {"SLURM_NNODES": 2, "SLURM_JOB_NODELIST": "machines", "SLURM_JOB_ID": 7, "PORT": processes.free_port()}
     done = run(TRAIN, "--tag", "machines", "--max-steps", 3, **variables, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 3, best at") == 1, "one process talks"
