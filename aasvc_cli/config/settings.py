@@ -525,7 +525,7 @@ class ContentConfig(Section):
     """Changed versions of each recording, beside itself."""
     crop_frames: Annotated[int, Limits(16, MOST)] = 200
     """Frames of each training example."""
-    sentences: Count = 100
+    sentences: Count = 400
     """Sentences with several readers from which the projection of the teacher's channels is fitted."""
 
     def faults(self) -> list[str]:

@@ -33,23 +33,25 @@ from aasvc_cli.features.content import (
     WEIGHTS_FILE,
     content_input,
     encoded,
+    load_encoder,
+    load_melody_encoder,
     melody_input,
 )
-from aasvc_cli.features.stats import RunningStats
 from aasvc_cli.features.whisper import WhisperEncoder
 from aasvc_cli.model.content import F0_CEIL, F0_FLOOR, ContentEncoder, MelodyEncoder
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.files import as_bytes, make_folder
-from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.files import as_bytes, file_sha256, make_folder
+from aasvc_cli.storage.home import BUNDLED, Home, bundled
 from aasvc_cli.training.content_trainer import (
     CONTENT_LOSSES,
     ContentTrainer,
     CropSource,
     Example,
+    Projection,
     Version,
     discriminant,
-    projected,
 )
+from aasvc_cli.training.initial_weights import NO_INIT
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.run_folder import RunFolder, RunResult, run_name
@@ -70,6 +72,7 @@ def train_content(
     *,
     recordings: Path,
     teacher: str,
+    init: str | None = None,
     tag: str | None = None,
     overwrite: bool = False,
     on_report: Callable[[TrainingReport], None] | None = None,
@@ -84,6 +87,8 @@ def train_content(
         recordings: ``<group>/<speaker>/**``; all groups are drawn equally often, and recordings of the same name in a
             group are the same sentence, read by several speakers
         teacher: a Whisper model, see :func:`aasvc_cli.features.whisper.load_whisper`
+        init: encoders of the same sizes to begin with, ``bundled``, a run or a folder; what is written then stays as
+            near to what those write as the teacher allows, so a voice that has learnt it need not begin anew
         tag: name of the folder; the configuration's name if None
         overwrite: start anew, discarding what the folder holds
 
@@ -92,16 +97,32 @@ def train_content(
 
     Raises:
         DataError: no recordings, no sentence that several people read, no such teacher.
+        ModelError: no such encoders to begin with, or of other sizes.
         ConfigError: the folder belongs to a run with other settings or other recordings.
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
     folder = RunFolder(home.encoders / run_name(tag, config), SETTINGS)
-    run = _Run(folder, config, find_readings(recordings), on_message or _ignore)
+    begun = None if init in (None, NO_INIT) else _find_encoders(home, str(init))
+    run = _Run(folder, config, find_readings(recordings), begun, on_message or _ignore)
     with folder.alone():
         if overwrite:
             folder.clear()
         return run.go(recordings, teacher, on_report or _ignore, should_stop or (lambda: False))
+
+
+def _find_encoders(home: Home, name: str) -> Path:
+    """The folder of encoders: those that come with the package, a run, or a path; raises ModelError."""
+    if name == BUNDLED:
+        return bundled("content")
+    folders = [home.encoders / name, Path(name)]
+    for folder in folders:
+        if (folder / WEIGHTS_FILE).is_file() and (folder / MELODY_FILE).is_file():
+            return folder
+    raise ModelError(
+        f"--init {name}: no content encoder there; expected {BUNDLED}, the tag of a run that has ended, or a folder "
+        f"with {WEIGHTS_FILE} and {MELODY_FILE}"
+    )
 
 
 def _ignore(_: Any) -> None:
@@ -122,10 +143,16 @@ class _Run:
     """One run: its folder, its examples, and the loop."""
 
     def __init__(
-        self, folder: RunFolder, config: Config, readings: Sequence[Reading], say: Callable[[str], None]
+        self,
+        folder: RunFolder,
+        config: Config,
+        readings: Sequence[Reading],
+        init: Path | None,
+        say: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self.readings = readings
+        self.init = init
         self.say = say
         self.device = pick_device(config.train.device)
         if config.train.threads:
@@ -144,8 +171,8 @@ class _Run:
         """Train to the last step, or until asked to stop."""
         train, path = self.config.train, make_folder(self.folder.path)
         names = [str(reading.path) for reading in self.readings]
-        digest = hashlib.sha256(json.dumps([teacher, names]).encode()).hexdigest()[:16]
-        described = {"recordings": str(recordings), "teacher": teacher, "digest": digest}
+        digest = hashlib.sha256(json.dumps([teacher, names, self._init_identity()]).encode()).hexdigest()[:16]
+        described = {"recordings": str(recordings), "teacher": teacher, "init": self._init_identity(), "digest": digest}
         used = ("name", "content", "train")
         settings = {name: part for name, part in to_tree(self.config).items() if name in used}
         self.folder.open(settings, described, FREE_TO_CHANGE, other_files=("examples",))
@@ -155,13 +182,19 @@ class _Run:
             return RunResult(path, 0, {}, True, 0.0)
         kept = held_out(self.readings)
         known, strange = (
-            [example for reading, example in examples if ((reading.group, reading.speaker) in kept) is apart]
+            [pair for pair in examples if ((pair[0].group, pair[0].speaker) in kept) is apart]
             for apart in (False, True)
         )
-        trainer = self._trainer(known)
+        projection = self._projection(known)
+        trainer = self._trainer(projection.directions.shape[1])
         self._resume(trainer)
         source, dev_source = (
-            CropSource(each, n_frames=self.config.content.crop_frames, seed=train.seed) for each in (known, strange)
+            CropSource(
+                [dataclasses.replace(example, goal=projection(example.goal).astype(np.float16)) for _, example in each],
+                n_frames=self.config.content.crop_frames,
+                seed=train.seed,
+            )
+            for each in (known, strange)
         )
         meter = Meter(CONTENT_LOSSES, self.device, seconds_before=self.seconds_before)
         saved, stopped = trainer.step, False
@@ -186,7 +219,7 @@ class _Run:
         if saved != trainer.step or not self.folder.last.exists():
             self._save(trainer, meter.seconds)
         if not stopped:
-            self._write(trainer, [pair for pair in examples if (pair[0].group, pair[0].speaker) not in kept])
+            self._write(trainer)
         return RunResult(path, trainer.step, self.dev, stopped, meter.seconds)
 
     # --- examples ---------------------------------------------------------------------------------------------------
@@ -234,12 +267,44 @@ class _Run:
 
     # --- files ------------------------------------------------------------------------------------------------------
 
-    def _trainer(self, examples: Sequence[Example]) -> ContentTrainer:
-        running = RunningStats()
-        for example in examples:
-            running.update(example.goal.astype(np.float32))
-        stats = running.result()
-        return ContentTrainer(self.config, self.device, n_fine=MELODY_MEL.n_mels, mean=stats.mean, scale=stats.scale)
+    def _projection(self, examples: Sequence[tuple[Reading, Example]]) -> Projection:
+        """What of the teacher's channels is wanted."""
+        readers: dict[tuple[str, str], list[Example]] = defaultdict(list)
+        for reading, example in examples:
+            readers[reading.group, reading.sentence].append(example)
+        shared = [several for several in readers.values() if len(several) > 1]
+        if not shared:
+            raise DataError("no sentence is read by several speakers; expected recordings of the same name in a group")
+        random = np.random.default_rng(self.config.train.seed)
+        chosen = [shared[index] for index in random.permutation(len(shared))[: self.config.content.sentences]]
+        sentences = [[example.goal.astype(np.float32) for example in several] for several in chosen]
+        projection = discriminant(sentences, min(CONTENT_CHANNELS, sentences[0][0].shape[1]))
+        if self.init is None:
+            return projection
+        before = load_encoder(self.init / WEIGHTS_FILE)
+        if before.sizes.n_out != projection.directions.shape[1]:
+            raise self._other_sizes()
+        return projection.turned(
+            (example.goal, encoded(before, example.versions[0].levels.astype(np.float32)))
+            for several in chosen
+            for example in several
+        )
+
+    def _trainer(self, n_out: int) -> ContentTrainer:
+        trainer = ContentTrainer(self.config, self.device, n_fine=MELODY_MEL.n_mels, n_out=n_out)
+        if self.init is not None:
+            content, melody = load_encoder(self.init / WEIGHTS_FILE), load_melody_encoder(self.init / MELODY_FILE)
+            try:
+                trainer.begin_with(content, melody)
+            except RuntimeError:
+                raise self._other_sizes() from None
+        return trainer
+
+    def _other_sizes(self) -> ModelError:
+        return ModelError(f"{self.init}: encoders of other sizes; leave out --conf, or take encoders of these sizes")
+
+    def _init_identity(self) -> str | None:
+        return None if self.init is None else file_sha256(self.init / WEIGHTS_FILE)[:16]
 
     def _resume(self, trainer: ContentTrainer) -> None:
         if not self.folder.last.exists():
@@ -261,29 +326,11 @@ class _Run:
         header = {"trainer": numbers, "step": trainer.step, "dev": self.dev, "seconds": seconds}
         save_checkpoint(self.folder.last, tensors, header)
 
-    def _write(self, trainer: ContentTrainer, examples: Sequence[tuple[Reading, Example]]) -> None:
-        """Fit the projection of the channels, and write both encoders in half precision."""
-        readers: dict[tuple[str, str], list[Example]] = defaultdict(list)
-        for reading, example in examples:
-            readers[reading.group, reading.sentence].append(example)
-        shared = [several for several in readers.values() if len(several) > 1]
-        if not shared:
-            raise DataError("no sentence is read by several speakers; expected recordings of the same name in a group")
-        random = np.random.default_rng(self.config.train.seed)
-        chosen = random.permutation(len(shared))[: self.config.content.sentences]
+    def _write(self, trainer: ContentTrainer) -> None:
+        """Write both encoders in half precision."""
         with trainer.average.swapped():
-            content, melody = trainer.networks.content.eval(), trainer.networks.melody
-            sentences = [
-                [
-                    encoded(content, example.versions[random.integers(len(example.versions))].levels.astype(np.float32))
-                    for example in shared[index]
-                ]
-                for index in chosen
-            ]
-            width = min(CONTENT_CHANNELS, content.sizes.n_out)
-            encoder = projected(content, *discriminant(sentences, width))
-            self._write_one(MELODY_FILE, melody, trainer.step)
-        self._write_one(WEIGHTS_FILE, encoder, trainer.step)
+            self._write_one(WEIGHTS_FILE, trainer.networks.content, trainer.step)
+            self._write_one(MELODY_FILE, trainer.networks.melody, trainer.step)
 
     def _write_one(self, name: str, encoder: ContentEncoder | MelodyEncoder, step: int) -> None:
         halves = {name: value.half() for name, value in encoder.state_dict().items()}

@@ -1,10 +1,10 @@
-"""Training the encoders of content and melody: crops of varied recordings, one optimiser step, and the projection.
+"""Training the encoders of content and melody: the projection, crops of varied recordings, and one optimiser step.
 
-A recogniser's encoder is the teacher. The network is given a recording that was changed (another pitch, another vocal
-tract, another room, a telephone) and has to write what the teacher wrote for the recording as it was, so it learns to
-leave aside what was changed. What is left of the speaker goes last: of the teacher's channels only those directions are
-kept in which places of a sentence differ more than the people who say it (linear discriminant analysis, whose classes
-are the moments of sentences that several people have read).
+A recogniser's encoder is the teacher. Of its channels only those directions are asked for in which places of a sentence
+differ more than the people who say it (linear discriminant analysis, whose classes are the moments of sentences that
+several people have read), so the network spends nothing on what would be left out later. It is given a recording that
+was changed (another pitch, another vocal tract, another room, a telephone) and has to write what the teacher wrote for
+the recording as it was, so it learns to leave aside what was changed.
 
 A second, smaller network learns the melody, of which the teacher says little: F0 as estimated where there was no noise
 yet.
@@ -14,9 +14,8 @@ Whatever is random in a step follows from the seed and the number of the step.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,8 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from aasvc_cli.config.settings import Config
+from aasvc_cli.data.augmentation import NOISE_TILT_DB, Change, changed
 from aasvc_cli.data.content_path import content_path
 from aasvc_cli.errors import TrainingError
+from aasvc_cli.features.content import CONTENT_MEL, SILENCE
 from aasvc_cli.model.content import F0_BINS, ContentEncoder, ContentSizes, MelodyEncoder
 from aasvc_cli.training.optimisation import (
     Averaged,
@@ -44,11 +45,15 @@ Matrix = npt.NDArray[np.float64]
 
 CONTENT_LOSSES = ("content", "melody", "total")
 FURTHEST = 6.0
-"""Differences beyond this many standard deviations of the teacher count as this."""
+"""Larger differences from a goal count as this."""
 MASK_SHARE, MASKED_BANDS, MASKED_FRAMES = 0.3, 13, 15
 """How often a crop loses bands, and how many bands and frames it loses at most."""
 FLOOR_SHARE, LOWEST_FLOOR = 0.3, 0.6
 """How often everything quieter than some level is made equal, and the highest such level."""
+CHANGED_SHARE, WIDEST_PITCH, WIDEST_FORMANT = 0.5, 7.0, 1.18
+"""How often a crop is that of another throat, by how many semitones at most, and by which factor of its formants."""
+NOISE_SHARE, SNR_DB = 0.3, (8.0, 40.0)
+"""How often noise is added to such a crop, and how far it lies below the speech."""
 RIDGE = 0.01
 """Of the mean variance among speakers, added to every direction's."""
 
@@ -74,7 +79,7 @@ class Example:
     Attributes:
         group: what kind of recordings it belongs to; all groups are drawn equally often
         versions: the first is unchanged
-        goal: (N, C), what the teacher writes for the unchanged recording
+        goal: (N, C), what is wanted, by the teacher's hearing of the unchanged recording
     """
 
     group: str
@@ -127,10 +132,10 @@ class CropSource:
         whole = (len(version.levels) + 1) // 2
         start = int(chooser.integers(0, max(1, whole - self.n_frames + 1)))
         stop = min(whole, start + self.n_frames)
-        levels, fine_levels = (
-            _filled(_masked(each[2 * start : 2 * stop].astype(np.float32), chooser), 2 * self.n_frames)
-            for each in (version.levels, version.fine_levels)
-        )
+        heard = [each[2 * start : 2 * stop].astype(np.float32) for each in (version.levels, version.fine_levels)]
+        if chooser.random() < CHANGED_SHARE:
+            heard[0] = _changed(heard[0], chooser)  # the finer ones belong to the pitch that the recording has
+        levels, fine_levels = (_filled(_masked(each, chooser), 2 * self.n_frames) for each in heard)
         # a changed recording may be slower or faster than the one the teacher encoded
         place = np.linspace(0.0, len(goal) - 1.0, whole)[start:stop]
         low = np.minimum(place.astype(np.int64), max(0, len(goal) - 2))
@@ -145,6 +150,19 @@ def _filled(values: Array, count: int) -> Array:
     result = np.zeros((count, *values.shape[1:]), dtype=np.float32)
     result[: len(values)] = values
     return result
+
+
+def _changed(levels: Array, chooser: np.random.Generator) -> Array:
+    """Levels of another pitch and throat, and now and then of noise: (T, n_mels) -> (T, n_mels)."""
+    pitch, formant, tilt = chooser.uniform(-1.0, 1.0, 3)
+    change = Change(
+        pitch=2.0 ** (WIDEST_PITCH / 12.0 * pitch),
+        formant=WIDEST_FORMANT**formant,
+        snr_db=chooser.uniform(*SNR_DB) if chooser.random() < NOISE_SHARE else None,
+        tilt_db=NOISE_TILT_DB * tilt,
+    )
+    silence = np.float32(SILENCE)
+    return np.clip(changed((levels - 1.0) * silence, change, CONTENT_MEL, chooser) / silence + 1.0, 0.0, 1.0)
 
 
 def _masked(levels: Array, chooser: np.random.Generator) -> Array:
@@ -162,6 +180,42 @@ def _masked(levels: Array, chooser: np.random.Generator) -> Array:
     return levels
 
 
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """What of the teacher's channels the network has to write.
+
+    Attributes:
+        centre: (C,), the mean of everything
+        directions: (C, D)
+        offset: (D,), added to the result
+    """
+
+    centre: Array
+    directions: Array
+    offset: Array
+
+    def __call__(self, feature: Array | Halves) -> Array:
+        """(T, C) -> (T, D)."""
+        return np.asarray((feature - self.centre) @ self.directions + self.offset, dtype=np.float32)
+
+    def turned(self, pairs: Iterable[tuple[Array, Array]]) -> Projection:
+        """The same channels, turned towards those that an encoder writes, so that whoever reads those can read these.
+
+        Nothing else is changed but the scale common to all (the orthogonal Procrustes problem, Schoenemann, 1966).
+
+        Args:
+            pairs: what the teacher and what the encoder write for some recordings, (T, C) and (T, D) each
+        """
+        shortest = [(self(one)[: len(other)], other[: len(one)]) for one, other in pairs]
+        ours, theirs = (np.concatenate(side).astype(np.float64) for side in zip(*shortest, strict=True))
+        middle, their_middle = ours.mean(axis=0), theirs.mean(axis=0)
+        ours, theirs = ours - middle, theirs - their_middle
+        left, _, right = np.linalg.svd(ours.T @ theirs)
+        turn = left @ right * math.sqrt(float(np.mean(theirs**2)) / float(np.mean(ours**2)))
+        offset = their_middle + (self.offset - middle) @ turn
+        return Projection(self.centre, (self.directions @ turn).astype(np.float32), offset.astype(np.float32))
+
+
 class _Networks(nn.Module):
     """Both encoders, for one optimiser."""
 
@@ -176,19 +230,18 @@ class ContentTrainer:
 
     Args:
         n_fine: bands of the fine levels
-        mean, scale: (C,) of the teacher's channels
+        n_out: channels that the content encoder writes
     """
 
-    def __init__(self, config: Config, device: torch.device, *, n_fine: int, mean: Array, scale: Array) -> None:
+    def __init__(self, config: Config, device: torch.device, *, n_fine: int, n_out: int) -> None:
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
-        self.mean, self.scale = (torch.from_numpy(values).to(device) for values in (mean, scale))
         settings = config.content
         self.networks = _Networks(
             ContentSizes(
                 stem=settings.stem, width=settings.width, hidden=settings.hidden, n_blocks=settings.n_blocks,
-                kernel=settings.kernel, n_out=len(mean),
+                kernel=settings.kernel, n_out=n_out,
             ),
             ContentSizes(
                 n_mels=n_fine, stem=settings.melody_width, width=settings.melody_width,
@@ -205,18 +258,23 @@ class ContentTrainer:
         self.guard = DivergenceGuard()
         self.step = 0
 
+    def begin_with(self, content: ContentEncoder, melody: MelodyEncoder) -> None:
+        """Take the weights of encoders; raises RuntimeError if those have other sizes."""
+        self.networks.content.load_state_dict(content.state_dict())
+        self.networks.melody.load_state_dict(melody.state_dict())
+        self.average = Averaged(self.networks, self.config.train.ema_decay)
+
     def losses(self, crops: Crops) -> Tensor:
         """In the order of ``CONTENT_LOSSES``.
 
-        That of the content is the mean squared difference from the teacher, in its standard deviations.
+        That of the content is the mean squared difference from the goals, whose standard deviation is about 1.
         """
         levels, fine_levels, goals, f0, real = (each.to(self.device) for each in crops)
         half = self.config.train.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             written = self.networks.content(levels)
             melody = self.networks.melody.loss(fine_levels, f0, real)
-        wanted = (goals - self.mean) / self.scale
-        error = (written.float() - wanted).clamp(-FURTHEST, FURTHEST).square().mean(-1)
+        error = (written.float() - goals).clamp(-FURTHEST, FURTHEST).square().mean(-1)
         content = (error * real).sum() / real.sum()
         return torch.stack([content, melody, content + melody])
 
@@ -275,27 +333,14 @@ class ContentTrainer:
         self.guard.load_state(numbers["guard"])
 
 
-def projected(encoder: ContentEncoder, centre: Matrix, directions: Matrix) -> ContentEncoder:
-    """An encoder that writes ``(result - centre) @ directions``: the projection becomes part of its last layer."""
-    result = ContentEncoder(dataclasses.replace(encoder.sizes, n_out=directions.shape[1]))
-    state = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
-    weight, bias = state["output.weight"].double(), state["output.bias"].double()
-    turn = torch.from_numpy(directions)
-    state["output.weight"] = (turn.T @ weight).float()
-    state["output.bias"] = ((bias - torch.from_numpy(centre)) @ turn).float()
-    result.load_state_dict(state)
-    return result.eval()
-
-
-def discriminant(sentences: Sequence[Sequence[Array]], n_out: int) -> tuple[Matrix, Matrix]:
+def discriminant(sentences: Sequence[Sequence[Array]], n_out: int) -> Projection:
     """The directions in which moments of sentences differ most, compared with the people who say them.
 
     Args:
         sentences: for each sentence, the features (T, C) of everybody who says it, at least two
 
     Returns:
-        centre (C,), the mean of everything; directions (C, n_out), the best first, scaled so that the variance of
-        everything is 1
+        to ``n_out`` channels, the best first, in which the variance of everything is 1
     """
     from scipy.linalg import eigh
 
@@ -313,7 +358,8 @@ def discriminant(sentences: Sequence[Sequence[Array]], n_out: int) -> tuple[Matr
     within += RIDGE * np.trace(within) / len(within) * np.eye(len(within))
     # the variance among people is 1 along each of the vectors, and that of everything their value
     values, vectors = eigh(total, within, subset_by_index=(len(total) - n_out, len(total) - 1))
-    return centre, np.ascontiguousarray((vectors / np.sqrt(values))[:, ::-1])
+    directions = np.ascontiguousarray((vectors / np.sqrt(values))[:, ::-1])
+    return Projection(centre.astype(np.float32), directions.astype(np.float32), np.zeros(n_out, dtype=np.float32))
 
 
 def _at_moments_of(middle: Array, feature: Array, centre: Matrix) -> Matrix:

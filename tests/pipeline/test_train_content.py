@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from aasvc_cli.audio.files import write_audio
 from aasvc_cli.config.reading import parse_config, to_tree
 from aasvc_cli.config.settings import Config
-from aasvc_cli.errors import ConfigError, DataError
+from aasvc_cli.errors import ConfigError, DataError, ModelError
 from aasvc_cli.features.content import (
     MELODY_FILE,
     MELODY_MEL,
@@ -136,6 +137,28 @@ def test_sentences_that_nobody_shares_are_not_enough(home: Home, recordings: Pat
 def test_an_empty_folder_is_named(home: Home, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected .*<group>.<speaker>"):
         train_content(home, config(), recordings=tmp_path, teacher="some model")
+
+
+def test_begins_with_other_encoders_and_writes_what_they_wrote(home: Home, recordings: Path) -> None:
+    """With a small step, the result is what it began with; and that is near to what is wanted."""
+    options: dict[str, Any] = {"recordings": recordings, "teacher": "some model"}
+    first = train_content(home, config(200), **options).folder
+    small_step = dataclasses.replace(config(1), train=dataclasses.replace(config(1).train, lr=1e-6))
+    again = train_content(home, small_step, **options, init="tiny", tag="again")
+    levels = np.random.default_rng(0).uniform(size=(60, 80)).astype(np.float32)
+    before, after_one = (encoded(load_encoder(folder / WEIGHTS_FILE), levels) for folder in (first, again.folder))
+    np.testing.assert_allclose(after_one, before, atol=0.01)
+    assert again.dev["content"] < 1.0, "the goals are turned towards what is written already"
+    with pytest.raises(ConfigError, match="training data"):
+        train_content(home, small_step, **options, tag="again")
+
+
+def test_encoders_that_cannot_be_begun_with_are_named(home: Home, recordings: Path) -> None:
+    options: dict[str, Any] = {"recordings": recordings, "teacher": "some model"}
+    with pytest.raises(ModelError, match=r"--init nobody: no content encoder there; expected bundled, the tag"):
+        train_content(home, config(), **options, init="nobody")
+    with pytest.raises(ModelError, match="other sizes"):
+        train_content(home, config(), **options, init="bundled")
 
 
 def test_the_command_trains_one(aasvc: Callable[..., Any], home: Home, recordings: Path, tmp_path: Path) -> None:

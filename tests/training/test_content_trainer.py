@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,9 +11,7 @@ import torch
 
 from aasvc_cli.config.reading import parse_config
 from aasvc_cli.config.settings import Config
-from aasvc_cli.features.content import encoded
-from aasvc_cli.model.content import ContentEncoder, ContentSizes
-from aasvc_cli.training.content_trainer import ContentTrainer, CropSource, Example, Version, discriminant, projected
+from aasvc_cli.training.content_trainer import ContentTrainer, CropSource, Example, Projection, Version, discriminant
 
 CPU = torch.device("cpu")
 N_MELS, N_FINE, CHANNELS = 80, 20, 5
@@ -25,7 +25,7 @@ def config(**train: object) -> Config:
 
 
 def example(group: str = "a", frames: int = 40, seed: int = 0, stretch: int = 1) -> Example:
-    """What the teacher writes is the place in time, and so is F0; a version is ``stretch`` times as long."""
+    """What is wanted is the place in time, and so is F0; a version is ``stretch`` times as long."""
     random, count = np.random.default_rng(seed), frames * stretch
     levels, fine_levels = (random.uniform(size=(2 * count, bands)).astype(np.float16) for bands in (N_MELS, N_FINE))
     place = np.arange(frames, dtype=np.float16)
@@ -34,8 +34,7 @@ def example(group: str = "a", frames: int = 40, seed: int = 0, stretch: int = 1)
 
 
 def trainer(**train: object) -> ContentTrainer:
-    ones = np.ones(CHANNELS, dtype=np.float32)
-    return ContentTrainer(config(**train), CPU, n_fine=N_FINE, mean=20 * ones, scale=10 * ones)
+    return ContentTrainer(config(**train), CPU, n_fine=N_FINE, n_out=CHANNELS)
 
 
 def test_targets_of_a_slower_version_are_stretched_with_it() -> None:
@@ -68,6 +67,7 @@ def test_what_is_drawn_follows_from_the_step() -> None:
 def test_steps_bring_the_network_nearer_to_its_teacher() -> None:
     one = trainer(max_steps=60, ema_decay=0.5)
     crops = CropSource([example()], n_frames=16, seed=0).draw(0, 4)
+    crops = crops._replace(goals=(crops.goals - 20.0) / 10.0)  # as wide as those of a projection
     before = one.measure(crops)["total"]
     for _ in range(60):
         one.update(crops)
@@ -104,24 +104,40 @@ def readings(n_people: int, length: int = 30, seed: int = 0) -> list[npt.NDArray
 
 def test_the_projection_keeps_words_and_drops_people() -> None:
     sentences = [readings(6, seed=seed) for seed in range(8)]
-    centre, directions = discriminant(sentences, 2)
-    assert directions.shape == (4, 2)
-    strength = (
-        np.abs(directions) * np.concatenate([each for several in sentences for each in several]).std(axis=0)[:, None]
-    )
+    projection = discriminant(sentences, 2)
+    assert projection.directions.shape == (4, 2)
+    frames = np.concatenate([each for several in sentences for each in several])
+    strength = np.abs(projection.directions) * frames.std(axis=0)[:, None]
     assert strength[:2].min(axis=1).max() > 20 * strength[2:].max()
-    frames = np.concatenate([each for several in sentences for each in several]) - centre
-    np.testing.assert_allclose(np.cov(frames @ directions, rowvar=False), np.eye(2), atol=0.05)
+    np.testing.assert_allclose(np.cov(projection(frames), rowvar=False), np.eye(2), atol=0.05)
 
 
-def test_the_projection_becomes_part_of_the_network() -> None:
-    torch.manual_seed(0)
-    encoder = ContentEncoder(ContentSizes(stem=8, width=12, hidden=16, n_blocks=1, kernel=3, n_out=CHANNELS)).eval()
+def test_a_projection_turns_towards_what_an_encoder_writes() -> None:
+    """Oracle: the encoder writes the same channels, turned, three times as large and elsewhere, for fewer frames."""
     random = np.random.default_rng(0)
-    centre, directions = random.standard_normal(CHANNELS), random.standard_normal((CHANNELS, 3))
-    levels = random.uniform(size=(30, N_MELS)).astype(np.float32)
-    expected = (encoded(encoder, levels) - centre) @ directions
-    np.testing.assert_allclose(encoded(projected(encoder, centre, directions), levels), expected, atol=1e-5)
+    turn = np.linalg.qr(random.standard_normal((3, 3)))[0]
+    directions = random.standard_normal((CHANNELS, 3)).astype(np.float32)
+    plain = Projection(random.standard_normal(CHANNELS).astype(np.float32), directions, np.zeros(3, dtype=np.float32))
+    taught = [random.standard_normal((frames, CHANNELS)).astype(np.float32) for frames in (400, 300)]
+    # whitened, as the projection of a discriminant is
+    whitening = np.linalg.cholesky(np.linalg.inv(np.cov(plain(np.concatenate(taught)), rowvar=False)))
+    plain = Projection(plain.centre, (directions @ whitening).astype(np.float32), plain.offset)
+    written = [(3.0 * plain(each) @ turn + [1.0, 2.0, 3.0])[:-1].astype(np.float32) for each in taught]
+    turned = plain.turned(zip(taught, written, strict=True))
+    for each, theirs in zip(taught, written, strict=True):
+        np.testing.assert_allclose(turned(each)[:-1], theirs, atol=0.02)
+
+
+def test_a_network_begins_with_the_weights_it_is_given() -> None:
+    one, other = trainer(ema_decay=0.9), trainer(ema_decay=0.9, seed=2)
+    content, melody = other.networks.content, other.networks.melody
+    one.begin_with(content, melody)
+    crops = CropSource([example()], n_frames=16, seed=0).draw(0, 4)
+    assert one.measure(crops) == other.measure(crops)
+    small = config()
+    wider = dataclasses.replace(small, content=dataclasses.replace(small.content, width=13))
+    with pytest.raises(RuntimeError):
+        ContentTrainer(wider, CPU, n_fine=N_FINE, n_out=CHANNELS).begin_with(content, melody)
 
 
 @pytest.mark.parametrize("seed", range(3))
