@@ -355,7 +355,7 @@ class LossConfig(Section):
 class AugmentConfig(Section):
     """Random variations of the source recordings, drawn anew in every epoch (published: none).
 
-    Everything happens on log-mels; of other features, only the tempo is changed.
+    Everything happens on log-mels; of other features, only the tempo is changed, and the melody where they have one.
     """
 
     share: Share = 0.0
@@ -376,6 +376,9 @@ class AugmentConfig(Section):
     """Lowest ratio of speech to that noise, in dB."""
     noise_range_db: Annotated[float, Limits(0.0, 80.0)] = 30.0
     """How much higher the ratio may be."""
+    monotone_share: Share = 0.0
+    """Share of the changed recordings whose melody is taken away, as of an electrolarynx or a whisper, so that the
+    intonation has to be found from what is said. Only of features that have the melody beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

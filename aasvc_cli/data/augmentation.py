@@ -3,7 +3,8 @@
 A parallel corpus holds one source speaker in one room, and little of that. Every epoch sees each source recording as
 if its speaker had another pitch, another vocal tract, another pace, another level or noise around it, while the target
 stays: so the model learns to leave all that aside. Everything happens on the stored log-mel, which costs a millisecond,
-so nothing needs to be computed or kept beforehand.
+so nothing needs to be computed or kept beforehand. Of a feature with the melody beside what is said, the melody can be
+taken away, so the model also learns to find an intonation where the source has none, as of an electrolarynx.
 
 Pitch and vocal tract are told apart by the cepstrum: what varies slowly from band to band is the envelope, which a
 shorter vocal tract stretches (Jaitly and Hinton, Vocal tract length perturbation, 2013); what varies quickly are the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,10 @@ NOISE_TILT_DB = 6.0
 """Most that noise falls or rises from octave to octave."""
 
 
+Manner = Literal["monotonous", "buzz", "whisper"]
+MANNERS = get_args(Manner)
+
+
 @dataclass(frozen=True)
 class Change:
     """What is done to one recording.
@@ -42,6 +48,8 @@ class Change:
         gain_db: how much louder
         snr_db: level of the speech above the noise that is added; None for no noise
         tilt_db: by how much that noise rises with every octave
+        manner: of a voice without melody: how much of it is voiced, as it was spoken, everything or nothing; None for
+            the melody as it was
     """
 
     tempo: float = 1.0
@@ -50,6 +58,7 @@ class Change:
     gain_db: float = 0.0
     snr_db: float | None = None
     tilt_db: float = 0.0
+    manner: Manner | None = None
 
 
 def draw(settings: AugmentConfig, random: np.random.Generator) -> Change:
@@ -66,6 +75,7 @@ def draw(settings: AugmentConfig, random: np.random.Generator) -> Change:
         gain_db=settings.gain_db * spread[3],
         snr_db=quietest + (loudest - quietest) * level if noisy < settings.noise_share else None,
         tilt_db=NOISE_TILT_DB * spread[4],
+        manner=MANNERS[random.integers(len(MANNERS))] if random.uniform() < settings.monotone_share else None,
     )
 
 
@@ -74,7 +84,8 @@ class Augmenter:
     """Applies changes to the features of sources.
 
     Attributes:
-        mel: of log-mels; None for other features, of which only the tempo can be changed
+        mel: of log-mels; None for other features, of which only tempo and melody can be changed
+        melody: whether the last two channels of a feature are log-F0 around its mean, and voicing
         frames_per_token: source frames of one token, which needs a target frame: a slower recording must still fit
         fixed: the change that is always made, instead of one that is drawn
     """
@@ -82,6 +93,7 @@ class Augmenter:
     settings: AugmentConfig
     mel: MelConfig | None
     frames_per_token: int
+    melody: bool = False
     fixed: Change | None = None
 
     def slowest(self) -> Augmenter:
@@ -103,6 +115,8 @@ class Augmenter:
         change = self.fixed or draw(self.settings, random)
         most = max(len(feature), target_frames * self.frames_per_token)
         if self.mel is None:
+            if self.melody and change.manner is not None:
+                feature = without_melody(feature, change.manner)
             return paced(feature, change.tempo, most)
         return changed(feature, change, self.mel, random, most_frames=most)
 
@@ -148,6 +162,15 @@ def stretched(feature: Array, n_frames: int) -> Array:
     """Another number of frames, between which is interpolated: (S, D) -> (n_frames, D)."""
     place = (np.arange(n_frames) + 0.5) * (len(feature) / n_frames) - 0.5
     return _between(feature, np.clip(place, 0.0, len(feature) - 1.0)).astype(np.float32, copy=False)
+
+
+def without_melody(feature: Array, manner: Manner) -> Array:
+    """A feature whose last two channels are log-F0 around its mean, and voicing, in one tone: (S, D) -> (S, D)."""
+    result = feature.copy()
+    result[:, -2] = 0.0
+    if manner != "monotonous":
+        result[:, -1] = float(manner == "buzz")
+    return result
 
 
 def with_noise(log_mel: Array, mel: MelConfig, random: np.random.Generator, *, snr_db: float, tilt_db: float) -> Array:

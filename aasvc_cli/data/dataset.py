@@ -23,6 +23,7 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.data.augmentation import Augmenter
 from aasvc_cli.data.content_path import content_path
 from aasvc_cli.data.manifest import ParallelPair
+from aasvc_cli.features.kinds import KINDS
 from aasvc_cli.features.stats import NormStats
 
 Array = npt.NDArray[np.float32]
@@ -186,7 +187,8 @@ def varied_pairs(
     augmenter = None
     if config.augment.share and can_vary(config):
         mel = config.features.mel if config.features.source == "mel" else None
-        augmenter = Augmenter(config.augment, mel, frames_per_token=config.model.frames_per_token)
+        melody = KINDS[config.features.source].melody
+        augmenter = Augmenter(config.augment, mel, frames_per_token=config.model.frames_per_token, melody=melody)
     return PairDataset(pairs, load, stats, augmenter, guided=config.loss.prior == "content")
 
 

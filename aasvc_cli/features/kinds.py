@@ -200,6 +200,7 @@ class FeatureKind:
         extra: the extra of this package that installs them
         for_models: whether a model can be trained on it
         speaker_independent: whether it says what is said, and little of who says it
+        melody: whether its last two channels are log-F0 around its mean, and voicing
         version: counted up when the values change under the same settings
     """
 
@@ -212,6 +213,7 @@ class FeatureKind:
     extra: str | None = None
     for_models: bool = True
     speaker_independent: bool = False
+    melody: bool = False
     version: int = 1
 
 
@@ -262,7 +264,7 @@ def _folder_settings(config: FeatureConfig) -> dict[str, Any]:
     }
 
 
-def _content_kind(name: str, extract: Extractor, settings: Settings) -> FeatureKind:
+def _content_kind(name: str, extract: Extractor, settings: Settings, *, melody: bool) -> FeatureKind:
     """A kind that the bundled encoders compute."""
 
     def width(_: FeatureConfig) -> int:
@@ -276,6 +278,7 @@ def _content_kind(name: str, extract: Extractor, settings: Settings) -> FeatureK
         settings=settings,
         frames_per_second=lambda _: 50.0,
         speaker_independent=True,
+        melody=melody,
     )
 
 
@@ -287,8 +290,8 @@ KINDS: dict[str, FeatureKind] = {
         settings=_world_settings,
         packages=("pyworld", "pysptk"),
     ),
-    "content": _content_kind("content", content, _content_settings),
-    "content_f0": _content_kind("content_f0", content_f0, _content_f0_settings),
+    "content": _content_kind("content", content, _content_settings, melody=False),
+    "content_f0": _content_kind("content_f0", content_f0, _content_f0_settings, melody=True),
     "whisper": FeatureKind(
         extract=whisper,
         width=lambda config: config.whisper.channels,

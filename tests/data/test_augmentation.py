@@ -177,6 +177,27 @@ def test_of_other_features_only_the_tempo_changes():
     assert len({len(result) for result in results}) > 5
 
 
+def test_a_melody_is_taken_away_in_every_manner_and_what_is_said_stays():
+    settings = AugmentConfig(share=1.0, tempo=0.0, monotone_share=0.6)
+    feature = np.random.default_rng(0).uniform(0.1, 0.9, (50, 4)).astype(np.float32)
+    found = {"as it was": 0, "monotonous": 0, "buzz": 0, "whisper": 0}
+    for seed in range(400):
+        result = Augmenter(settings, None, frames_per_token=4, melody=True)(feature, target_frames=50, seed=(seed,))
+        np.testing.assert_array_equal(result[:, :2], feature[:, :2])
+        if np.array_equal(result, feature):
+            found["as it was"] += 1
+            continue
+        assert not result[:, 2].any()
+        voicing = result[:, 3]
+        manner = "monotonous" if np.array_equal(voicing, feature[:, 3]) else {1.0: "buzz", 0.0: "whisper"}[voicing[0]]
+        assert manner == "monotonous" or len(set(voicing)) == 1
+        found[manner] += 1
+    assert found.pop("as it was") == pytest.approx(160, abs=30)
+    assert min(found.values()) > 50
+    other = Augmenter(settings, None, frames_per_token=4)(feature, target_frames=50, seed=(1,))
+    np.testing.assert_array_equal(other, feature)  # whose last channels are something else
+
+
 def _dataset(augmenter: Augmenter | None) -> PairDataset:
     pairs = [ParallelPair(f"u{i}", Path(f"s{i}"), Path(f"t{i}"), source_frames=30, target_frames=30) for i in range(5)]
     one = FeatureStats(np.zeros(MEL.n_mels, np.float32), np.ones(MEL.n_mels, np.float32), 1)
