@@ -88,7 +88,7 @@ def test_the_losses_reported_are_the_published_ones_whatever_is_trained(ablation
     trained_on = run.trainer.losses(batch)
     with torch.no_grad():
         expected = total_loss(run.trainer.forward(batch), LossConfig(), 0)
-    assert run.trainer.noted[0]["forward_sum"] == pytest.approx(float(expected.forward_sum), rel=1e-6)
+    assert run.trainer.noted[0]["forward_sum"] == pytest.approx(float(expected.forward_sum), rel=1e-5)
     assert float(trained_on.forward_sum.detach()) != pytest.approx(float(expected.forward_sum), rel=1e-2)
 
 

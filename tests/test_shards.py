@@ -85,11 +85,11 @@ def test_parts_of_convert_and_evaluate_are_the_whole(aasvc: Callable[..., Any], 
     convert = ["convert", "--set", "eval", "--model", "tiny", "--vocoder", "griffin-lim"]
     evaluate = ["evaluate", "--model", "tiny", "--measures", "signal", "--jobs", "1"]
     assert aasvc(*convert).code == 0 and aasvc(*evaluate, "--json", tmp_path / "whole.json").code == 0
-    converted = next(trained.exp.iterdir()) / "converted"
+    converted = trained.exp / "male_female_tiny" / "converted"
     whole = content(converted)
     for path in converted.rglob("*.wav"):
         path.unlink()
-    next(trained.exp.iterdir()).joinpath("scores-eval.json").unlink()
+    (trained.exp / "male_female_tiny").joinpath("scores-eval.json").unlink()
     for path in trained.cache.rglob("*.*"):
         path.unlink()
     assert aasvc(*convert, "--shard", "2/2").code == 0
@@ -99,9 +99,9 @@ def test_parts_of_convert_and_evaluate_are_the_whole(aasvc: Callable[..., Any], 
     assert f"{Path(missing).stem}: not converted" in outcome.err
     assert aasvc(*convert, "--shard", "1/2").code == 0
     assert content(converted) == whole
-    next(trained.exp.iterdir()).joinpath("scores-eval.json").unlink()
+    (trained.exp / "male_female_tiny").joinpath("scores-eval.json").unlink()
     assert aasvc(*evaluate, "--shard", "2/2").code == 0
-    assert not next(trained.exp.iterdir()).joinpath("scores-eval.json").exists()
+    assert not (trained.exp / "male_female_tiny").joinpath("scores-eval.json").exists()
     assert "--shard 1/2 was not run to its end" in aasvc(*evaluate).err
     outcome = aasvc(*evaluate, "--json", tmp_path / "parts.json")
     assert "--shard" not in outcome.err
