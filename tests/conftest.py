@@ -12,8 +12,10 @@ Tests belong to tiers, by marker: ``process`` (starts a process), ``browser``, `
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing.process
 import os
+import re
 import shutil
 import signal
 from collections import Counter
@@ -37,7 +39,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # so it is in jobs that a script started in the background; programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 MEMORY = Path("/dev/shm")
-if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4e9:
+ROOM = 4e9
+
+
+def room_in_memory() -> bool:
+    """Whether the files of tests can lie in memory: there is enough of it, and programs can be started there."""
+    try:
+        state = os.statvfs(MEMORY)
+        available = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        limits = [path.read_text().strip() for path in Path("/sys/fs/cgroup").glob("memory.max")]
+    except (AttributeError, OSError):  # another system
+        return False
+    least = min(float(available[1]) * 1e3 if available else 0.0, float(state.f_bavail * state.f_frsize))
+    least = min(least, *(float(limit) for limit in limits if limit != "max"), math.inf)
+    return least > ROOM and os.access(MEMORY, os.W_OK) and not state.f_flag & getattr(os, "ST_NOEXEC", 0)
+
+
+if "TMPDIR" not in os.environ and room_in_memory():
     # thousands of small files take half of the time of many tests on a disk
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 DATA = Path(__file__).parent / "assets"

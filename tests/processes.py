@@ -53,11 +53,11 @@ def start_group(size: int, work: Callable[..., Any], *arguments: Any) -> list[Ba
 def free_port() -> int:
     """A port that a process to be started can listen on.
 
-    It lies below those that systems hand out by themselves, so nobody is given it before that process asks for it.
+    It lies below those that systems usually hand out, so nobody is given it before that process asks for it.
     """
     for port in random.SystemRandom().sample(range(20000, 30000), 100):
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("", port))
             return port
     raise OSError("no port is free")
 

@@ -94,7 +94,10 @@ def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
 
 
 def beginnings(ctx: typer.Context) -> list[tuple[str, str]]:
-    """What training can begin with: vocoders for a vocoder, else voices."""
+    """What training can begin with: vocoders for a vocoder, encoders for an encoder, else voices."""
+    if str(ctx.params.get("kind")) == "content":
+        own = [(name, "encoder") for name in _folders(_home(ctx).encoders)]
+        return [("none", "random weights"), (BUNDLED, "of the preset small"), *own]
     if str(ctx.params.get("kind")) == "vocoder":
         return [("none", "random weights"), *(entry for entry in vocoders(ctx) if entry[0] != "griffin-lim")]
     return models(ctx)

@@ -253,7 +253,7 @@ InitOption = Annotated[
         help="Begin with the weights of this model, ours or published, or with random ones (none); without --conf its "
         "sizes are taken, too. Statistics stay your speakers' own, which brings them near what the model knows; "
         "--norm-name MODEL keeps the model's, for more recordings of the same speakers. With --kind vocoder, name a "
-        "vocoder; with --kind content, bundled or a run of that kind.",
+        "vocoder; with --kind content, encoders of the same sizes: bundled, a run that has ended, or a folder.",
         show_default="without --conf what fits the features: the bundled voice, of a vocoder universal; else none",
         autocompletion=completion.beginnings,
     ),

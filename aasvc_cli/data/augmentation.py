@@ -2,9 +2,9 @@
 
 A parallel corpus holds one source speaker in one room, and little of that. Every epoch sees each source recording as
 if its speaker had another pitch, another vocal tract, another pace, another level or noise around it, while the target
-stays: so the model learns to leave all that aside. Everything happens on the stored log-mel, which costs a millisecond,
-so nothing needs to be computed or kept beforehand. Of a feature with the melody beside what is said, the melody can be
-taken away, so the model also learns to find an intonation where the source has none, as of an electrolarynx.
+stays: so the model learns to leave all that aside. The stored log-mel is changed, which costs milliseconds, so nothing
+needs to be computed or kept beforehand. Of features with the melody beside what is said, the melody can be taken away,
+so the model also learns to find an intonation where the source has none, as of an electrolarynx.
 
 Pitch and vocal tract are told apart by the cepstrum: what varies slowly from band to band is the envelope, which a
 shorter vocal tract stretches (Jaitly and Hinton, Vocal tract length perturbation, 2013); what varies quickly are the
@@ -34,7 +34,8 @@ NOISE_TILT_DB = 6.0
 
 
 Manner = Literal["monotonous", "buzz", "whisper"]
-MANNERS = get_args(Manner)
+"""Of speaking without a melody: with the voicing as it was, with everything voiced, or with nothing."""
+MANNERS: tuple[Manner, ...] = get_args(Manner)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class Change:
         gain_db: how much louder
         snr_db: level of the speech above the noise that is added; None for no noise
         tilt_db: by how much that noise rises with every octave
-        manner: of a voice without melody: how much of it is voiced, as it was spoken, everything or nothing; None for
-            the melody as it was
+        manner: how the melody is taken away; None leaves it
     """
 
     tempo: float = 1.0
@@ -75,8 +75,12 @@ def draw(settings: AugmentConfig, random: np.random.Generator) -> Change:
         gain_db=settings.gain_db * spread[3],
         snr_db=quietest + (loudest - quietest) * level if noisy < settings.noise_share else None,
         tilt_db=NOISE_TILT_DB * spread[4],
-        manner=MANNERS[random.integers(len(MANNERS))] if random.uniform() < settings.monotone_share else None,
+        manner=_manner(settings.monotone_share, random),
     )
+
+
+def _manner(share: float, random: np.random.Generator) -> Manner | None:
+    return MANNERS[random.integers(len(MANNERS))] if share and random.uniform() < share else None
 
 
 @dataclass(frozen=True)

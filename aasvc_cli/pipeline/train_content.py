@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import json
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import pick_device
 from aasvc_cli.data.readings import Reading, find_readings, held_out
 from aasvc_cli.data.waveforms import by_another, elsewhere
-from aasvc_cli.errors import DataError, ModelError
+from aasvc_cli.errors import ConfigError, DataError, ModelError
 from aasvc_cli.features.content import (
     CONTENT_CHANNELS,
     CONTENT_MEL,
@@ -40,7 +41,7 @@ from aasvc_cli.features.content import (
 from aasvc_cli.features.whisper import WhisperEncoder
 from aasvc_cli.model.content import F0_CEIL, F0_FLOOR, ContentEncoder, MelodyEncoder
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.files import as_bytes, file_sha256, make_folder
+from aasvc_cli.storage.files import as_bytes, make_folder, write_json
 from aasvc_cli.storage.home import BUNDLED, Home, bundled
 from aasvc_cli.training.content_trainer import (
     CONTENT_LOSSES,
@@ -50,9 +51,10 @@ from aasvc_cli.training.content_trainer import (
     Projection,
     Version,
     discriminant,
+    network_sizes,
 )
-from aasvc_cli.training.initial_weights import NO_INIT
-from aasvc_cli.training.optimisation import with_precision
+from aasvc_cli.training.initial_weights import INIT_FILE, NO_INIT, check_init
+from aasvc_cli.training.optimisation import below, with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.run_folder import RunFolder, RunResult, run_name
 from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE
@@ -87,8 +89,9 @@ def train_content(
         recordings: ``<group>/<speaker>/**``; all groups are drawn equally often, and recordings of the same name in a
             group are the same sentence, read by several speakers
         teacher: a Whisper model, see :func:`aasvc_cli.features.whisper.load_whisper`
-        init: encoders of the same sizes to begin with, ``bundled``, a run or a folder; what is written then stays as
-            near to what those write as the teacher allows, so a voice that has learnt it need not begin anew
+        init: encoders of the same sizes to begin with: ``bundled``, a run that has ended, or a folder. What is written
+            then stays as near to what those write as the teacher allows, so a voice that was trained on them need not
+            begin anew. None or ``none`` for random weights; a run that goes on has its own.
         tag: name of the folder; the configuration's name if None
         overwrite: start anew, discarding what the folder holds
 
@@ -98,31 +101,68 @@ def train_content(
     Raises:
         DataError: no recordings, no sentence that several people read, no such teacher.
         ModelError: no such encoders to begin with, or of other sizes.
-        ConfigError: the folder belongs to a run with other settings or other recordings.
+        ConfigError: the folder belongs to a run with other settings, other recordings or another beginning, or is what
+            is to be begun with.
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
     folder = RunFolder(home.encoders / run_name(tag, config), SETTINGS)
-    begun = None if init in (None, NO_INIT) else _find_encoders(home, str(init))
-    run = _Run(folder, config, find_readings(recordings), begun, on_message or _ignore)
+    readings = find_readings(recordings)
+    _check_shared(readings)
+    begins_with = None if init in (None, NO_INIT) else _find_encoders(home, str(init), folder.path, config)
+    run = _Run(folder, config, readings, begins_with, on_message or _ignore)
     with folder.alone():
         if overwrite:
             folder.clear()
+        if (folder.path / SETTINGS).exists():
+            check_init(folder.path, init, begun=folder.last.exists())
         return run.go(recordings, teacher, on_report or _ignore, should_stop or (lambda: False))
 
 
-def _find_encoders(home: Home, name: str) -> Path:
-    """The folder of encoders: those that come with the package, a run, or a path; raises ModelError."""
-    if name == BUNDLED:
-        return bundled("content")
-    folders = [home.encoders / name, Path(name)]
-    for folder in folders:
-        if (folder / WEIGHTS_FILE).is_file() and (folder / MELODY_FILE).is_file():
-            return folder
-    raise ModelError(
-        f"--init {name}: no content encoder there; expected {BUNDLED}, the tag of a run that has ended, or a folder "
-        f"with {WEIGHTS_FILE} and {MELODY_FILE}"
-    )
+@dataclass(frozen=True, eq=False)
+class _Encoders:
+    """What a training begins with, as it was asked for and read."""
+
+    name: str
+    content: ContentEncoder
+    melody: MelodyEncoder
+
+
+def _find_encoders(home: Home, name: str, run: Path, config: Config) -> _Encoders:
+    """Encoders to begin with: those that come with the package, of a run, or in a folder.
+
+    Raises:
+        ModelError: none there, or of other sizes than the configuration's.
+        ConfigError: they are those of the run that is to begin with them.
+    """
+    folders = [bundled("content")] if name == BUNDLED else [home.encoders / name, Path(name)]
+    found = [each for each in folders if (each / WEIGHTS_FILE).is_file() and (each / MELODY_FILE).is_file()]
+    if not found:
+        raise ModelError(
+            f"--init {name}: no content encoder there; expected {BUNDLED}, the tag of a run that has ended, or a "
+            f"folder with {WEIGHTS_FILE} and {MELODY_FILE}"
+        )
+    if found[0].resolve() == run.resolve():
+        raise ConfigError(f"--init {name}", ["is the folder of this training itself; choose another --tag for it"])
+    content, melody = load_encoder(found[0] / WEIGHTS_FILE), load_melody_encoder(found[0] / MELODY_FILE)
+    wanted = network_sizes(config, n_fine=MELODY_MEL.n_mels, n_out=content.sizes.n_out)
+    faults = [
+        f"{what} {size} {getattr(sizes, size)}, expected {expected}"
+        for what, sizes, other in zip(("content", "melody"), (content.sizes, melody.sizes), wanted, strict=True)
+        for size, expected in dataclasses.asdict(other).items()
+        if getattr(sizes, size) != expected
+    ]
+    if faults:
+        raise ModelError(f"--init {name}: encoders of other sizes ({'; '.join(faults)}); set theirs in --conf")
+    return _Encoders(name, content, melody)
+
+
+def _check_shared(readings: Sequence[Reading]) -> None:
+    """Raise DataError if no sentence is read by several of those who are trained on."""
+    kept = held_out(readings)
+    spoken = Counter((each.group, each.sentence) for each in readings if (each.group, each.speaker) not in kept)
+    if max(spoken.values(), default=0) < 2:
+        raise DataError("no sentence is read by several speakers; expected recordings of the same name in a group")
 
 
 def _ignore(_: Any) -> None:
@@ -147,12 +187,12 @@ class _Run:
         folder: RunFolder,
         config: Config,
         readings: Sequence[Reading],
-        init: Path | None,
+        begins_with: _Encoders | None,
         say: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self.readings = readings
-        self.init = init
+        self.begins_with = begins_with
         self.say = say
         self.device = pick_device(config.train.device)
         if config.train.threads:
@@ -171,12 +211,14 @@ class _Run:
         """Train to the last step, or until asked to stop."""
         train, path = self.config.train, make_folder(self.folder.path)
         names = [str(reading.path) for reading in self.readings]
-        digest = hashlib.sha256(json.dumps([teacher, names, self._init_identity()]).encode()).hexdigest()[:16]
-        described = {"recordings": str(recordings), "teacher": teacher, "init": self._init_identity(), "digest": digest}
+        digest = hashlib.sha256(json.dumps([teacher, names]).encode()).hexdigest()[:16]
+        described = {"recordings": str(recordings), "teacher": teacher, "digest": digest}
         used = ("name", "content", "train")
         settings = {name: part for name, part in to_tree(self.config).items() if name in used}
         self.folder.open(settings, described, FREE_TO_CHANGE, other_files=("examples",))
         self.folder.describe(dump_yaml(self.config), described)
+        if self.begins_with is not None:
+            write_json(path / INIT_FILE, {"model": self.begins_with.name})
         examples = self._examples(teacher, should_stop)
         if examples is None:
             return RunResult(path, 0, {}, True, 0.0)
@@ -185,9 +227,14 @@ class _Run:
             [pair for pair in examples if ((pair[0].group, pair[0].speaker) in kept) is apart]
             for apart in (False, True)
         )
-        projection = self._projection(known)
-        trainer = self._trainer(projection.directions.shape[1])
-        self._resume(trainer)
+        if not self.folder.last.exists():
+            self.folder.cut_log(0)
+            projection = self._projection(known)
+            trainer = self._trainer(projection)
+            if self.begins_with is not None:
+                trainer.begin_with(self.begins_with.content, self.begins_with.melody)
+        else:
+            trainer, projection = self._resumed()
         source, dev_source = (
             CropSource(
                 [dataclasses.replace(example, goal=projection(example.goal).astype(np.float16)) for _, example in each],
@@ -214,10 +261,10 @@ class _Run:
                     self.folder.log(entry)
                 report(current)
             if step % train.save_every == 0 or last:
-                self._save(trainer, meter.seconds)
+                self._save(trainer, projection, meter.seconds)
                 saved = step
         if saved != trainer.step or not self.folder.last.exists():
-            self._save(trainer, meter.seconds)
+            self._save(trainer, projection, meter.seconds)
         if not stopped:
             self._write(trainer)
         return RunResult(path, trainer.step, self.dev, stopped, meter.seconds)
@@ -274,44 +321,39 @@ class _Run:
             readers[reading.group, reading.sentence].append(example)
         shared = [several for several in readers.values() if len(several) > 1]
         if not shared:
-            raise DataError("no sentence is read by several speakers; expected recordings of the same name in a group")
+            raise DataError(
+                f"no sentence is read by several speakers in recordings of at least {SHORTEST_SECONDS} s; expected "
+                "recordings of the same name in a group"
+            )
         random = np.random.default_rng(self.config.train.seed)
         chosen = [shared[index] for index in random.permutation(len(shared))[: self.config.content.sentences]]
+        self.say(f"finding what {len(chosen)} sentences have in common, whoever says them")
         sentences = [[example.goal.astype(np.float32) for example in several] for several in chosen]
-        projection = discriminant(sentences, min(CONTENT_CHANNELS, sentences[0][0].shape[1]))
-        if self.init is None:
+        n_channels = sentences[0][0].shape[1]
+        projection = discriminant(sentences, min(CONTENT_CHANNELS, n_channels))
+        if self.begins_with is None:
             return projection
-        before = load_encoder(self.init / WEIGHTS_FILE)
+        before = self.begins_with.content
         if before.sizes.n_out != projection.directions.shape[1]:
-            raise self._other_sizes()
+            raise ModelError(
+                f"--init {self.begins_with.name}: writes {before.sizes.n_out} channels, expected "
+                f"{projection.directions.shape[1]} with this teacher, which has {n_channels}"
+            )
         return projection.turned(
             (example.goal, encoded(before, example.versions[0].levels.astype(np.float32)))
             for several in chosen
             for example in several
         )
 
-    def _trainer(self, n_out: int) -> ContentTrainer:
-        trainer = ContentTrainer(self.config, self.device, n_fine=MELODY_MEL.n_mels, n_out=n_out)
-        if self.init is not None:
-            content, melody = load_encoder(self.init / WEIGHTS_FILE), load_melody_encoder(self.init / MELODY_FILE)
-            try:
-                trainer.begin_with(content, melody)
-            except RuntimeError:
-                raise self._other_sizes() from None
-        return trainer
+    def _trainer(self, projection: Projection) -> ContentTrainer:
+        n_out = projection.directions.shape[1]
+        return ContentTrainer(self.config, self.device, n_fine=MELODY_MEL.n_mels, n_out=n_out)
 
-    def _other_sizes(self) -> ModelError:
-        return ModelError(f"{self.init}: encoders of other sizes; leave out --conf, or take encoders of these sizes")
-
-    def _init_identity(self) -> str | None:
-        return None if self.init is None else file_sha256(self.init / WEIGHTS_FILE)[:16]
-
-    def _resume(self, trainer: ContentTrainer) -> None:
-        if not self.folder.last.exists():
-            self.folder.cut_log(0)
-            return
+    def _resumed(self) -> tuple[ContentTrainer, Projection]:
         tensors, header = load_checkpoint(self.folder.last)
         try:
+            projection = Projection(**{name: value.numpy() for name, value in below(tensors, "projection.").items()})
+            trainer = self._trainer(projection)
             trainer.load_state(tensors, header["trainer"])
             self.dev, self.seconds_before = header["dev"], header["seconds"]
         except (KeyError, RuntimeError, TypeError, ValueError):
@@ -320,17 +362,19 @@ class _Run:
             ) from None
         self.folder.cut_log(trainer.step)
         self.say(f"resuming {self.folder.path} at step {trainer.step}")
+        return trainer, projection
 
-    def _save(self, trainer: ContentTrainer, seconds: float) -> None:
+    def _save(self, trainer: ContentTrainer, projection: Projection, seconds: float) -> None:
         tensors, numbers = trainer.state()
+        tensors |= {f"projection.{name}": torch.from_numpy(value) for name, value in vars(projection).items()}
         header = {"trainer": numbers, "step": trainer.step, "dev": self.dev, "seconds": seconds}
         save_checkpoint(self.folder.last, tensors, header)
 
     def _write(self, trainer: ContentTrainer) -> None:
         """Write both encoders in half precision."""
         with trainer.average.swapped():
-            self._write_one(WEIGHTS_FILE, trainer.networks.content, trainer.step)
             self._write_one(MELODY_FILE, trainer.networks.melody, trainer.step)
+            self._write_one(WEIGHTS_FILE, trainer.networks.content, trainer.step)  # last, as who has it has both
 
     def _write_one(self, name: str, encoder: ContentEncoder | MelodyEncoder, step: int) -> None:
         halves = {name: value.half() for name, value in encoder.state_dict().items()}

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.augmentation import NOISE_TILT_DB, Change, changed
 from aasvc_cli.data.content_path import content_path
-from aasvc_cli.errors import TrainingError
+from aasvc_cli.errors import DataError, TrainingError
 from aasvc_cli.features.content import CONTENT_MEL, SILENCE
 from aasvc_cli.model.content import F0_BINS, ContentEncoder, ContentSizes, MelodyEncoder
 from aasvc_cli.training.optimisation import (
@@ -51,7 +51,7 @@ MASK_SHARE, MASKED_BANDS, MASKED_FRAMES = 0.3, 13, 15
 FLOOR_SHARE, LOWEST_FLOOR = 0.3, 0.6
 """How often everything quieter than some level is made equal, and the highest such level."""
 CHANGED_SHARE, WIDEST_PITCH, WIDEST_FORMANT = 0.5, 7.0, 1.18
-"""How often a crop is that of another throat, by how many semitones at most, and by which factor of its formants."""
+"""How often pitch and formants of a crop are moved, and by how many semitones and by which factor at most."""
 NOISE_SHARE, SNR_DB = 0.3, (8.0, 40.0)
 """How often noise is added to such a crop, and how far it lies below the speech."""
 RIDGE = 0.01
@@ -79,7 +79,7 @@ class Example:
     Attributes:
         group: what kind of recordings it belongs to; all groups are drawn equally often
         versions: the first is unchanged
-        goal: (N, C), what is wanted, by the teacher's hearing of the unchanged recording
+        goal: (N, C), the teacher's channels for the unchanged recording, or what a projection makes of them
     """
 
     group: str
@@ -198,22 +198,51 @@ class Projection:
         """(T, C) -> (T, D)."""
         return np.asarray((feature - self.centre) @ self.directions + self.offset, dtype=np.float32)
 
-    def turned(self, pairs: Iterable[tuple[Array, Array]]) -> Projection:
+    def turned(self, pairs: Iterable[tuple[Array | Halves, Array]]) -> Projection:
         """The same channels, turned towards those that an encoder writes, so that whoever reads those can read these.
 
-        Nothing else is changed but the scale common to all (the orthogonal Procrustes problem, Schoenemann, 1966).
+        They have the mean and, on the whole, the variance of those, and the angles between them stay (the orthogonal
+        Procrustes problem, Schoenemann, 1966).
 
         Args:
             pairs: what the teacher and what the encoder write for some recordings, (T, C) and (T, D) each
         """
-        shortest = [(self(one)[: len(other)], other[: len(one)]) for one, other in pairs]
-        ours, theirs = (np.concatenate(side).astype(np.float64) for side in zip(*shortest, strict=True))
-        middle, their_middle = ours.mean(axis=0), theirs.mean(axis=0)
-        ours, theirs = ours - middle, theirs - their_middle
-        left, _, right = np.linalg.svd(ours.T @ theirs)
-        turn = left @ right * math.sqrt(float(np.mean(theirs**2)) / float(np.mean(ours**2)))
-        offset = their_middle + (self.offset - middle) @ turn
+        ours, theirs = _Moments(), _Moments()
+        products: Matrix = np.zeros((1, 1))
+        for one, other in pairs:
+            left, right = self(one)[: len(other)].astype(np.float64), other[: len(one)].astype(np.float64)
+            ours.add(left)
+            theirs.add(right)
+            products = products + left.T @ right
+        u, _, v = np.linalg.svd(products - ours.count * np.outer(ours.mean, theirs.mean))
+        turn = u @ v * math.sqrt(float(np.trace(theirs.covariance)) / float(np.trace(ours.covariance)))
+        offset = theirs.mean + (self.offset - ours.mean) @ turn
         return Projection(self.centre, (self.directions @ turn).astype(np.float32), offset.astype(np.float32))
+
+
+class _Moments:
+    """Mean and covariance of frames, without keeping them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Matrix = np.zeros(1)
+        self._products: Matrix = np.zeros((1, 1))
+
+    def add(self, frames: Matrix) -> None:
+        """Take in (T, C) more."""
+        self.count += len(frames)
+        self._sum = self._sum + frames.sum(axis=0)
+        self._products = self._products + frames.T @ frames
+
+    @property
+    def mean(self) -> Matrix:
+        """(C,)"""
+        return np.asarray(self._sum / self.count)
+
+    @property
+    def covariance(self) -> Matrix:
+        """(C, C)"""
+        return np.asarray((self._products - self.count * np.outer(self.mean, self.mean)) / max(1, self.count - 1))
 
 
 class _Networks(nn.Module):
@@ -223,6 +252,20 @@ class _Networks(nn.Module):
         super().__init__()
         self.content = ContentEncoder(content)
         self.melody = MelodyEncoder(melody)
+
+
+def network_sizes(config: Config, *, n_fine: int, n_out: int) -> tuple[ContentSizes, ContentSizes]:
+    """Sizes of the encoders of content and melody that a configuration asks for."""
+    settings = config.content
+    content = ContentSizes(
+        stem=settings.stem, width=settings.width, hidden=settings.hidden, n_blocks=settings.n_blocks,
+        kernel=settings.kernel, n_out=n_out,
+    )  # fmt: skip
+    melody = ContentSizes(
+        n_mels=n_fine, stem=settings.melody_width, width=settings.melody_width, hidden=3 * settings.melody_width,
+        n_blocks=settings.melody_blocks, kernel=settings.kernel, n_out=F0_BINS + 1,
+    )  # fmt: skip
+    return content, melody
 
 
 class ContentTrainer:
@@ -237,18 +280,7 @@ class ContentTrainer:
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
-        settings = config.content
-        self.networks = _Networks(
-            ContentSizes(
-                stem=settings.stem, width=settings.width, hidden=settings.hidden, n_blocks=settings.n_blocks,
-                kernel=settings.kernel, n_out=n_out,
-            ),
-            ContentSizes(
-                n_mels=n_fine, stem=settings.melody_width, width=settings.melody_width,
-                hidden=3 * settings.melody_width, n_blocks=settings.melody_blocks, kernel=settings.kernel,
-                n_out=F0_BINS + 1,
-            ),
-        ).to(device)  # fmt: skip
+        self.networks = _Networks(*network_sizes(config, n_fine=n_fine, n_out=n_out)).to(device)
         train = config.train
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(), lr=train.lr, betas=(train.adam_beta1, train.adam_beta2),
@@ -259,7 +291,7 @@ class ContentTrainer:
         self.step = 0
 
     def begin_with(self, content: ContentEncoder, melody: MelodyEncoder) -> None:
-        """Take the weights of encoders; raises RuntimeError if those have other sizes."""
+        """Take the weights of encoders of the same sizes."""
         self.networks.content.load_state_dict(content.state_dict())
         self.networks.melody.load_state_dict(melody.state_dict())
         self.average = Averaged(self.networks, self.config.train.ema_decay)
@@ -267,7 +299,7 @@ class ContentTrainer:
     def losses(self, crops: Crops) -> Tensor:
         """In the order of ``CONTENT_LOSSES``.
 
-        That of the content is the mean squared difference from the goals, whose standard deviation is about 1.
+        That of the content is the mean squared difference from the goals.
         """
         levels, fine_levels, goals, f0, real = (each.to(self.device) for each in crops)
         half = self.config.train.precision == "bf16"
@@ -341,12 +373,16 @@ def discriminant(sentences: Sequence[Sequence[Array]], n_out: int) -> Projection
 
     Returns:
         to ``n_out`` channels, the best first, in which the variance of everything is 1
+
+    Raises:
+        DataError: hardly any speech, or speakers who do not differ.
     """
     from scipy.linalg import eigh
 
-    frames = np.concatenate([feature for readings in sentences for feature in readings]).astype(np.float64)
-    centre = frames.mean(axis=0)
-    total = np.cov(frames, rowvar=False)
+    everything = _Moments()
+    for feature in (feature for readings in sentences for feature in readings):
+        everything.add(feature.astype(np.float64))
+    centre, total = everything.mean, everything.covariance
     within, count = np.zeros_like(total), 0.0
     for readings in sentences:
         middle = sorted(readings, key=len)[len(readings) // 2]
@@ -354,6 +390,11 @@ def discriminant(sentences: Sequence[Sequence[Array]], n_out: int) -> Projection
         difference = (aligned - aligned.mean(axis=0)).reshape(-1, aligned.shape[2])
         within += difference.T @ difference
         count += len(middle) * (len(readings) - 1)
+    if everything.count <= 2 * n_out or not np.trace(within) > 0.0:
+        raise DataError(
+            f"the sentences that several speakers read hold {everything.count} frames in all; expected many more than "
+            f"the {n_out} channels that are to be found, from speakers who differ"
+        )
     within /= count
     within += RIDGE * np.trace(within) / len(within) * np.eye(len(within))
     # the variance among people is 1 along each of the vectors, and that of everything their value

@@ -96,6 +96,7 @@ def test_names_are_completed(complete: Callable[..., list[str]], furnished: Home
         (["convert", "--vocoder", ""], ["griffin-lim", "bundled", "universal", "pwg_jp_female"]),
         (["train", "--init", "p"], ["published"]),
         (["train", "--kind", "vocoder", "--init", ""], ["none", "bundled", "universal", "pwg_jp_female"]),
+        (["train", "--kind", "content", "--init", ""], ["none", "bundled"]),
         (["train", "--kind", "vocoder", "--mels-from", "f"], ["first"]),
         (["evaluate", "first", "s"], ["small"]),
         (["download", "hif"], ["hificaptain-ja", "hificaptain-en"]),

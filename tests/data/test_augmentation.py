@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import log_mel, mel_basis, mel_centres
 from aasvc_cli.audio.resampling import resample
+from aasvc_cli.config.reading import parse_config
 from aasvc_cli.config.settings import AugmentConfig, MelConfig
 from aasvc_cli.data.augmentation import Augmenter, Change, changed, draw, stretched, warped, with_noise
-from aasvc_cli.data.dataset import PairDataset, Position, batch_stream
+from aasvc_cli.data.dataset import PairDataset, Position, batch_stream, varied_pairs
 from aasvc_cli.data.manifest import ParallelPair
 from aasvc_cli.features.stats import FeatureStats, NormStats
 
@@ -196,6 +197,22 @@ def test_a_melody_is_taken_away_in_every_manner_and_what_is_said_stays():
     assert min(found.values()) > 50
     other = Augmenter(settings, None, frames_per_token=4)(feature, target_frames=50, seed=(1,))
     np.testing.assert_array_equal(other, feature)  # whose last channels are something else
+
+
+@pytest.mark.parametrize(("kind", "known"), [("content_f0", True), ("content", False)])
+def test_the_kind_of_feature_says_whether_there_is_a_melody(kind: str, known: bool):
+    """Of a feature without one, the last two channels are like the others."""
+    tree = {
+        "features": {"source": kind, "duration": kind},
+        "augment": {"share": 1.0, "tempo": 0.0, "monotone_share": 1.0},
+    }
+    one = FeatureStats(np.zeros(4, np.float32), np.ones(4, np.float32), 1)
+    kinds = {"source": kind, "duration": kind, "target": "mel"}
+    stats = NormStats(one, one, one, kinds, dict.fromkeys(kinds, "k"), "t")
+    pairs = [ParallelPair("u", Path("s"), Path("t"), source_frames=20, target_frames=20)]
+    dataset = varied_pairs(pairs, lambda kind, path: np.full((20, 4), 0.5, np.float32), stats, parse_config(tree, "t"))
+    source = dataset.in_epoch(0, 0)[0].source
+    assert (source[:, :2] == 0.5).all() and (source[:, 2] == (0.0 if known else 0.5)).all()
 
 
 def _dataset(augmenter: Augmenter | None) -> PairDataset:

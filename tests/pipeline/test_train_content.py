@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from aasvc_cli.audio.f0 import dio
 from aasvc_cli.audio.files import write_audio
@@ -28,7 +30,7 @@ from aasvc_cli.features.content import (
 )
 from aasvc_cli.pipeline import train_content as module
 from aasvc_cli.pipeline.train_content import train_content
-from aasvc_cli.storage.checkpoint import load_checkpoint
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.home import Home
 
 RATE = 16000
@@ -141,26 +143,71 @@ def test_an_empty_folder_is_named(home: Home, tmp_path: Path) -> None:
         train_content(home, config(), recordings=tmp_path, teacher="some model")
 
 
-def test_begins_with_other_encoders_and_writes_what_they_wrote(home: Home, recordings: Path) -> None:
-    """With a small step, the result is what it began with; and that is near to what is wanted."""
+def turned_encoders(folder: Path, into: Path) -> Path:
+    """The same encoders, whose channels are in another order, of another sign and larger."""
+    into.mkdir()
+    shutil.copy(folder / MELODY_FILE, into)
+    tensors, header = load_checkpoint(folder / WEIGHTS_FILE)
+    for name in ("output.weight", "output.bias"):
+        tensors[name] = (
+            tensors[name][[2, 0, 1]]
+            * torch.tensor([-1.0, 1.0, -1.0]).reshape(-1, *[1] * (tensors[name].dim() - 1))
+            * 1.5
+        )
+    save_checkpoint(
+        into / WEIGHTS_FILE, {name: tensor.half() for name, tensor in tensors.items()}, {"sizes": header["sizes"]}
+    )
+    return into
+
+
+def test_what_is_wanted_is_turned_towards_what_the_encoders_write_that_it_begins_with(
+    home: Home, recordings: Path, tmp_path: Path
+) -> None:
     options: dict[str, Any] = {"recordings": recordings, "teacher": "some model"}
-    first = train_content(home, config(200), **options).folder
+    first = train_content(home, config(100), **options)
+    other = turned_encoders(first.folder, tmp_path / "turned")
     small_step = dataclasses.replace(config(1), train=dataclasses.replace(config(1).train, lr=1e-6))
-    again = train_content(home, small_step, **options, init="tiny", tag="again")
+    again = train_content(home, small_step, **options, init=str(other), tag="again")
     levels = np.random.default_rng(0).uniform(size=(60, 80)).astype(np.float32)
-    before, after_one = (encoded(load_encoder(folder / WEIGHTS_FILE), levels) for folder in (first, again.folder))
-    np.testing.assert_allclose(after_one, before, atol=0.01)
-    assert again.dev["content"] < 1.0, "the goals are turned towards what is written already"
-    with pytest.raises(ConfigError, match="training data"):
-        train_content(home, small_step, **options, tag="again")
+    before, after = (encoded(load_encoder(folder / WEIGHTS_FILE), levels) for folder in (other, again.folder))
+    np.testing.assert_allclose(after, before, atol=0.01)
+    # one and a half times as large, and otherwise as far from what is wanted as before
+    assert again.dev["content"] < 1.2 * 1.5**2 * first.dev["content"]
+    train_content(
+        home,
+        dataclasses.replace(small_step, train=dataclasses.replace(small_step.train, max_steps=2)),
+        **options,
+        tag="again",
+    )  # goes on with what it began with
+    with pytest.raises(ConfigError, match="began with .*turned, not with tiny; use another --tag"):
+        train_content(home, small_step, **options, init="tiny", tag="again")
+    train_content(home, config(1), **options, init="none", tag="from_nothing")
 
 
-def test_encoders_that_cannot_be_begun_with_are_named(home: Home, recordings: Path) -> None:
+def test_a_run_that_begins_with_others_goes_on_with_the_same_result(home: Home, recordings: Path) -> None:
+    options: dict[str, Any] = {"recordings": recordings, "teacher": "some model"}
+    train_content(home, config(1), **options)
+    straight = train_content(home, config(4), **options, init="tiny", tag="straight").folder
+    train_content(home, config(4), **options, init="tiny", tag="stopped", should_stop=after(12))
+    stopped = train_content(home, config(4), **options, tag="stopped").folder
+    one, other = (load_checkpoint(folder / WEIGHTS_FILE)[0] for folder in (straight, stopped))
+    assert all(torch.equal(one[name], value) for name, value in other.items())
+
+
+def test_encoders_that_cannot_be_begun_with_are_named_before_anything_is_heard_or_lost(
+    home: Home, recordings: Path
+) -> None:
     options: dict[str, Any] = {"recordings": recordings, "teacher": "some model"}
     with pytest.raises(ModelError, match=r"--init nobody: no content encoder there; expected bundled, the tag"):
         train_content(home, config(), **options, init="nobody")
-    with pytest.raises(ModelError, match="other sizes"):
+    with pytest.raises(ModelError, match=r"--init bundled: .* sizes \(content stem 160, expected 8; .*set theirs in"):
         train_content(home, config(), **options, init="bundled")
+    assert not Teacher.heard and not home.encoders.exists()
+    done = train_content(home, config(1), **options).folder
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="the folder of this training itself; choose another --tag"):
+            train_content(home, config(1), **options, init="tiny", overwrite=overwrite)
+    assert (done / WEIGHTS_FILE).is_file()
 
 
 def test_the_command_trains_one(aasvc: Callable[..., Any], home: Home, recordings: Path, tmp_path: Path) -> None:

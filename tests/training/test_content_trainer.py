@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,6 +9,8 @@ import torch
 
 from aasvc_cli.config.reading import parse_config
 from aasvc_cli.config.settings import Config
+from aasvc_cli.errors import DataError
+from aasvc_cli.training import content_trainer
 from aasvc_cli.training.content_trainer import ContentTrainer, CropSource, Example, Projection, Version, discriminant
 
 CPU = torch.device("cpu")
@@ -134,10 +134,24 @@ def test_a_network_begins_with_the_weights_it_is_given() -> None:
     one.begin_with(content, melody)
     crops = CropSource([example()], n_frames=16, seed=0).draw(0, 4)
     assert one.measure(crops) == other.measure(crops)
-    small = config()
-    wider = dataclasses.replace(small, content=dataclasses.replace(small.content, width=13))
-    with pytest.raises(RuntimeError):
-        ContentTrainer(wider, CPU, n_fine=N_FINE, n_out=CHANNELS).begin_with(content, melody)
+
+
+def test_hardly_any_speech_is_not_enough_for_a_projection() -> None:
+    with pytest.raises(DataError, match="hold 6 frames in all; expected many more than the 3 channels"):
+        discriminant([readings(2, length=3)], 3)
+    with pytest.raises(DataError, match="from speakers who differ"):
+        discriminant([[readings(1)[0]] * 2], 2)
+
+
+def test_about_half_of_the_crops_are_of_another_pitch_and_throat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_trainer, "_masked", lambda levels, chooser: levels)
+    one = example(frames=16)
+    version = one.versions[0]
+    crops = CropSource([one], n_frames=16, seed=0).draw(0, 200)
+    unchanged = [bool(torch.equal(levels, torch.from_numpy(version.levels).float())) for levels in crops.levels]
+    assert 70 < sum(unchanged) < 130
+    assert crops.levels.dtype == torch.float32 and 0.0 <= float(crops.levels.min()) <= float(crops.levels.max()) <= 1.0
+    assert bool((crops.fine_levels == torch.from_numpy(version.fine_levels).float()).all()), "F0 would be another one"
 
 
 @pytest.mark.parametrize("seed", range(3))
