@@ -39,9 +39,9 @@ MelsFromOption = Annotated[
     model_option(
         "--mels-from",
         metavar="MODEL",
-        help="With --kind vocoder: learn from the mels of this voice, too, so that its conversions sound clearer; "
-        "best with the --init of a trained vocoder.",
-        show_default="recordings alone",
+        help="With --kind vocoder: learn from the mels of this voice, too, which sounds clearer and speaks through "
+        "this vocoder then; none for recordings alone.",
+        show_default="the voice of the same data and tag, if there is one",
         autocompletion=completion.models,
     ),
 ]
@@ -58,8 +58,8 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
         from aasvc_cli.data.manifest import read_manifest
         from aasvc_cli.pipeline.train_vocoder import train_vocoder as run
 
-    manifest = None if given["recordings"] is not None else read_manifest(home, given["data"])
     _refuse_options_of_voices(given, overrides)
+    manifest = None if given["recordings"] is not None else read_manifest(home, given["data"])
     config = vocoder_config(home, given, overrides, manifest).config
     with stop_on_signals() as should_stop, training_progress() as on_report:
         result = run(
@@ -86,10 +86,13 @@ def vocoder_config(
     home: Home, given: Mapping[str, Any], overrides: Mapping[str, Any], manifest: Manifest | None
 ) -> Traced:
     """The configuration of the training, and where each value comes from."""
-    from aasvc_cli.pipeline.train_vocoder import base_layers, beginning, layers_above
+    from aasvc_cli.pipeline.train_vocoder import base_layers, beginning, layers_above, voice_heard
 
-    init = beginning(given["init"], traced_config(given["conf"], overrides, base_layers(manifest)).config)
-    above = layers_above(home, init, given["mels_from"])
+    config = traced_config(given["conf"], overrides, base_layers(manifest)).config
+    init, heard = beginning(given["init"], config), None
+    if manifest is not None and given["recordings"] is None:
+        heard = voice_heard(home, manifest, config, given["tag"], given["mels_from"], overwrite=given["overwrite"])
+    above = layers_above(home, init, heard)
     return traced_config(given["conf"], overrides, base_layers(manifest, init), above=above)
 
 

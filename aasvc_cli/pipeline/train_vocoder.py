@@ -20,7 +20,15 @@ from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.layers import FLAG, INIT, PREPARED, Layer, Origin, config_layer, preset_layer
 from aasvc_cli.config.reading import dump_yaml, override, parse_section, to_tree
 from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
-from aasvc_cli.conversion.voice import find_voice, load_voice, pick_device
+from aasvc_cli.conversion.voice import (
+    CARD_FILE,
+    WEIGHT_FILES,
+    find_voice,
+    load_voice,
+    pick_device,
+    prepared_name,
+    read_card,
+)
 from aasvc_cli.data.dataset import PairDataset
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.data.readings import many_speakers
@@ -32,12 +40,12 @@ from aasvc_cli.features.store import FeatureStore, recording_stamp
 from aasvc_cli.measures.judges import missing_for, opinions
 from aasvc_cli.measures.signal import PUBLISHED_MAX_RATE, estimate_f0_range, recipe_f0_range, score_pair, voiced_f0
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
-from aasvc_cli.storage.files import as_bytes, make_folder, write_bytes, write_json
+from aasvc_cli.storage.files import as_bytes, make_folder, read_json, reading, write_bytes, write_json
 from aasvc_cli.storage.home import UNIVERSAL, Home
 from aasvc_cli.training.initial_weights import NO_INIT
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
-from aasvc_cli.training.run_folder import LAST, RunFolder, RunResult, run_name
+from aasvc_cli.training.run_folder import DATA_FILE, LAST, RunFolder, RunResult, run_name
 from aasvc_cli.training.vocoder_trainer import (
     VOCODER_LOSSES,
     CropSource,
@@ -95,7 +103,8 @@ def train_vocoder(
         init: a vocoder of ours of the same sizes to begin with; its pitch network stays, discriminators join at once.
             None for the universal one where it fits, ``none`` for random weights
         mels_from: a voice for the pairs of the prepared set. Half of the examples are then the mels that it writes for
-            them, held to the timing of the recordings.
+            them, held to the timing of the recordings; and if it is a run of ours, it speaks through this vocoder from
+            then on. None for the run on the same set with the same tag, if there is one; ``none`` for recordings alone
         overwrite: start anew, discarding what the folder holds
 
     Returns:
@@ -107,8 +116,12 @@ def train_vocoder(
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
     """
-    manifest = read_manifest(home, data) if recordings is None else many_speakers(recordings, config)
-    folder = RunFolder(home.vocoders / f"{manifest.target_speaker}_{run_name(tag, config)}", SETTINGS)
+    if recordings is None:
+        manifest = read_manifest(home, data)
+        mels_from = voice_heard(home, manifest, config, tag, mels_from, overwrite=overwrite)
+    else:
+        manifest = many_speakers(recordings, config)
+    folder = _folder(home, manifest, config, tag)
     begun = beginning(init, config)
     adapted = with_widths(override(config, settings_of(home, begun, mels_from)))
     run = _Run(home, folder, adapted, manifest, init=begun, mels_from=mels_from)
@@ -136,6 +149,33 @@ def beginning(init: str | Path | None, config: Config) -> str | Path | None:
     return UNIVERSAL if same == sizes else None
 
 
+def voice_heard(
+    home: Home, manifest: Manifest, config: Config, tag: str | None, mels_from: str | Path | None, *, overwrite: bool
+) -> str | Path | None:
+    """The voice whose mels a run learns from: the one asked for; else, of a run that goes on, the one that it had; else
+    that of the same set and tag, if it has been trained. None for recordings alone.
+
+    Raises:
+        ConfigError: no name for a run.
+        DataError: a record of what a run was trained on is damaged.
+    """
+    if mels_from is not None:
+        return None if mels_from == NO_INIT else mels_from
+    record = _folder(home, manifest, config, tag).path / DATA_FILE
+    if record.exists() and not overwrite:
+        with reading(record, "the data of the run", advice="use another --tag, or --overwrite"):
+            known: str | None = read_json(record, "the data of the run").get("mels_from")
+            return known
+    name = f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, manifest.config)}"
+    trained = any((home.exp / name / weights).is_file() for weights in WEIGHT_FILES)
+    return name if trained and prepared_name(home.exp / name) == manifest.name else None
+
+
+def _folder(home: Home, manifest: Manifest, config: Config, tag: str | None) -> RunFolder:
+    """Where a run lives; raises ConfigError for a tag that cannot be part of a name."""
+    return RunFolder(home.vocoders / f"{manifest.target_speaker}_{run_name(tag, config)}", SETTINGS)
+
+
 def base_layers(manifest: Manifest | None, init: str | Path | None = None) -> list[Layer]:
     """What a vocoder is trained with where nothing is said: features are those of the prepared set."""
     base = [preset_layer("vocoder")]
@@ -146,7 +186,7 @@ def base_layers(manifest: Manifest | None, init: str | Path | None = None) -> li
     return base
 
 
-def layers_above(home: Home, init: str | Path | None, mels_from: str | None) -> list[Layer]:
+def layers_above(home: Home, init: str | Path | None, mels_from: str | Path | None) -> list[Layer]:
     """What beginning with a vocoder, or hearing a voice, decides whatever else is said."""
     layers = [
         Layer(Origin(FLAG, "--mels-from"), settings_of(home, None, mels_from)),
@@ -255,7 +295,17 @@ class _Run:
         seconds = meter.seconds
         if saved != trainer.step or not self.folder.last.exists():
             self._save(trainer, seconds)
+        if not stopped and self.mels_from is not None:
+            self._serve(find_voice(self.home, self.mels_from), say)
         return RunResult(self.folder.path, trainer.step, self.dev, stopped, seconds)
+
+    def _serve(self, voice: Path, say: Callable[[str], None]) -> None:
+        """Have the voice speak through this vocoder, if the voice is ours to change."""
+        if voice.parent != self.home.exp:
+            return
+        card = {**read_card(voice), "vocoder": self.folder.path.name}
+        write_json(voice / CARD_FILE, card)
+        say(f"{voice.name} speaks through it from now on, where --vocoder names no other")
 
     # --- data -------------------------------------------------------------------------------------------------------
 

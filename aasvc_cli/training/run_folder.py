@@ -28,6 +28,8 @@ from aasvc_cli.storage.files import (
     write_text,
 )
 
+DATA_FILE = "data.json"
+"""What a run is trained on."""
 LAST = "last.safetensors"
 """The state that training goes on from."""
 _KEPT = re.compile(r"step-(\d+)\.safetensors")
@@ -146,7 +148,7 @@ class RunFolder:
     def describe(self, settings_text: str, data: Mapping[str, Any]) -> None:
         """Write down what the run is."""
         write_text(self.path / self.settings_name, settings_text)
-        write_json(self.path / "data.json", data)
+        write_json(self.path / DATA_FILE, data)
 
     def keep_last(self, step: int, count: int) -> None:
         """Keep :attr:`last` under its step, and as many before it as asked for; raises StorageError."""
@@ -192,7 +194,7 @@ class RunFolder:
         changed = [
             f"{key}: {old[key]} there, {new[key]} now" for key in new if old[key] != new[key] and key not in free
         ]
-        data_file = self.path / "data.json"
+        data_file = self.path / DATA_FILE
         if not changed and data_file.exists():
             with reading(data_file, "the data of the run", advice="use another --tag, or --overwrite"):
                 if read_json(data_file, "the data of the run")["digest"] != data["digest"]:

@@ -407,8 +407,8 @@ class TestShownConfiguration:
         assert shown(aasvc, "--init", "other")["origins"]["model.width"] == {"kind": "file", "place": "aasvc.yaml"}
 
     def test_of_a_vocoder_it_shows_what_follows_from_where_it_begins(self, aasvc: Aasvc, trained: Home):
-        options = ["--init", "universal", "--mels-from", "y"]
-        plain, begun = (shown(aasvc, "--kind", "vocoder", *more) for more in ([], options))
+        options = (["--mels-from", "none"], ["--init", "universal", "--mels-from", "y"], [])
+        plain, begun, with_voice = (shown(aasvc, "--kind", "vocoder", *more) for more in options)
         assert plain["origins"]["train.max_steps"] == {"kind": "preset", "place": "vocoder"}
         assert plain["origins"]["features.mel.sample_rate"]["kind"] == "prepared"
         assert plain["config"]["vocoder"]["pitch_steps"] > 0
@@ -416,6 +416,7 @@ class TestShownConfiguration:
         assert begun["origins"]["vocoder.pitch_steps"] == {"kind": "init", "place": "universal"}
         assert begun["origins"]["train.max_steps"] == {"kind": "init", "place": "universal"}
         assert begun["config"]["vocoder"]["correct_mel"] and not plain["config"]["vocoder"]["correct_mel"]
+        assert with_voice["config"]["vocoder"]["correct_mel"]  # there is one of the same set and tag
 
     def test_a_vocoder_of_the_preset_begins_with_the_universal_one_unless_told_otherwise(self, aasvc: Aasvc):
         adapted, anew = (shown(aasvc, "--kind", "vocoder", *more) for more in ([], ["--init", "none"]))

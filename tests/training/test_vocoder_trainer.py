@@ -19,6 +19,8 @@ from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.config.layers import preset_layer
 from aasvc_cli.config.reading import override, parse_config
 from aasvc_cli.config.settings import Config, MelConfig
+from aasvc_cli.conversion.converter import Converter
+from aasvc_cli.conversion.voice import find_voice
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.measures.judges import missing_for
@@ -346,7 +348,41 @@ class TestRun:
         # a run that goes on needs the same beginning
         assert train_vocoder(analysed, tiny(train__max_steps=3), **options).step == 3
         with pytest.raises(ConfigError, match="this folder has a run with other settings"):
-            train_vocoder(analysed, tiny(train__max_steps=4), **{**options, "mels_from": None})
+            train_vocoder(analysed, tiny(train__max_steps=4), **{**options, "mels_from": "none"})
+
+    def test_without_mels_from_it_learns_from_the_voice_of_the_same_tag_which_speaks_through_it_then(
+        self, analysed: Home
+    ):
+        run = find_voice(analysed, "tiny")
+        messages: list[str] = []
+        done = train_vocoder(analysed, tiny(train__max_steps=2), tag="tiny", on_message=messages.append)
+        assert f"writing mels with {run.name}" in messages
+        assert messages[-1] == f"{run.name} speaks through it from now on, where --vocoder names no other"
+        assert json.loads((run / "card.json").read_text()) == {"vocoder": "female_tiny"}
+        assert json.loads((done.folder / "data.json").read_text())["mels_from"] == run.name
+        loaded = Converter.load("tiny", home=analysed)
+        assert loaded.vocoder_name == "female_tiny" and isinstance(loaded.vocoder, IstftVocoder)
+        # it goes on as it began, whatever has become of the voice
+        shutil.rmtree(run)
+        with pytest.raises(ModelError, match="no such model folder"):
+            train_vocoder(analysed, tiny(train__max_steps=3), tag="tiny")
+
+    def test_recordings_alone_stay_possible_and_what_began_with_them_goes_on_with_them(self, analysed: Home):
+        run = find_voice(analysed, "tiny")
+        hidden = run.with_name(".hidden")
+        run.rename(hidden)
+        train_vocoder(analysed, tiny(train__max_steps=1), tag="tiny")
+        hidden.rename(run)
+        assert train_vocoder(analysed, tiny(train__max_steps=2), tag="tiny").step == 2
+        alone = train_vocoder(analysed, tiny(train__max_steps=1), tag="tiny", mels_from="none", overwrite=True)
+        assert "mels_from" not in json.loads((alone.folder / "data.json").read_text())
+        assert not (run / "card.json").exists()
+
+    def test_a_voice_that_was_trained_on_another_set_is_not_heard(self, analysed: Home):
+        record = find_voice(analysed, "tiny") / "data.json"
+        record.write_text(json.dumps({**json.loads(record.read_text()), "prepared": "other"}))
+        done = train_vocoder(analysed, tiny(train__max_steps=1), tag="tiny")
+        assert "mels_from" not in json.loads((done.folder / "data.json").read_text())
 
     @pytest.mark.parametrize("corrects", [False, True])
     def test_training_starts_from_a_vocoder_with_or_without_mels_of_a_voice(self, analysed: Home, corrects: bool):
