@@ -349,6 +349,8 @@ class LossConfig(Section):
     """Steps over which the band of ``content`` fades."""
     forward_sum_gradient: Literal["published", "exact"] = "published"
     """``published`` copies the extra gradient term of the framework's CTC on unnormalised input."""
+    variance_weight: NonNegative = 0.0
+    """Of the global variance: what is learnt from few recordings comes out smooth, and sounds muffled."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,15 @@ from aasvc_cli.training.rehearsal import Plan
 from aasvc_cli.training.run_folder import run_name
 from aasvc_cli.training.voice_run import TrainResult, VoiceRun, run_together
 
-ADAPTATION = {"train.dropout_start_step": 0, "loss.duration_start_step": 0, "augment.start_step": 0}
-"""What a network that speaks already needs to learn another voice: it has found the alignment, and what few pairs
-teach it is soon learnt by heart."""
+ADAPTATION = {
+    "train.dropout_start_step": 0,
+    "train.lr": 1e-3,
+    "loss.duration_start_step": 0,
+    "loss.variance_weight": 1.0,
+    "augment.start_step": 0,
+}
+"""What a network that speaks already needs to learn another voice: it has found the alignment, what few pairs teach it
+is soon learnt by heart, and what they leave open would come out as a mean of all that is possible."""
 LEAST_STEPS, STEPS_PER_PAIR, MOST_STEPS = 300, 4, 8000
 """How long that takes: with 20 and with 80 pairs, the dev set got no better after 350 and 400 to 600 steps."""
 

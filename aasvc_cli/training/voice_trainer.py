@@ -28,7 +28,7 @@ from aasvc_cli.training.optimisation import (
     optimizer_state,
 )
 
-LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "total")
+LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "variance", "total")
 FREE_TO_CHANGE = frozenset(
     {
         "name",
@@ -187,7 +187,7 @@ class Trainer:
         batch norms, whose statistics are those of a piece); later steps begin with pieces of that size.
 
         Returns:
-            losses in the order of ``LOSS_NAMES`` (5,), mean over the micro-batches of all processes; the global
+            losses in the order of ``LOSS_NAMES`` (6,), mean over the micro-batches of all processes; the global
             gradient norm before clipping; the learning rate
 
         Raises:
@@ -220,7 +220,7 @@ class Trainer:
         return losses, norm, rate
 
     def _backward(self, batches: Sequence[Batch], shares: Sequence[Share]) -> Tensor:
-        """Add up the gradients of the micro-batches of this process, and their losses (5,)."""
+        """Add up the gradients of the micro-batches of this process, and their losses (6,)."""
         collected = torch.zeros(len(LOSS_NAMES), device=self.device)
         for batch, share in zip(batches, shares, strict=True):
             for piece, noise, part in self._pieces(batch):

@@ -441,7 +441,8 @@ class TestTrain:
         assert aasvc("train").code == aasvc("train", "--frames-per-token", 2).code == 0
         fits, other = (call for call in calls if call["what"] == "train")
         assert (fits["init"], fits["config"].train.max_steps) == ("bundled", 300)
-        assert fits["config"].train.lr == read_preset("small").train.lr
+        assert fits["config"].train.lr == 0.5 * read_preset("small").train.lr
+        assert fits["config"].loss.variance_weight == 1.0 and other["config"].loss.variance_weight == 0.0
         assert (other["init"], other["config"].train.max_steps) == (None, read_preset("small").train.max_steps)
 
     def test_missing_statistics_are_computed_first_and_existing_ones_are_not(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import scipy.fft
 import torch
 
 from aasvc_cli.config.settings import LossConfig
@@ -19,6 +21,8 @@ from aasvc_cli.training.losses import (
     forward_sum_loss,
     masked_l1,
     tensor_forward_sum,
+    total_loss,
+    variance_loss,
 )
 from tests.oracles import beta_binomial, ctc_log_probability
 
@@ -123,6 +127,66 @@ def test_padding_frames_do_not_change_masked_l1():
     padded = torch.nn.functional.pad(predicted, (0, 0, 0, 43), value=9.0)
     loss = masked_l1(padded, torch.nn.functional.pad(target, (0, 0, 0, 43)), padding_mask(torch.tensor([7]), 50))
     assert float(loss) == pytest.approx(float((predicted - target).abs().mean()), rel=1e-6)
+
+
+def _smoothed(target: torch.Tensor, factor: float) -> torch.Tensor:
+    mean = target.mean(1, keepdim=True)
+    return mean + factor * (target - mean)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.0, 1.5])
+def test_the_variance_loss_is_the_squared_logarithm_of_how_much_less_all_moves(factor):
+    target = torch.randn(2, 40, 80, generator=torch.Generator().manual_seed(3))
+    loss = variance_loss(_smoothed(target, factor) + 5.0, target, padding_mask(torch.tensor([40, 40]), 40))
+    assert float(loss) == pytest.approx(math.log(factor) ** 2, rel=1e-2, abs=1e-9)
+
+
+def test_the_variance_loss_is_that_of_a_cosine_transform_without_loudness_and_harmonics():
+    drawn = torch.Generator().manual_seed(4)
+    target, predicted = torch.randn(2, 1, 30, 80, generator=drawn)
+    loss = variance_loss(predicted, target, padding_mask(torch.tensor([30]), 30))
+    deviations = [scipy.fft.dct(mel[0].double().numpy(), axis=1, norm="ortho").std(0) for mel in (predicted, target)]
+    expected = ((np.log(deviations[0]) - np.log(deviations[1])) ** 2)[1:31].mean()
+    assert float(loss) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_variance_loss_of_a_ragged_batch_is_the_mean_of_its_items():
+    drawn = torch.Generator().manual_seed(5)
+    target, predicted = torch.randn(2, 2, 20, 16, generator=drawn)
+    lengths = torch.tensor([20, 11])
+    whole = variance_loss(predicted, target, padding_mask(lengths, 20))
+    items = [
+        variance_loss(predicted[b : b + 1, :t], target[b : b + 1, :t], padding_mask(torch.tensor([t]), t))
+        for b, t in enumerate(lengths.tolist())
+    ]
+    assert float(whole) == pytest.approx(float(sum(items)) / 2, rel=1e-5)
+
+
+def test_the_variance_loss_makes_what_is_too_smooth_move_more_and_stays_finite_where_nothing_moves():
+    target = torch.randn(1, 30, 16, generator=torch.Generator().manual_seed(6))
+    padding = padding_mask(torch.tensor([30]), 30)
+    smooth = _smoothed(target, 0.5).requires_grad_()
+    (gradient,) = torch.autograd.grad(variance_loss(smooth, target, padding), smooth)
+    assert float((gradient * (smooth - smooth.mean(1, keepdim=True)).detach()).sum()) < 0
+    still = torch.zeros(1, 30, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(variance_loss(still, target, padding), still)
+    assert torch.isfinite(gradient).all()
+
+
+def test_the_variance_counts_in_the_total_only_with_a_weight():
+    drawn = torch.Generator().manual_seed(7)
+    target, predicted = torch.randn(2, 1, 6, 8, generator=drawn)
+    lengths = torch.tensor([6]), torch.tensor([3])
+    result = TeacherForced(
+        before=predicted, after=predicted, target=target, frame_padding=padding_mask(lengths[0], 6),
+        log_alignment=_alignment(1, 6, 3), path=torch.tensor([[0, 0, 1, 1, 2, 2]]), durations=torch.full((1, 3), 2.0),
+        target_lengths=lengths[0], token_lengths=lengths[1], log_expected=torch.zeros(1, 3),
+        duration_nll=None, log_durations=None,
+    )  # fmt: skip
+    without, weighted = (total_loss(result, LossConfig(variance_weight=weight), 0) for weight in (0.0, 0.25))
+    expected = variance_loss(predicted, target, result.frame_padding)
+    assert float(weighted.variance) == pytest.approx(float(expected)) == pytest.approx(float(without.variance))
+    assert float(weighted.total - without.total) == pytest.approx(0.25 * float(expected), rel=1e-4)
 
 
 def test_binarisation_is_the_mean_log_probability_on_the_path():
