@@ -19,7 +19,7 @@ from aasvc_cli.training.initial_weights import NO_INIT, Beginning, begun_with
 from aasvc_cli.training.material import check_features, read_stats
 from aasvc_cli.training.progress import TrainingReport
 from aasvc_cli.training.rehearsal import Plan
-from aasvc_cli.training.run_folder import run_name
+from aasvc_cli.training.run_folder import voice_folder
 from aasvc_cli.training.voice_run import TrainResult, VoiceRun, run_together
 
 ADAPTATION = {
@@ -49,7 +49,7 @@ def beginning(
         ModelError: the bundled voice is damaged.
     """
     config = with_widths(config)
-    folder = _folder(home, manifest, config, tag)
+    folder = voice_folder(home, manifest, config, tag)
     if (folder / "config.yaml").exists() and not overwrite:
         return begun_with(folder)
     known = read_voice(find_voice(home, BUNDLED), home, weights=False).config
@@ -132,7 +132,7 @@ def train(
         checked = with_widths(config)
         return VoiceRun(
             home,
-            _folder(home, manifest, checked, tag),
+            voice_folder(home, manifest, checked, tag),
             checked,
             manifest,
             read_stats(home, manifest, checked, norm_name),
@@ -152,11 +152,6 @@ def train(
         on_plan=on_plan,
         should_stop=should_stop,
     )
-
-
-def _folder(home: Home, manifest: Manifest, config: Config, tag: str | None) -> Path:
-    """Where a run lives; raises ConfigError for a tag that cannot be part of a name."""
-    return home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, config)}"
 
 
 def _beginning(home: Home, init: str | Path) -> Beginning:

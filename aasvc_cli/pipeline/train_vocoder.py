@@ -45,7 +45,7 @@ from aasvc_cli.storage.home import UNIVERSAL, Home
 from aasvc_cli.training.initial_weights import NO_INIT
 from aasvc_cli.training.optimisation import with_precision
 from aasvc_cli.training.progress import Meter, TrainingReport
-from aasvc_cli.training.run_folder import DATA_FILE, LAST, RunFolder, RunResult, run_name
+from aasvc_cli.training.run_folder import DATA_FILE, LAST, RunFolder, RunResult, run_name, voice_folder
 from aasvc_cli.training.vocoder_trainer import (
     VOCODER_LOSSES,
     CropSource,
@@ -166,9 +166,9 @@ def voice_heard(
         with reading(record, "the data of the run", advice="use another --tag, or --overwrite"):
             known: str | None = read_json(record, "the data of the run").get("mels_from")
             return known
-    name = f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, manifest.config)}"
-    trained = any((home.exp / name / weights).is_file() for weights in WEIGHT_FILES)
-    return name if trained and prepared_name(home.exp / name) == manifest.name else None
+    voice = voice_folder(home, manifest, manifest.config, tag)
+    trained = any((voice / weights).is_file() for weights in WEIGHT_FILES)
+    return voice.name if trained and prepared_name(voice) == manifest.name else None
 
 
 def _folder(home: Home, manifest: Manifest, config: Config, tag: str | None) -> RunFolder:
@@ -303,8 +303,7 @@ class _Run:
         """Have the voice speak through this vocoder, if the voice is ours to change."""
         if voice.parent != self.home.exp:
             return
-        card = {**read_card(voice), "vocoder": self.folder.path.name}
-        write_json(voice / CARD_FILE, card)
+        write_json(voice / CARD_FILE, {**read_card(voice), "vocoder": self.folder.path.name})
         say(f"{voice.name} speaks through it from now on, where --vocoder names no other")
 
     # --- data -------------------------------------------------------------------------------------------------------

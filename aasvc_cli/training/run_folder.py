@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from aasvc_cli.config.layers import flatten
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.corpus import clean_name
+from aasvc_cli.data.manifest import Manifest
 from aasvc_cli.errors import ConfigError, ModelError, TrainingError
 from aasvc_cli.storage.files import (
     lock,
@@ -27,6 +28,7 @@ from aasvc_cli.storage.files import (
     write_json,
     write_text,
 )
+from aasvc_cli.storage.home import Home
 
 DATA_FILE = "data.json"
 """What a run is trained on."""
@@ -45,6 +47,11 @@ def run_name(tag: str | None, config: Config) -> str:
     if clean_name(name) != name:
         raise ConfigError("--tag", [f"{name!r} cannot be part of a folder's name; use {clean_name(name)!r}"])
     return name
+
+
+def voice_folder(home: Home, manifest: Manifest, config: Config, tag: str | None) -> Path:
+    """Where the run of a voice lives; raises ConfigError for a tag that cannot be part of a name."""
+    return home.exp / f"{manifest.source_speaker}_{manifest.target_speaker}_{run_name(tag, config)}"
 
 
 @dataclass(frozen=True)
