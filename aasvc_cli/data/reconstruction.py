@@ -85,7 +85,7 @@ class Reconstructor:
         Args:
             alone: recordings of the target
             paired: files of the target that are trained on with a true partner
-            taken: digests of the samples of recordings that have a partner; they are not taken from ``alone``
+            taken: digests of the samples of recordings that are in a pair; they are not taken from ``alone``
 
         Raises:
             StorageError: copies or features cannot be written.

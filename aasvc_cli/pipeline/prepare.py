@@ -242,7 +242,7 @@ def _alone(folder: str | Path | None, config: Config) -> tuple[Path, ...]:
     path = Path(os.path.expanduser(folder))
     if not path.is_dir():
         raise DataError(f"{path}: {'is a file' if path.exists() else 'no such folder'} (--extra-target)")
-    recordings = list_sounds(path).recordings
+    recordings = list_sounds(Path(os.path.abspath(path))).recordings  # manifests are read from anywhere
     if not recordings:
         raise DataError(f"{path}: holds no recordings (--extra-target)")
     return recordings
@@ -251,14 +251,18 @@ def _alone(folder: str | Path | None, config: Config) -> tuple[Path, ...]:
 def _reconstruct(
     alone: Sequence[Path], sets: Mapping[str, Sequence[ParallelPair]], examined: Examined, examiner: Examiner
 ) -> Reconstruction:
-    """Pairs of changed copies with the targets of the training pairs, and with what else there is of the target."""
+    """Pairs of changed copies with the targets of the training pairs, and with what else there is of the target.
+
+    Targets of pairs that are not used, as their partner says something else, are among the latter.
+    """
     if not alone:
         return Reconstruction()
-    known = [facts for each in examined.candidates if (facts := each.target.facts) is not None]
-    usual = usual_loudness(facts.quality for facts in known) if examiner.loudness else None
+    known = {each.pair.utterance_id: facts for each in examined.candidates if (facts := each.target.facts) is not None}
+    usual = usual_loudness(facts.quality for facts in known.values()) if examiner.loudness else None
     reconstruct = Reconstructor(examiner.config, examiner.bench, examiner.spread, usual, examiner.on_progress)
     trained_on = dict.fromkeys(pair.target for pair in sets["train"])
-    return reconstruct(alone, [*trained_on], taken={facts.samples for facts in known})
+    used = {pair.utterance_id for pairs in sets.values() for pair in pairs}
+    return reconstruct(alone, [*trained_on], taken={known[name].samples for name in used & known.keys()})
 
 
 def _advice(

@@ -100,6 +100,17 @@ class TestPairs:
         assert heard.count(EXTRA) == heard.count("")
 
 
+def test_the_target_of_a_pair_whose_words_differ_is_learnt_from(home, config, small_corpus, tmp_path, monkeypatch):
+    target = small_corpus / "female/wav"
+    shutil.copytree(target, tmp_path / "corner/target")
+    monkeypatch.chdir(tmp_path / "corner")  # paths may be given from where one is
+    names = sorted((target / "train_parallel").iterdir())[:1]
+    (tmp_path / "drop.txt").write_text("".join(f"{path.stem}\n" for path in names))
+    manifest = prepared(home, config, small_corpus, Path("target"), drop=str(tmp_path / "drop.txt"))
+    assert [samples(pair.target) for pair in manifest.alone] == [samples(path) for path in names]
+    assert all(pair.target.is_absolute() for pair in manifest.extra)
+
+
 def test_statistics_and_sets_are_those_without_them_and_a_voice_learns(filled, config, small_corpus, manifest):
     statistics = compute_stats(filled).path.read_text()
     result = train(filled, override(read_manifest(filled).config, {"train.max_steps": 1}), tag="more")
