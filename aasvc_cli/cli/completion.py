@@ -23,6 +23,9 @@ CATALOGUE = {
 }
 """What `download` knows, which takes longer to load than a shell should wait."""
 
+ENCODERS = ("encoder.safetensors", "melody.safetensors")
+"""What a training of encoders leaves when it has ended, by the names of :mod:`aasvc_cli.features.content`."""
+
 
 def models(ctx: typer.Context) -> list[tuple[str, str]]:
     """Training runs by tag and by full name, and downloaded voices."""
@@ -96,7 +99,9 @@ def vocoders(ctx: typer.Context) -> list[tuple[str, str]]:
 def beginnings(ctx: typer.Context) -> list[tuple[str, str]]:
     """What training can begin with: vocoders for a vocoder, encoders for an encoder, else voices."""
     if str(ctx.params.get("kind")) == "content":
-        own = [(name, "encoder") for name in _folders(_home(ctx).encoders)]
+        encoders = _home(ctx).encoders
+        ended = [name for name in _folders(encoders) if all((encoders / name / file).is_file() for file in ENCODERS)]
+        own = [(name, "encoder") for name in ended]
         return [("none", "random weights"), (BUNDLED, "of the preset small"), *own]
     if str(ctx.params.get("kind")) == "vocoder":
         return [("none", "random weights"), *(entry for entry in vocoders(ctx) if entry[0] != "griffin-lim")]

@@ -71,6 +71,9 @@ def furnished(home: Home) -> Home:
     ):  # fmt: skip
         (home.root / name).mkdir(parents=True)
     (home.prepared / "male_female" / "manifest.json").write_text("{}")
+    for name in ("ended/encoder.safetensors", "ended/melody.safetensors", "stopped/checkpoint.pt"):
+        (home.encoders / name).parent.mkdir(parents=True, exist_ok=True)
+        (home.encoders / name).touch()
     return home
 
 
@@ -96,7 +99,7 @@ def test_names_are_completed(complete: Callable[..., list[str]], furnished: Home
         (["convert", "--vocoder", ""], ["griffin-lim", "bundled", "universal", "pwg_jp_female"]),
         (["train", "--init", "p"], ["published"]),
         (["train", "--kind", "vocoder", "--init", ""], ["none", "bundled", "universal", "pwg_jp_female"]),
-        (["train", "--kind", "content", "--init", ""], ["none", "bundled"]),
+        (["train", "--kind", "content", "--init", ""], ["none", "bundled", "ended"]),
         (["train", "--kind", "vocoder", "--mels-from", "f"], ["first"]),
         (["evaluate", "first", "s"], ["small"]),
         (["download", "hif"], ["hificaptain-ja", "hificaptain-en"]),
@@ -132,6 +135,13 @@ def test_everything_that_can_be_downloaded_is_offered():
     from aasvc_cli.published.catalogue import CATALOGUE
 
     assert [name for name, _ in completion.catalogue()] == list(CATALOGUE)
+
+
+def test_files_of_an_encoder_are_called_as_those_that_write_them_call_them():
+    from aasvc_cli.cli import completion
+    from aasvc_cli.features.content import MELODY_FILE, WEIGHTS_FILE
+
+    assert completion.ENCODERS == (WEIGHTS_FILE, MELODY_FILE)
 
 
 @pytest.mark.process
