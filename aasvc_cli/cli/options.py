@@ -155,6 +155,16 @@ FramesPerTokenOption = Annotated[
     ),
 ]
 
+MelodyOption = Annotated[
+    bool | None,
+    model_option(
+        "--melody/--no-melody",
+        help="Hear the intonation of the source, or find one from what is said alone, as that of two people seldom "
+        "agrees. Only where the feature has it (content_f0).",
+        show_default="the configuration's; of a voice that begins with the bundled one, no",
+    ),
+]
+
 DataOption = Annotated[
     str | None,
     data_option(

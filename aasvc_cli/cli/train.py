@@ -19,6 +19,7 @@ from aasvc_cli.cli.options import (
     DurationFeatureOption,
     FramesPerTokenOption,
     JsonOption,
+    MelodyOption,
     NormNameOption,
     OverwriteOption,
     PrecisionOption,
@@ -302,6 +303,7 @@ def train(
     trg_feat: TargetFeatureOption = None,
     dp_feat: DurationFeatureOption = None,
     frames_per_token: FramesPerTokenOption = None,
+    melody: MelodyOption = None,
     norm_name: NormNameOption = "self",
     init: InitOption = None,
     mels_from: MelsFromOption = None,
@@ -360,6 +362,7 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {
         "train.batch_size": int(batch_size) if batch_size not in (None, "auto") else None,
         "train.auto_batch": _auto_batch(batch_size, given["accum"]),
+        "model.source_melody": given["melody"],
     }
     return model_overrides(given) | overrides_of(options | {f"train.{name}": given[name] for name in TRAIN_SETTINGS})
 

@@ -237,6 +237,9 @@ class ModelConfig(Section):
     decoder_hidden: Count = 1536
     encoder_kernel: Count = 15
     decoder_kernel: Count = 15
+    source_melody: Flag = True
+    """Hear the intonation of the source, where its feature has it beside what is said (``content_f0``); else the
+    target's is found from what is said alone."""
     frames_per_token: Count = 4
     """Source frames stacked after the encoder: the reduction factor of the published recipe."""
     encoder_dropout: Dropout = 0.2

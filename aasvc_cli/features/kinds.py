@@ -356,7 +356,8 @@ def _width(name: str, config: Config) -> int:
 
 
 def with_widths(config: Config, origin: str = "configuration") -> Config:
-    """A configuration with the widths of its features written into the model.
+    """A configuration with what the model has to know of its features written into it: widths, and whether the source
+    has a melody to be left unheard.
 
     Raises:
         ConfigError: see :func:`feature_faults`.
@@ -370,6 +371,7 @@ def with_widths(config: Config, origin: str = "configuration") -> Config:
         source_dim=feature_width(features.source, features),
         target_dim=feature_width(features.target, features),
         duration_dim=feature_width(features.duration, features),
+        source_melody=config.model.source_melody or not KINDS[features.source].melody,
     )
     return dataclasses.replace(config, model=model)
 

@@ -72,6 +72,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig, n_inputs: int):
         super().__init__()
+        self.hears_melody = config.source_melody
         self.linear = nn.Linear(n_inputs, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.dropout = Dropout(config.encoder_dropout)
@@ -79,6 +80,9 @@ class Encoder(nn.Module):
 
     def forward(self, source: Tensor, padding: Tensor | None) -> Tensor:
         """(B, S, n_inputs) to (B, S, D)."""
+        if not self.hears_melody:
+            said, log_f0, voicing = source.split((source.shape[-1] - 2, 1, 1), dim=-1)  # see model.content.ContentF0
+            source = torch.cat([said, torch.zeros_like(log_f0), voicing], dim=-1)
         encoded: Tensor = self.conformer(self.dropout(self.norm(self.linear(source))), padding)
         return encoded
 

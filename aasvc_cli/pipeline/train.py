@@ -28,9 +28,11 @@ ADAPTATION = {
     "loss.duration_start_step": 0,
     "loss.variance_weight": 1.0,
     "augment.start_step": 0,
+    "model.source_melody": False,
 }
 """What a network that speaks already needs to learn another voice: it has found the alignment, what few pairs teach it
-is soon learnt by heart, and what they leave open would come out as a mean of all that is possible."""
+is soon learnt by heart, and what they leave open would come out as a mean of all that is possible. Few pairs do not
+teach what the melody of one person says about that of the other, and the model would follow it where it should not."""
 LEAST_STEPS, STEPS_PER_PAIR, MOST_STEPS = 300, 4, 8000
 """How long that takes: with 20 and with 80 pairs, the dev set got no better after 350 and 400 to 600 steps."""
 
@@ -53,7 +55,8 @@ def beginning(
     if (folder / "config.yaml").exists() and not overwrite:
         return begun_with(folder)
     known = read_voice(find_voice(home, BUNDLED), home, weights=False).config
-    fits = known.model == config.model and feature_keys(known.features) == feature_keys(config.features)
+    same_sizes = dataclasses.replace(known.model, source_melody=config.model.source_melody) == config.model
+    fits = same_sizes and feature_keys(known.features) == feature_keys(config.features)
     return BUNDLED if fits else None
 
 

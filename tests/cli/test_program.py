@@ -444,6 +444,12 @@ class TestTrain:
         assert fits["config"].train.lr == 0.5 * read_preset("small").train.lr
         assert fits["config"].loss.variance_weight == 1.0 and other["config"].loss.variance_weight == 0.0
         assert (other["init"], other["config"].train.max_steps) == (None, read_preset("small").train.max_steps)
+        assert other["config"].model.source_melody and not fits["config"].model.source_melody
+
+    @pytest.mark.parametrize("said", ["melody", "no-melody"])
+    def test_whether_the_melody_is_heard_can_be_said(self, aasvc: Aasvc, calls: list[dict[str, Any]], said: str):
+        assert aasvc("train", f"--{said}").code == 0
+        assert (calls[-1]["init"], calls[-1]["config"].model.source_melody) == ("bundled", said == "melody")
 
     def test_missing_statistics_are_computed_first_and_existing_ones_are_not(
         self, aasvc: Aasvc, calls: list[dict[str, Any]], home: Home

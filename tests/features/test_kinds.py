@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from aasvc_cli.audio.mel import log_mel, mel_basis, n_frames
 from aasvc_cli.audio.resampling import resample
-from aasvc_cli.config.settings import Config, FeatureConfig, McepConfig, MelConfig, WhisperConfig
+from aasvc_cli.config.settings import Config, FeatureConfig, McepConfig, MelConfig, ModelConfig, WhisperConfig
 from aasvc_cli.errors import ConfigError, DataError, MissingExtraError
 from aasvc_cli.features.kinds import (
     KINDS,
@@ -219,6 +219,11 @@ class TestKinds:
         assert with_widths(with_widths(config)) == with_widths(config)
         with pytest.raises(ConfigError, match=r"model\.source_dim: 81, but features\.source is mcep with 25 channels"):
             with_widths(dataclasses.replace(config, model=dataclasses.replace(config.model, source_dim=81)))
+
+    @pytest.mark.parametrize("kind", ["content_f0", "content"])
+    def test_only_what_has_a_melody_can_be_heard_without_one(self, kind):
+        config = Config(features=FeatureConfig(source=kind), model=ModelConfig(source_melody=False))
+        assert with_widths(config).model.source_melody is (kind == "content")
 
 
 class TestFeatureKey:

@@ -105,6 +105,21 @@ def test_aligning_one_pair_is_the_pass_on_a_batch_of_one(predictor):
         model.align(source, target[:6], source)
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_melody_changes_the_result_only_where_it_is_heard(heard):
+    model = _model(source_melody=heard, duration_input="tokens", duration_predictor="poisson", mask_padding=True)
+    source, target = torch.randn(30, 12), torch.randn(25, 8)
+    lengths, results = (torch.tensor([30]), torch.tensor([25])), []
+    for log_f0, voicing in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        changed = torch.cat([source[:, :10], torch.full((30, 1), log_f0), torch.full((30, 1), voicing)], dim=1)
+        mel = model.convert(changed, noise_scale=0.0).mel
+        results.append((model(changed[None], lengths[0], target[None], lengths[1]).after, mel))
+    plain, high, voiced = results
+    for number in range(2):
+        assert torch.equal(plain[number], high[number]) is not heard
+        assert not torch.equal(plain[number], voiced[number])
+
+
 def test_speed_scales_the_length():
     model = _model(
         duration_input="tokens", duration_predictor="poisson", duration_rounding="cumulative", max_duration=None
