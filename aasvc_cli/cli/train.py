@@ -474,8 +474,8 @@ def _show(result: TrainResult, config: Config, json_target: str | None) -> None:
         )
     if result.out_of_patience:
         say(
-            f"ended after step {result.step} of {config.train.max_steps}: no measurement on the dev set since step "
-            f"{result.best_step} was better; those weights are kept"
+            f"ended after step {result.step} of {config.train.max_steps}, as the dev set no longer gets better; the "
+            f"weights of step {result.best_step} are kept"
         )
     best = ", ".join(f"{name} {value:.4g}" for name, value in result.best_dev.items())
     summary = f"{result.folder}  (step {result.step}, best at {result.best_step}" + (f": {best})" if best else ")")

@@ -51,6 +51,10 @@ from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE, LOSS_NAMES, Trainer
 
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
+AS_GOOD = 0.02
+"""A state whose loss is at most so much (a share) above the lowest is as good as that one. The latest of them is kept:
+few recordings tell them no further apart, and what goes on to be learnt, such as sharp spectra, the loss hardly shows.
+"""
 
 
 Ending = Literal["done", "stopped", "late", "stale"]
@@ -164,6 +168,7 @@ class VoiceRun:
                 raise DataError(f"prepared data {manifest.name} has no {what} pairs; run: aasvc prepare")
         self.position = Position()
         self.best_step, self.best_dev = 0, dict[str, float]()
+        self.lowest_step, self.lowest_dev = 0, dict[str, float]()
         self.seconds_before = 0.0
         self.saved_step = 0
         self.board = Board() if tensorboard else None
@@ -235,6 +240,7 @@ class VoiceRun:
             trainer.load_state(tensors, header["trainer"])
             self.position = Position(**header["position"])
             self.best_step, self.best_dev = header["best_step"], header["best_dev"]
+            self.lowest_step, self.lowest_dev = header["lowest_step"], header["lowest_dev"]
             self.seconds_before = header["seconds"]
             before = int(header.get("processes", 1))
         now = self.world.size
@@ -274,6 +280,8 @@ class VoiceRun:
             "processes": self.world.size,
             "best_step": self.best_step,
             "best_dev": self.best_dev,
+            "lowest_step": self.lowest_step,
+            "lowest_dev": self.lowest_dev,
             "seconds": seconds,
         }
         save_checkpoint(self.files.last, tensors, header)
@@ -283,7 +291,12 @@ class VoiceRun:
         best = {"step": self.best_step, "dev": self.best_dev, "by": BEST_BY}
         write_json(self.folder / "checkpoints.json", {"last": last, "best": best})
 
-    def _save_best(self, trainer: Trainer, dev: dict[str, float]) -> None:
+    def _save_if_good(self, trainer: Trainer, dev: dict[str, float]) -> None:
+        if not self.lowest_dev or dev[BEST_BY] < self.lowest_dev[BEST_BY]:
+            self.lowest_step, self.lowest_dev = trainer.step, dev
+        if dev[BEST_BY] > self.lowest_dev[BEST_BY] * (1.0 + AS_GOOD):
+            return
+        self.best_step, self.best_dev = trainer.step, dev
         tensors = {f"model.{name}": tensor for name, tensor in trainer.weights().items()}
         save_checkpoint(self.folder / "best.safetensors", tensors, {"step": trainer.step, "dev": dev})
 
@@ -362,9 +375,8 @@ class VoiceRun:
                 for entry in summary.entries():
                     self._log(entry)
                 report(summary)
-        if dev is not None and (not self.best_dev or dev[BEST_BY] < self.best_dev[BEST_BY]):
-            self.best_step, self.best_dev = step, dev
-            self._save_best(trainer, dev)
+        if dev is not None:
+            self._save_if_good(trainer, dev)
         if step % config.save_every == 0 or last:
             self._save_last(trainer, meter.seconds)
         if self.world.is_first and config.preview_every and (step % config.preview_every == 0 or last):
@@ -375,7 +387,7 @@ class VoiceRun:
         patience, every = self.config.train.patience, self.config.train.eval_every
         if patience is None or not self.best_dev or not self.world.is_first:
             return False
-        return trainer.step // every - self.best_step // every >= patience
+        return trainer.step // every - self.lowest_step // every >= patience
 
     def _tell_plan(self, trainer: Trainer) -> None:
         """Tell what the training will take, if anybody wants to know and there is something to do."""

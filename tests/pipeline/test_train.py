@@ -81,7 +81,8 @@ def test_a_run_leaves_a_model_folder_with_log_and_checkpoints(trained: Home):
     }
     assert [report.step for report in reports] == [1, 2, 3, 4]
     assert [report.step for report in reports if report.dev] == [2, 4]
-    best = min((report for report in reports if report.dev), key=lambda report: report.dev["l1"])  # type: ignore[index]
+    first, best = (report for report in reports if report.dev)
+    assert first.dev and best.dev and best.dev["l1"] < 1.02 * first.dev["l1"]
     assert result.best_step == best.step and result.best_dev == best.dev
     assert load_checkpoint(result.folder / "best.safetensors")[1]["step"] == best.step
     told = json.loads((result.folder / "checkpoints.json").read_text())
@@ -405,6 +406,18 @@ def test_what_a_training_will_take_is_told_before_the_first_step_and_changes_not
     assert all(plan.seconds > 0 and plan.batch_seconds and plan.memory for plan in plans)
     expected, found = _tensors(plain.folder), _tensors(planned.folder)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_of_states_with_about_the_lowest_loss_the_latest_is_kept(trained: Home, monkeypatch: pytest.MonkeyPatch):
+    losses = {1: 3.0, 2: 2.0, 3: 2.03, 4: 2.05, 5: 2.04, 6: 2.5}  # step 4 is more than 2 % above step 2
+
+    def evaluate(trainer: Trainer, batches: object) -> dict[str, float]:
+        return dict.fromkeys(LOSS_NAMES, losses[trainer.step])
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    kept = [train(trained, _config(trained, max_steps=n, eval_every=1), tag="near").best_step for n in range(1, 7)]
+    assert kept == [1, 2, 3, 3, 5, 5]  # each run goes on with the one before
+    assert load_checkpoint(trained.exp / "male_female_near" / "best.safetensors")[1]["dev"]["l1"] == 2.04
 
 
 class TestPatience:
