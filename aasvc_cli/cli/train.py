@@ -328,13 +328,12 @@ def train(
     Ctrl-C saves and stops, as do SIGTERM and SIGUSR1; the same command goes on from there. Options left out come from
     --conf, else aasvc.yaml, else your own file, else the configuration that `aasvc prepare` was given.
     """
-    given = locals()
     if print_schema:
         show_schema()
     elif print_config:
-        _show_config(home_folder(), given)
+        _show_config(home_folder(), locals())
     else:
-        _train(given)
+        _train(locals())
 
 
 def _train(given: Mapping[str, Any]) -> None:
