@@ -353,6 +353,8 @@ def _refuse_options_of_others(given: Mapping[str, Any]) -> None:
         usage("train", "--recordings: not for a voice; add --kind vocoder or content")
     if given["teacher"] is not None and kind is not TrainedOption.CONTENT:
         usage("train", "--teacher: only for encoders of content; add --kind content")
+    if given["melody"] is not None and kind is not TrainedOption.VOICE:
+        usage("train", "--melody and --no-melody: only for voices; leave --kind out")
 
 
 def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -450,6 +450,8 @@ class TestTrain:
     def test_whether_the_melody_is_heard_can_be_said(self, aasvc: Aasvc, calls: list[dict[str, Any]], said: str):
         assert aasvc("train", f"--{said}").code == 0
         assert (calls[-1]["init"], calls[-1]["config"].model.source_melody) == ("bundled", said == "melody")
+        outcome = aasvc("train", "--kind", "vocoder", f"--{said}")
+        assert outcome.code == 2 and "--melody and --no-melody: only for voices" in outcome.err
 
     def test_missing_statistics_are_computed_first_and_existing_ones_are_not(
         self, aasvc: Aasvc, calls: list[dict[str, Any]], home: Home
