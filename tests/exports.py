@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.conversion.converter import Converter
-from aasvc_cli.conversion.voice import load_voice
+from aasvc_cli.conversion.voice import Voice, load_voice
+from aasvc_cli.exporting import checked
 from aasvc_cli.exporting.parts import graph_files
 from aasvc_cli.storage.files import write_bytes
 from aasvc_cli.vocoder.build import Vocoder, write_vocoder
@@ -59,3 +61,15 @@ def export(converter: Converter, folder: Path) -> Converter:
     for name, content in graph_files(converter.voice, converter.vocoder, converter.vocoder_name).items():
         write_bytes(folder / name, content)
     return Converter.load(folder)
+
+
+def make_graphs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, every export has the graphs of the first one: to make them takes ten seconds."""
+    made: list[dict[str, bytes]] = []
+
+    def first_graph_files(voice: Voice, vocoder: Vocoder, vocoder_name: str) -> dict[str, bytes]:
+        if not made:
+            made.append(graph_files(voice, vocoder, vocoder_name))
+        return made[0]
+
+    monkeypatch.setattr(checked, "graph_files", first_graph_files)

@@ -23,7 +23,7 @@ from aasvc_cli.exporting.kept import load_kept
 from aasvc_cli.storage.files import read_json, write_json
 from aasvc_cli.storage.home import Home
 from tests.conversion.test_exported import LOADED
-from tests.exports import RATE, sound, speaking_voice
+from tests.exports import RATE, make_graphs_once, sound, speaking_voice
 
 
 @pytest.fixture
@@ -164,8 +164,10 @@ class TestCommand:
     @pytest.mark.slow
     @pytest.mark.process
     def test_onnx_exports_a_voice_once_and_then_converts_without_torch(
-        self, aasvc: Callable[..., Any], home: Home, voice: Path, recording: Path, tmp_path: Path
-    ):
+        self, aasvc: Callable[..., Any], home: Home, voice: Path, recording: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ):  # fmt: skip
+        make_graphs_once(monkeypatch)
         arguments = ["convert", recording, "-o", tmp_path / "out.wav", "--model", voice, "--runtime", "onnx"]
         first = aasvc(*arguments, "--json", tmp_path / "out.json")
         assert first.code == 0 and "exporting voice for onnxruntime" in first.err

@@ -16,7 +16,7 @@ from aasvc_cli.storage.home import Home
 from aasvc_cli.vocoder.build import load_vocoder, write_vocoder
 from aasvc_cli.vocoder.folder import StoredVocoder
 from aasvc_cli.vocoder.gan_generators import ParallelWaveGan, ParallelWaveGanSizes
-from tests.exports import speaking_voice
+from tests.exports import make_graphs_once, speaking_voice
 
 
 @pytest.fixture
@@ -77,8 +77,9 @@ def test_a_runtime_that_is_not_the_one_expected_is_thrown_away(home: Home):
 
 @pytest.mark.slow
 def test_a_voice_is_exported_with_its_card_and_replaced_when_asked(
-    aasvc: Callable[..., Any], voice: Path, tmp_path: Path
+    aasvc: Callable[..., Any], voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    make_graphs_once(monkeypatch)
     out = tmp_path / "out"
     outcome = aasvc("export", voice, out, "--json", tmp_path / "out.json")
     assert outcome.code == 0, outcome.err
@@ -89,4 +90,6 @@ def test_a_voice_is_exported_with_its_card_and_replaced_when_asked(
     assert is_exported(out)
     again = aasvc("export", out, tmp_path / "again")
     assert again.code == 1 and "is an exported model already" in again.err
+    (out / "card.json").write_text("{}")
     assert aasvc("export", voice, out, "--overwrite").code == 0
+    assert {path.name: path.stat().st_size for path in out.iterdir()} == facts["files"]
