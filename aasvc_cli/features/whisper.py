@@ -22,6 +22,10 @@ FRAME_SAMPLES = 320
 """Samples from one frame of the encoder to the next, 50 to the second."""
 PADDING_SECONDS = 1.0
 """Silence behind a recording. Whisper itself fills up to 30 s, which takes twenty times as long."""
+MOST_FRAMES = 1500 - round(PADDING_SECONDS * SAMPLE_RATE / FRAME_SAMPLES)
+"""Of what the encoder takes in at once, half a minute with the silence behind."""
+AROUND_FRAMES = 100
+"""On either side of a part of a longer recording, as what is heard depends on what is said around it."""
 
 
 def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, str]:
@@ -108,6 +112,18 @@ class WhisperEncoder:
     def __call__(self, wave: Array, sample_rate: int) -> Array:
         """What the encoder writes: (n,) -> (T, D) at 50 frames a second, T = ceil(n / 320) at 16 kHz."""
         signal = resample(wave, sample_rate, SAMPLE_RATE)
+        count = -(-len(signal) // FRAME_SAMPLES)
+        if count <= MOST_FRAMES:
+            return self._encode(signal)
+        parts, step = [], MOST_FRAMES - 2 * AROUND_FRAMES
+        for start in range(0, count, step):
+            low, high = max(0, start - AROUND_FRAMES), min(count, start + step + AROUND_FRAMES)
+            part = self._encode(signal[low * FRAME_SAMPLES : high * FRAME_SAMPLES])
+            parts.append(part[start - low : start - low + step])
+        return np.concatenate(parts)
+
+    def _encode(self, signal: Array) -> Array:
+        """At most ``MOST_FRAMES`` frames."""
         count = -(-len(signal) // FRAME_SAMPLES)
         length = count * FRAME_SAMPLES + round(PADDING_SECONDS * SAMPLE_RATE)
         levels = self._model.feature_extractor(np.pad(signal, (0, length - len(signal))), padding=0)

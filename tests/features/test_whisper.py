@@ -31,6 +31,7 @@ class Recorder:
         return wave
 
     def encode(self, levels: np.ndarray) -> np.ndarray:
+        assert len(levels) <= 30 * 16000, "more than Whisper takes in"
         return np.abs(levels.reshape(1, -1, module.FRAME_SAMPLES)).max(axis=2, keepdims=True)
 
 
@@ -56,6 +57,12 @@ def test_frames_are_those_of_the_recording_and_not_of_the_silence_behind(
     assert frames.shape == (n_frames, 1) and (frames == 1.0).all()
     assert len(recorder.given) == n_frames * 320 + 16000
     assert not recorder.given[n_samples:].any()
+
+
+@pytest.mark.parametrize("n_frames", [1450, 1451, 2600, 2601, 6000])
+def test_a_recording_of_any_length_is_heard_part_by_part(recorder: Recorder, n_frames: int) -> None:
+    samples = np.repeat(np.arange(n_frames, dtype=np.float32), 320)[:-1]
+    assert (WhisperEncoder("any")(samples, 16000)[:, 0] == np.arange(n_frames)).all()
 
 
 def test_other_sample_rates_are_resampled(recorder: Recorder) -> None:
@@ -112,3 +119,5 @@ def test_whisper_itself_writes_512_channels_that_its_gain_hardly_changes() -> No
     frames = encoder(wave, rate)
     assert frames.shape == (-(-len(wave) * 16000 // rate // 320), 512)
     assert np.corrcoef(frames.ravel(), encoder(wave / 4, rate).ravel())[0, 1] > 0.95
+    several = np.tile(wave, 31 * rate // len(wave) + 1)
+    assert np.corrcoef(frames.ravel(), encoder(several, rate)[: len(frames)].ravel())[0, 1] > 0.9
