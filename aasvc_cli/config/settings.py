@@ -153,10 +153,10 @@ class McepConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class WhisperConfig(Section):
-    """The recogniser whose encoder the feature ``whisper`` takes."""
+    """The recogniser whose encoder the features ``whisper`` and ``whisper_f0`` take."""
 
     model: str = "base"
-    """A Whisper model that faster-whisper has downloaded, by name, or the folder of one."""
+    """A Whisper model, by name, which faster-whisper downloads once, or the folder of one."""
     channels: Count = 512
     """Of its encoder: 384 of tiny, 512 of base, 768 of small, 1024 of medium, 1280 of large."""
 

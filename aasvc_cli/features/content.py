@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.audio.mel import checked_mono, log_mel
 from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import MelConfig
-from aasvc_cli.errors import ModelError
+from aasvc_cli.errors import ConfigError, ModelError
 from aasvc_cli.storage.checkpoint import load_checkpoint
 from aasvc_cli.storage.files import file_sha256
 from aasvc_cli.storage.home import bundled
@@ -44,6 +44,8 @@ SILENCE = math.log(1e4)
 """What lies further (80 dB) below the loudest place counts as silence."""
 WEIGHTS_FILE = "encoder.safetensors"
 MELODY_FILE = "melody.safetensors"
+PROJECTION_FILE = "projection.safetensors"
+"""The channels that an encoder learnt to write, as those of its teacher: ``directions`` (C, D) and ``offset`` (D,)."""
 FRAMES_PER_SECOND = 50.0
 """Of what the encoders write."""
 BLOCK = 3000
@@ -82,14 +84,43 @@ def content_f0(wave: Array, sample_rate: int) -> Array:
 
     Raises what :func:`content` does.
     """
+    wave = resample(wave, sample_rate, CONTENT_MEL.sample_rate)  # once for both
+    return _with_melody(content(wave, CONTENT_MEL.sample_rate), wave)
+
+
+def taught_f0(wave: Array, sample_rate: int, teacher: Callable[[Array, int], Array]) -> Array:
+    """The same with what is said as the teacher of the bundled encoder writes it: (n,) -> (T, D + 2).
+
+    The channels are those that the encoder learnt to write, so a model of one reads the other; the teacher is far
+    larger, and clearer for languages and voices that the encoder heard little of.
+
+    Args:
+        teacher: Whisper base (:class:`aasvc_cli.features.whisper.WhisperEncoder`), (n,) -> (T, C)
+
+    Raises:
+        DataError: no samples at all.
+        ConfigError: it has another number of channels than the teacher.
+        ModelError: the projection or the encoder of the melody is damaged.
+    """
+    directions, offset = _projection()
+    wave = checked_mono(resample(wave, sample_rate, CONTENT_MEL.sample_rate))
+    frames = teacher(wave, CONTENT_MEL.sample_rate)
+    if frames.shape[1] != len(directions):
+        raise ConfigError(
+            "the encoder of Whisper", [f"has {frames.shape[1]} channels, expected {len(directions)}; use Whisper base"]
+        )
+    return _with_melody(frames @ directions + offset, wave)
+
+
+def _with_melody(said: Array, wave: Array) -> Array:
+    """Put the melody of a recording at 16 kHz beside what is said: (T, D) -> (T', D + 2), the last frame held."""
     import torch
 
     from aasvc_cli.model.content import around_middle
 
-    rate = CONTENT_MEL.sample_rate
-    wave = resample(wave, sample_rate, rate)  # once for both
-    melody = torch.from_numpy(encoded(_melody_encoder(), melody_input(wave, rate)))
-    return np.concatenate([content(wave, rate), around_middle(melody).numpy()], axis=1)
+    melody = torch.from_numpy(encoded(_melody_encoder(), melody_input(wave, CONTENT_MEL.sample_rate)))
+    held = np.minimum(np.arange(len(melody)), len(said) - 1)
+    return np.concatenate([said[held], around_middle(melody).numpy()], axis=1)
 
 
 def encoded(encoder: ContentEncoder | MelodyEncoder, levels: Array) -> Array:
@@ -148,6 +179,16 @@ def _melody_encoder() -> MelodyEncoder:
 
 
 @lru_cache(maxsize=1)
+def _projection() -> tuple[Array, Array]:
+    tensors, _ = load_checkpoint(projection_file())
+    try:
+        directions, offset = (tensors[name].float().numpy() for name in ("directions", "offset"))
+    except KeyError:
+        raise ModelError(f"{projection_file()}: not the projection of a teacher") from None
+    return directions, offset
+
+
+@lru_cache(maxsize=1)
 def weights_identity() -> str:
     """16 hexadecimal digits of the bundled encoder's weights."""
     return file_sha256(weights_file())[:16]
@@ -167,3 +208,14 @@ def melody_identity() -> str:
 def melody_file() -> Path:
     """Weights of the bundled encoder of the melody."""
     return bundled("content") / MELODY_FILE
+
+
+@lru_cache(maxsize=1)
+def projection_identity() -> str:
+    """16 hexadecimal digits of what the bundled encoder learnt of its teacher."""
+    return file_sha256(projection_file())[:16]
+
+
+def projection_file() -> Path:
+    """What the bundled encoder learnt of its teacher."""
+    return bundled("content") / PROJECTION_FILE

@@ -141,6 +141,18 @@ def whisper(wave: Array, config: FeatureConfig) -> Array:
     return frames
 
 
+def whisper_f0(wave: Array, config: FeatureConfig) -> Array:
+    """``content_f0`` by Whisper base (:func:`aasvc_cli.features.content.taught_f0`): (n,) -> (T, D + 2).
+
+    Raises:
+        ConfigError: the configuration names another Whisper model.
+    """
+    from aasvc_cli.features.content import taught_f0
+    from aasvc_cli.features.whisper import whisper_encoder
+
+    return taught_f0(wave, config.mel.sample_rate, whisper_encoder(config.whisper.model))
+
+
 def _speech_encoder(name: str) -> FeatureKind:
     """A kind that an encoder of torchaudio computes (:class:`aasvc_cli.features.speech_encoders.SpeechEncoder`)."""
 
@@ -201,6 +213,7 @@ class FeatureKind:
         for_models: whether a model can be trained on it
         speaker_independent: whether it says what is said, and little of who says it
         melody: whether its last two channels are log-F0 around its mean, and voicing
+        reads_as: the kind whose channels mean the same, so that a model of one reads the other; None for itself
         version: counted up when the values change under the same settings
     """
 
@@ -214,6 +227,7 @@ class FeatureKind:
     for_models: bool = True
     speaker_independent: bool = False
     melody: bool = False
+    reads_as: str | None = None
     version: int = 1
 
 
@@ -254,6 +268,12 @@ def _whisper_settings(config: FeatureConfig) -> dict[str, Any]:
     }
 
 
+def _whisper_f0_settings(config: FeatureConfig) -> dict[str, Any]:
+    from aasvc_cli.features.content import melody_identity, projection_identity
+
+    return _whisper_settings(config) | {"channels": projection_identity(), "melody_weights": melody_identity()}
+
+
 def _folder_settings(config: FeatureConfig) -> dict[str, Any]:
     given, mel = config.folder, config.mel
     return {
@@ -264,22 +284,13 @@ def _folder_settings(config: FeatureConfig) -> dict[str, Any]:
     }
 
 
-def _content_kind(name: str, extract: Extractor, settings: Settings, *, melody: bool) -> FeatureKind:
-    """A kind that the bundled encoders compute."""
-
+def _content_width(name: str) -> Callable[[FeatureConfig], int]:
     def width(_: FeatureConfig) -> int:
         from aasvc_cli.features.content import ENCODED
 
         return ENCODED[name]
 
-    return FeatureKind(
-        extract=extract,
-        width=width,
-        settings=settings,
-        frames_per_second=lambda _: 50.0,
-        speaker_independent=True,
-        melody=melody,
-    )
+    return width
 
 
 KINDS: dict[str, FeatureKind] = {
@@ -290,8 +301,21 @@ KINDS: dict[str, FeatureKind] = {
         settings=_world_settings,
         packages=("pyworld", "pysptk"),
     ),
-    "content": _content_kind("content", content, _content_settings, melody=False),
-    "content_f0": _content_kind("content_f0", content_f0, _content_f0_settings, melody=True),
+    "content": FeatureKind(
+        extract=content,
+        width=_content_width("content"),
+        settings=_content_settings,
+        frames_per_second=lambda _: 50.0,
+        speaker_independent=True,
+    ),
+    "content_f0": FeatureKind(
+        extract=content_f0,
+        width=_content_width("content_f0"),
+        settings=_content_f0_settings,
+        frames_per_second=lambda _: 50.0,
+        speaker_independent=True,
+        melody=True,
+    ),
     "whisper": FeatureKind(
         extract=whisper,
         width=lambda config: config.whisper.channels,
@@ -299,6 +323,17 @@ KINDS: dict[str, FeatureKind] = {
         frames_per_second=lambda _: 50.0,
         packages=("faster_whisper",),
         speaker_independent=True,
+        extra="asr",
+    ),
+    "whisper_f0": FeatureKind(
+        extract=whisper_f0,
+        width=_content_width("content_f0"),
+        settings=_whisper_f0_settings,
+        frames_per_second=lambda _: 50.0,
+        packages=("faster_whisper",),
+        speaker_independent=True,
+        melody=True,
+        reads_as="content_f0",
         extra="asr",
     ),
     "hubert": _speech_encoder("hubert"),
@@ -413,11 +448,16 @@ def extract_as_is(
     try:
         feature = kind.extract(wave, config)
     except ImportError as error:
-        install = f"'aasvc[{kind.extra}]'" if kind.extra else " ".join(kind.packages)
-        raise MissingExtraError(
-            f"the feature {name} needs {' and '.join(kind.packages)} ({error}); run: pip install {install}"
-        ) from None
+        raise _missing(name, str(error)) from None
     return feature, None if kind.frames_per_second is None else kind.frames_per_second(config)
+
+
+def _missing(name: str, reason: str) -> MissingExtraError:
+    kind = KINDS[name]
+    install = f"'aasvc[{kind.extra}]'" if kind.extra else " ".join(kind.packages)
+    return MissingExtraError(
+        f"the feature {name} needs {' and '.join(kind.packages)} ({reason}); run: pip install {install}"
+    )
 
 
 def at_frames(feature: Array, frame_rate: float, n_frames: int, wanted_rate: float) -> Array:
@@ -439,6 +479,18 @@ def unavailable_kinds() -> dict[str, str]:
         for name, kind in KINDS.items()
         if kind.extra and any(importlib.util.find_spec(package) is None for package in kind.packages)
     }
+
+
+def check_kinds(config: FeatureConfig) -> None:
+    """Look for what the features of a model need before any recording is looked at.
+
+    Raises:
+        MissingExtraError: the extra of a kind is not installed.
+        DataError: the weights of an encoder are not there and cannot be downloaded.
+    """
+    for name in sorted({getattr(config, side) for side in SIDES} & unavailable_kinds().keys()):
+        raise _missing(name, "not installed")
+    feature_keys(config)
 
 
 def feature_key(name: str, config: FeatureConfig) -> str:
@@ -463,3 +515,9 @@ def _digest(described: Mapping[str, Any]) -> str:
 def feature_keys(config: FeatureConfig) -> dict[str, str]:
     """:func:`feature_key` of the features on the three sides of a model."""
     return {side: feature_key(getattr(config, side), config) for side in SIDES}
+
+
+def readable_keys(config: FeatureConfig) -> dict[str, str]:
+    """The same of the features whose channels mean the same: models with the same of these read each other's."""
+    kinds = {side: getattr(config, side) for side in SIDES}
+    return {side: feature_key(KINDS[kind].reads_as or kind, config) for side, kind in kinds.items()}

@@ -70,11 +70,11 @@ def whisper_encoder(model: str) -> WhisperEncoder:
 
 @lru_cache(maxsize=4)
 def weights_of(model: str) -> str:
-    """16 hexadecimal digits that identify the weights of a model, wherever it lies.
+    """16 hexadecimal digits that identify the weights of a model, wherever it lies; one that has a name is downloaded.
 
     Raises:
         MissingExtraError: faster-whisper is not installed.
-        DataError: no such folder, or the model of that name was not downloaded.
+        DataError: no such folder, or the model of that name cannot be downloaded.
     """
     folder = Path(os.path.expanduser(model))
     if not folder.is_dir():
@@ -82,12 +82,12 @@ def weights_of(model: str) -> str:
         from faster_whisper.utils import download_model
 
         try:
-            folder = Path(download_model(model, local_files_only=True))
+            folder = Path(download_model(model))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"{model}: no such folder, and faster-whisper has not downloaded a model of that name ({reason}); set "
-                "features.whisper.model to the folder of a Whisper model"
+                f"Whisper {model}: no such folder, and faster-whisper cannot download a model of that name ({reason}); "
+                "set features.whisper.model to the folder of a Whisper model"
             ) from None
     if not (folder / "model.bin").is_file():
         raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")

@@ -47,7 +47,7 @@ from aasvc_cli.data.ranking import RANKING_FILE, to_drop, write_ranking
 from aasvc_cli.data.reconstruction import Reconstruction, Reconstructor, refuse_speaker_dependent
 from aasvc_cli.data.sources import by_speaker, joint_name, match_all
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.features.kinds import storage_key
+from aasvc_cli.features.kinds import check_kinds, storage_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.storage.files import remove_file, write_json
@@ -138,12 +138,14 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
     """Match, check and split the recordings of two speakers, compute what features are missing, and write a manifest.
 
     Raises:
-        DataError: nothing to match, or too few good pairs; says why.
+        DataError: nothing to match, too few good pairs, or no such encoder for the features; says why.
+        MissingExtraError: a package that the features need is not installed.
         StorageError: features or manifest cannot be written.
         Interrupted: on Ctrl-C; what was computed is kept.
     """
     began = time.perf_counter()
     config = _with_sample_rate(config, options.sample_rate)
+    check_kinds(config.features)  # what is not there is no fault of a recording
     speakers = _Speakers(*locate_all(home, options.corpus, _listed(options.source), options.target))
     alone = _alone(options.extra_target, config)
     name = _check_name(home, options.name, speakers, options.overwrite)

@@ -12,7 +12,7 @@ from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer,
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
 from aasvc_cli.data.manifest import Manifest, read_manifest
-from aasvc_cli.features.kinds import SIDES, feature_keys, with_widths
+from aasvc_cli.features.kinds import SIDES, readable_keys, with_widths
 from aasvc_cli.storage.home import BUNDLED, Home
 from aasvc_cli.training.distributed import World
 from aasvc_cli.training.initial_weights import NO_INIT, Beginning, begun_with
@@ -41,7 +41,7 @@ def beginning(
     home: Home, manifest: Manifest, config: Config, *, tag: str | None = None, overwrite: bool = False
 ) -> str | None:
     """The model that a run begins with where nothing is said: the one it began with before; else the bundled voice,
-    where it hears and writes the same features by a network of the same sizes; None for random weights.
+    where it reads and writes such features by a network of the same sizes; None for random weights.
 
     Args:
         config: of the run, as it is where it begins with random weights
@@ -56,7 +56,7 @@ def beginning(
         return begun_with(folder)
     known = read_voice(find_voice(home, BUNDLED), home, weights=False).config
     same_sizes = dataclasses.replace(known.model, source_melody=config.model.source_melody) == config.model
-    fits = same_sizes and feature_keys(known.features) == feature_keys(config.features)
+    fits = same_sizes and readable_keys(known.features) == readable_keys(config.features)
     return BUNDLED if fits else None
 
 
@@ -161,7 +161,7 @@ def _beginning(home: Home, init: str | Path) -> Beginning:
     """A model to begin with."""
     voice = find_voice(home, init)
     files = read_voice(voice, home)
-    return Beginning(voice, files.weights, feature_keys(files.config.features), files.card, files.origin)
+    return Beginning(voice, files.weights, readable_keys(files.config.features), files.card, files.origin)
 
 
 def _show(*arguments: Any, best_step: int | None) -> None:

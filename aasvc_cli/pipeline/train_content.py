@@ -31,6 +31,7 @@ from aasvc_cli.features.content import (
     FRAMES_PER_SECOND,
     MELODY_FILE,
     MELODY_MEL,
+    PROJECTION_FILE,
     WEIGHTS_FILE,
     content_input,
     encoded,
@@ -266,7 +267,7 @@ class _Run:
         if saved != trainer.step or not self.folder.last.exists():
             self._save(trainer, projection, meter.seconds)
         if not stopped:
-            self._write(trainer)
+            self._write(trainer, projection)
         return RunResult(path, trainer.step, self.dev, stopped, meter.seconds)
 
     # --- examples ---------------------------------------------------------------------------------------------------
@@ -370,11 +371,15 @@ class _Run:
         header = {"trainer": numbers, "step": trainer.step, "dev": self.dev, "seconds": seconds}
         save_checkpoint(self.folder.last, tensors, header)
 
-    def _write(self, trainer: ContentTrainer) -> None:
-        """Write both encoders in half precision."""
+    def _write(self, trainer: ContentTrainer, projection: Projection) -> None:
+        """Write both encoders, and what was learnt of the teacher, in half precision."""
+        offset = projection.offset - projection.centre @ projection.directions
+        arrays = {"directions": projection.directions, "offset": offset}
+        halves = {name: torch.from_numpy(array).half() for name, array in arrays.items()}
+        save_checkpoint(self.folder.path / PROJECTION_FILE, halves, {})
         with trainer.average.swapped():
             self._write_one(MELODY_FILE, trainer.networks.melody, trainer.step)
-            self._write_one(WEIGHTS_FILE, trainer.networks.content, trainer.step)  # last, as who has it has both
+            self._write_one(WEIGHTS_FILE, trainer.networks.content, trainer.step)  # last, as who has it has all
 
     def _write_one(self, name: str, encoder: ContentEncoder | MelodyEncoder, step: int) -> None:
         halves = {name: value.half() for name, value in encoder.state_dict().items()}

@@ -27,13 +27,13 @@ class Beginning:
 
     Attributes:
         weights: by name
-        feature_keys: of the features that it was trained on, by side
+        readable_keys: of the features that it reads, by side
         origin: names the weights in messages
     """
 
     folder: Path
     weights: Mapping[str, Tensor]
-    feature_keys: Mapping[str, str]
+    readable_keys: Mapping[str, str]
     card: Mapping[str, Any]
     origin: str
 

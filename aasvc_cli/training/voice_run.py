@@ -31,7 +31,7 @@ from aasvc_cli.data.dataset import (
 from aasvc_cli.data.manifest import Manifest
 from aasvc_cli.data.ranking import RANKING_FILE, by_loss, write_ranking
 from aasvc_cli.errors import ConfigError, DataError, TrainingError
-from aasvc_cli.features.kinds import feature_keys, storage_key
+from aasvc_cli.features.kinds import readable_keys, storage_key
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -226,8 +226,8 @@ class VoiceRun:
         fit = fit_weights(begun.weights, trainer.model.state_dict(), begun.origin, init)
         for message in fit.messages(begun.folder):
             self.say(message)
-        for side, key in feature_keys(self.config.features).items():
-            if begun.feature_keys[side] != key:
+        for side, key in readable_keys(self.config.features).items():
+            if begun.readable_keys[side] != key:
                 self.say(
                     f"warning: {begun.folder} was trained on {side} features of other settings; it may have to learn "
                     "them anew"

@@ -15,7 +15,7 @@ import torch
 from aasvc_cli.audio.f0 import harvest, with_length
 from aasvc_cli.config.settings import FeatureConfig, MelConfig
 from aasvc_cli.data.content_path import content_path
-from aasvc_cli.errors import DataError, ModelError
+from aasvc_cli.errors import ConfigError, DataError, ModelError
 from aasvc_cli.features import content as module
 from aasvc_cli.features.content import (
     CONTENT_CHANNELS,
@@ -26,6 +26,7 @@ from aasvc_cli.features.content import (
     encoded,
     load_encoder,
     load_melody_encoder,
+    taught_f0,
 )
 from aasvc_cli.features.kinds import at_frames, extract, feature_key
 from aasvc_cli.model.content import (
@@ -37,7 +38,7 @@ from aasvc_cli.model.content import (
     MelodyEncoder,
     around_middle,
 )
-from aasvc_cli.storage.checkpoint import save_checkpoint
+from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 
 Array = npt.NDArray[np.float32]
 DATA = Path(__file__).parents[1] / "assets"
@@ -201,6 +202,48 @@ def test_an_encoder_comes_back_from_its_file(encoder: ContentEncoder, tmp_path: 
     save_checkpoint(path, encoder.state_dict(), {"sizes": dataclasses.asdict(SMALL)})
     levels = np.random.default_rng(3).uniform(size=(50, 80)).astype(np.float32)
     np.testing.assert_array_equal(encoded(load_encoder(path), levels), encoded(encoder, levels))
+
+
+class Teacher:
+    """Writes numbers of its own, one frame for each 320 samples that have begun."""
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+
+    def __call__(self, wave: Array, sample_rate: int) -> Array:
+        assert sample_rate == 16000
+        return np.random.default_rng(0).normal(size=(-(-len(wave) // 320), self.channels)).astype(np.float32)
+
+
+class TestTaught:
+    @pytest.mark.parametrize("rate", [8000, 16000, 44100])
+    def test_the_channels_are_the_projected_ones_of_the_teacher_and_the_melody_is_that_of_content_f0(
+        self, rate: int
+    ) -> None:
+        wave = np.random.default_rng(1).uniform(-0.5, 0.5, size=rate + 7).astype(np.float32)
+        tensors, _ = load_checkpoint(module.projection_file())
+        directions, offset = (tensors[name].double().numpy() for name in ("directions", "offset"))
+        frames = Teacher(512)(np.zeros(16000 + (7 * 16000 - 1) // rate + 1, dtype=np.float32), 16000)
+        feature, other = taught_f0(wave, rate, Teacher(512)), content_f0(wave, rate)
+        assert feature.shape == other.shape == (51, CONTENT_CHANNELS + 2)
+        np.testing.assert_allclose(feature[:50, :CONTENT_CHANNELS], (frames @ directions + offset)[:50], atol=1e-4)
+        np.testing.assert_array_equal(feature[:, CONTENT_CHANNELS:], other[:, CONTENT_CHANNELS:])
+
+    def test_a_single_sample_has_a_frame_and_nothing_has_none(self) -> None:
+        assert len(taught_f0(np.ones(1, dtype=np.float32), 16000, Teacher(512))) == 1
+        with pytest.raises(DataError):
+            taught_f0(np.zeros(0, dtype=np.float32), 16000, Teacher(512))
+
+    def test_another_teacher_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="has 768 channels, expected 512; use Whisper base"):
+            taught_f0(np.ones(1000, dtype=np.float32), 16000, Teacher(768))
+
+    def test_a_damaged_projection_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save_checkpoint(tmp_path / "projection.safetensors", {"x": torch.zeros(1)}, {})
+        monkeypatch.setattr(module, "projection_file", lambda: tmp_path / "projection.safetensors")
+        module._projection.cache_clear()
+        with pytest.raises(ModelError, match=r"projection\.safetensors: not the projection"):
+            taught_f0(np.ones(1000, dtype=np.float32), 16000, Teacher(512))
 
 
 @pytest.mark.parametrize("header", [{}, {"sizes": {"widths": 3}}, {"sizes": {"width": 3}}])

@@ -26,6 +26,7 @@ from aasvc_cli.features.kinds import (
     feature_keys,
     feature_width,
     mcep,
+    readable_keys,
     unavailable_kinds,
     with_widths,
 )
@@ -220,7 +221,7 @@ class TestKinds:
         with pytest.raises(ConfigError, match=r"model\.source_dim: 81, but features\.source is mcep with 25 channels"):
             with_widths(dataclasses.replace(config, model=dataclasses.replace(config.model, source_dim=81)))
 
-    @pytest.mark.parametrize("kind", ["content_f0", "content"])
+    @pytest.mark.parametrize("kind", ["content_f0", "whisper_f0", "content"])
     def test_only_what_has_a_melody_can_be_heard_without_one(self, kind):
         config = Config(features=FeatureConfig(source=kind), model=ModelConfig(source_melody=False))
         assert with_widths(config).model.source_melody is (kind == "content")
@@ -261,7 +262,12 @@ class TestFeatureKey:
         assert all(len(key) == 12 and int(key, 16) >= 0 for key in keys)
 
     def test_every_kind_has_the_width_that_the_configuration_says(self, recording):
-        elsewhere = {"whisper", "folder", *BUNDLES}  # need what is not there; in the tests of their modules
+        elsewhere = {
+            "whisper",
+            "whisper_f0",
+            "folder",
+            *BUNDLES,
+        }  # need what is not there; in the tests of their modules
         for kind in KINDS.keys() - elsewhere:
             config = FeatureConfig(mcep=McepConfig(order=24))
             assert extract(kind, recording[:6000], config).shape[1] == feature_width(kind, config)
@@ -274,6 +280,13 @@ class TestFeatureKey:
             "target": keys["duration"],
             "duration": feature_key("mel", config),
         }
+
+    def test_what_reads_a_kind_reads_those_that_imitate_it(self):
+        one, other = (FeatureConfig(source=kind, duration=kind) for kind in ("content_f0", "whisper_f0"))
+        assert readable_keys(other) == readable_keys(one) == feature_keys(one)
+        assert {kind for kind, spec in KINDS.items() if spec.reads_as} == {"whisper_f0"}
+        widths = {feature_width(kind, one) for kind in ("content_f0", "whisper_f0")}
+        assert len(widths) == 1
 
 
 def two_pass(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -121,3 +121,15 @@ def test_whisper_itself_writes_512_channels_that_its_gain_hardly_changes() -> No
     assert np.corrcoef(frames.ravel(), encoder(wave / 4, rate).ravel())[0, 1] > 0.95
     several = np.tile(wave, 31 * rate // len(wave) + 1)
     assert np.corrcoef(frames.ravel(), encoder(several, rate)[: len(frames)].ravel())[0, 1] > 0.9
+
+
+@pytest.mark.shared
+def test_the_bundled_encoder_writes_what_whisper_does() -> None:
+    """Needs Whisper base, as above."""
+    folder = os.environ.get("WHISPER_MODEL")
+    if not folder:
+        pytest.skip("set WHISPER_MODEL to the folder of a Whisper model")
+    wave, rate = soundfile.read(DATA / "female.flac", dtype="float32")
+    config = FeatureConfig(mel=MelConfig(sample_rate=rate), whisper=WhisperConfig(model=folder))
+    one, other = (extract(kind, wave, config) for kind in ("whisper_f0", "content_f0"))
+    assert np.corrcoef(one[:, :-2].ravel(), other[:, :-2].ravel())[0, 1] > 0.9

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,8 +25,8 @@ from aasvc_cli.config.settings import Config, FeatureConfig, MelConfig
 from aasvc_cli.data.checks import smallest_frames_per_token
 from aasvc_cli.data.manifest import ParallelPair, read_manifest
 from aasvc_cli.data.preparation import PrepareReport
-from aasvc_cli.errors import DataError, Interrupted, StorageError
-from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.errors import DataError, Interrupted, MissingExtraError, StorageError
+from aasvc_cli.features.kinds import KINDS, extract, feature_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
 from aasvc_cli.storage.home import Home
@@ -129,6 +130,18 @@ class TestGoodPairs:
         assert store.facts("mcep", pair.target) is None
         expected = extract("mcep", read_audio(pair.source)[0], config.features)
         np.testing.assert_allclose(store.load("mcep", pair.source), expected, atol=1e-3)
+
+    def test_what_a_feature_needs_and_is_not_there_is_no_fault_of_the_recordings(
+        self, home, run, monkeypatch, tmp_path
+    ):
+        config = override(CONFIG, {"features.source": "whisper_f0", "features.whisper.model": str(tmp_path)})
+        monkeypatch.setitem(KINDS, "whisper_f0", replace(KINDS["whisper_f0"], packages=("no_such_package",)))
+        with pytest.raises(MissingExtraError, match=r"whisper_f0 needs no_such_package .* pip install 'aasvc\[asr\]'"):
+            run(config)
+        monkeypatch.setitem(KINDS, "whisper_f0", replace(KINDS["whisper_f0"], packages=()))
+        with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path))}: no model\.bin in it"):
+            run(config)
+        assert not home.prepared.exists() and not home.features.exists()
 
     def test_progress_counts_every_recording_once(self, run):
         told: list[tuple[int, int]] = []

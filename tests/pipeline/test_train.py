@@ -523,6 +523,10 @@ class TestBeginning:
         assert sizes.values["model.width"] == manifest.config.model.width
         assert (steps.values["train.max_steps"], steps.values["train.dropout_start_step"]) == (324, 0)  # six pairs
 
+    def test_the_bundled_voice_where_another_writes_the_channels_that_it_reads(self, trained: Home):
+        assert self.begun(trained, {"features.source": "whisper_f0", "features.duration": "whisper_f0"}) == "bundled"
+        assert self.begun(trained, {"features.source": "content", "features.duration": "content"}) is None
+
     @pytest.mark.parametrize(
         "changes",
         [

@@ -22,6 +22,7 @@ from aasvc_cli.errors import ConfigError, DataError, ModelError
 from aasvc_cli.features.content import (
     MELODY_FILE,
     MELODY_MEL,
+    PROJECTION_FILE,
     WEIGHTS_FILE,
     content_input,
     encoded,
@@ -32,6 +33,7 @@ from aasvc_cli.pipeline import train_content as module
 from aasvc_cli.pipeline.train_content import train_content
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.home import Home
+from aasvc_cli.training.optimisation import below
 
 RATE = 16000
 
@@ -94,6 +96,14 @@ def test_ends_with_encoders_that_can_be_loaded(home: Home, recordings: Path) -> 
     assert encoded(encoder, np.ones((20, 80), dtype=np.float32)).shape == (10, 3)
     melody = load_melody_encoder(result.folder / MELODY_FILE)
     assert encoded(melody, np.ones((20, MELODY_MEL.n_mels), dtype=np.float32)).shape == (10, 2)
+    # what was learnt of the teacher, in one step less
+    written, _ = load_checkpoint(result.folder / PROJECTION_FILE)
+    kept = below(load_checkpoint(result.folder / "last.safetensors")[0], "projection.")
+    frames = torch.randn(5, len(kept["centre"]))
+    expected = (frames - kept["centre"]) @ kept["directions"] + kept["offset"]
+    torch.testing.assert_close(
+        frames @ written["directions"].float() + written["offset"].float(), expected, atol=0.02, rtol=0.01
+    )
     assert [report.step for report in reports] == [1, 2, 3, 4]
     assert [report.dev is not None for report in reports] == [False, True, False, True]
 
