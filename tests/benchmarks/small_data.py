@@ -27,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from aasvc_cli.audio.f0 import dio, frame_times
 from aasvc_cli.audio.files import list_audio, read_audio, write_audio
 from aasvc_cli.audio.world import world
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.data.matching import SIDES
+from aasvc_cli.data.ranking import RANKING_FILE
 from aasvc_cli.measures.judges import Whisper
 from aasvc_cli.measures.transcripts import transcript
 from aasvc_cli.storage.files import make_folder, read_json, write_text
@@ -190,12 +192,22 @@ def buzzed(wave: np.ndarray, rate: int) -> np.ndarray:
 
 
 def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
-    """All pairs of at least a second of two people, whose words are those recognised in the target's recordings."""
+    """Pairs of two people of at least a second each, without those that ``prepare`` says hold different words.
+
+    What is said is what is recognised in the target's recordings.
+    """
 
     def run(bench: Bench, name: str) -> Figures:
-        root, texts = bench.sets / language, bench.home / f"{name}.txt"
-        sides = ("--source", root / "source", "--target", root / "target", "--eval", "20")
-        minutes = bench.trained(name, *sides)
+        root, texts, table = bench.sets / language, bench.home / f"{name}.txt", bench.home / f"{name}-pairs.tsv"
+        first, second = (root / side for side in SIDES)
+        there = ((path, second / path.relative_to(first)) for path in list_audio(first))
+        fit = [pair for pair in there if pair[1].is_file() and min(soundfile.info(path).duration for path in pair) >= 1]
+        write_text(table, "".join(f"{one}\t{other}\n" for one, other in fit))
+        sides = ("--source", first, "--target", second, "--pairs", table, "--eval", "20")
+        ranking = bench.home / "prepared" / f"{name}-all" / RANKING_FILE
+        if not ranking.is_file():
+            bench.call("prepare", *sides, "--name", f"{name}-all", *bench.options)
+        minutes = bench.trained(name, *sides, "--drop", ranking)
         judged = read_manifest(Home(bench.home), name).sets["eval"]
         said, wanted = (
             [*recognised([getattr(pair, side) for pair in judged], bench.asr_model, code)] for side in SIDES
