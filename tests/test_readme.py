@@ -27,7 +27,7 @@ from tests import servers
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = {
-    "train": ["--max-steps", "2", "--eval-every", "2", "--save-every", "2", "--threads", "1"],
+    "train": ["--max-steps", "2", "--batch-size", "1", "--eval-every", "2", "--save-every", "2", "--threads", "1"],
     "prepare": ["--jobs", "1"],
     "evaluate": ["--jobs", "1"],
     "serve": ["--no-browser"],
