@@ -147,6 +147,10 @@ class Workers:
                 return self._executor.submit(job, item)
             except BrokenExecutor:  # a worker was killed while it had nothing to do
                 self.close()
+            except OSError as error:
+                if error.errno is not None:  # the system starts no more processes
+                    raise
+                self.close()  # one was killed, and the pool closed its pipes while it started another
             finally:
                 self._processes |= set(active_children()) - others
         return self._submit(job, item)

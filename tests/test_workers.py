@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -166,6 +166,19 @@ def test_a_process_that_is_killed_while_it_has_nothing_to_do_is_replaced(workers
     ((_, _, pid),) = workers.spread(Counting(), [1], killed=refuse)
     os.kill(pid, signal.SIGKILL)
     assert [item for item, _, _ in workers.spread(Counting(), [2], killed=refuse)] == [2]
+
+
+@pytest.mark.parametrize(("error", "is_lost"), [(OSError("handle is closed"), True), (OSError(11, "no more"), False)])
+def test_a_pool_that_breaks_while_it_starts_a_process_is_replaced(error: OSError, is_lost: bool):
+    class Breaking(ThreadPoolExecutor):
+        def submit(self, *_: object, **__: object) -> NoReturn:
+            raise error
+
+    kinds = iter([Breaking, ThreadPoolExecutor])
+    with Workers(2, lambda count: next(kinds)(count)) as workers:
+        outcome = contextlib.nullcontext() if is_lost else pytest.raises(OSError, match="no more")
+        with outcome:
+            assert sorted(workers.spread(str, range(3), killed=refuse)) == ["0", "1", "2"]
 
 
 def test_any_executor_will_do():
