@@ -19,7 +19,7 @@ import re
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -100,7 +100,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     left_out = [item for item in items if tier(item.keywords) not in tiers]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if tier(item.keywords) in tiers]
+    chosen = [item for item in items if tier(item.keywords) in tiers]
+    items[:] = slow_first(chosen, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+
+
+def slow_first(items: Sequence[pytest.Item], count: int) -> list[pytest.Item]:
+    """Tests in an order in which no process is left alone with a slow one at the end.
+
+    Each of ``count`` processes is given a stretch of the same length, which begins with files that have slow tests. The
+    tests of a file stay together, as they share fixtures.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    slow = [file for file in files.values() if any("slow" in item.keywords for item in file)]
+    quick = [item for file in files.values() if file not in slow for item in file]
+    order: list[pytest.Item] = []
+    for index in range(count):
+        stretch = [item for file in slow[index::count] for item in file]
+        room = max(0, len(items) // count - len(stretch))
+        order += stretch + quick[:room]
+        del quick[:room]
+    return order + quick
 
 
 def pytest_collection() -> None:
