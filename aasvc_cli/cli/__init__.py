@@ -17,8 +17,10 @@ def main() -> NoReturn:
     """Run the program and exit.
 
     After Ctrl-C the process ends at once: an orderly shutdown takes seconds with some libraries, and
-    some of them make Python report the interrupt, which is dealt with already, in the place of the exit code.
+    some of them make Python report the interrupt, which is dealt with already, in the place of the exit code. So does a
+    process of a training on several: what torch talks to the others with now and then aborts one that is done.
     """
+    code = 130
     try:
         from aasvc_cli.cli import program
 
@@ -26,12 +28,13 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # while the program was being loaded
         sys.stderr.write("aasvc: interrupted\n")
     except SystemExit as stop:
-        if stop.code != 130:
+        if not isinstance(stop.code, int) or (stop.code != code and "RANK" not in os.environ):
             raise
+        code = stop.code
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(130)
+    os._exit(code)
 
 
 def __getattr__(name: str) -> Any:

@@ -89,6 +89,20 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path: 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("environment", [{}, {"RANK": "0"}], ids=["alone", "one of several"])
+def test_what_a_process_of_several_leaves_cannot_abort_it(environment: dict[str, str]):
+    code = (
+        "import atexit, os, sys\nfrom aasvc_cli.cli import main\n"
+        "atexit.register(os.abort)\nsys.argv = ['aasvc', '--version']\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert done.stdout.startswith("aasvc ")
+    assert done.returncode == (0 if environment else -signal.SIGABRT)
+
+
 TRAIN = ["train", "--max-steps", "40", "--eval-every", "10", "--save-every", "5", "--accum", "2"]
 
 
