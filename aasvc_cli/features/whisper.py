@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from functools import lru_cache
@@ -78,20 +79,27 @@ def weights_of(model: str) -> str:
     """
     folder = Path(os.path.expanduser(model))
     if not folder.is_dir():
-        _check_installed()
-        from faster_whisper.utils import download_model
-
-        try:
-            folder = Path(download_model(model))
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(
-                f"Whisper {model}: no such folder, and faster-whisper cannot download a model of that name ({reason}); "
-                "set features.whisper.model to the folder of a Whisper model"
-            ) from None
+        folder = _downloaded(model)
     if not (folder / "model.bin").is_file():
         raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
     return file_sha256(folder / "model.bin")[:16]
+
+
+def _downloaded(model: str) -> Path:
+    """The folder of a model by its name; asks the internet only if it is not there yet."""
+    _check_installed()
+    from faster_whisper.utils import download_model
+
+    with contextlib.suppress(Exception):
+        return Path(download_model(model, local_files_only=True))
+    try:
+        return Path(download_model(model))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"Whisper {model}: no such folder, and faster-whisper cannot download a model of that name ({reason}); "
+            "set features.whisper.model to the folder of a Whisper model"
+        ) from None
 
 
 def _check_installed() -> None:

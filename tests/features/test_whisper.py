@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -101,6 +104,29 @@ def test_the_key_names_the_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     key = feature_key("whisper", config)
     monkeypatch.setattr(module, "PADDING_SECONDS", 2.0)
     assert feature_key("whisper", config) != key
+
+
+def test_a_model_by_name_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def download_model(name: str, local_files_only: bool = False) -> str:
+        assert name == "base"
+        asked.append(not local_files_only)
+        if not (tmp_path / "model.bin").exists():
+            if local_files_only:
+                raise ValueError("not there")
+            (tmp_path / "model.bin").write_bytes(b"weights")
+        return str(tmp_path)
+
+    monkeypatch.setattr(module, "_check_installed", lambda: None)
+    monkeypatch.setitem(sys.modules, "faster_whisper", ModuleType("faster_whisper"))
+    utils = ModuleType("faster_whisper.utils")
+    utils.download_model = download_model  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "faster_whisper.utils", utils)
+    first = weights_of("base")
+    weights_of.cache_clear()
+    assert weights_of("base") == first == hashlib.sha256(b"weights").hexdigest()[:16]
+    assert asked == [False, True, False]
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
