@@ -284,13 +284,22 @@ def _folder_settings(config: FeatureConfig) -> dict[str, Any]:
     }
 
 
-def _content_width(name: str) -> Callable[[FeatureConfig], int]:
+def _content_kind(name: str, extract: Extractor, settings: Settings, **more: Any) -> FeatureKind:
+    """A kind with the channels of the bundled encoders."""
+
     def width(_: FeatureConfig) -> int:
         from aasvc_cli.features.content import ENCODED
 
         return ENCODED[name]
 
-    return width
+    return FeatureKind(
+        extract=extract,
+        width=width,
+        settings=settings,
+        frames_per_second=lambda _: 50.0,
+        speaker_independent=True,
+        **more,
+    )
 
 
 KINDS: dict[str, FeatureKind] = {
@@ -301,21 +310,8 @@ KINDS: dict[str, FeatureKind] = {
         settings=_world_settings,
         packages=("pyworld", "pysptk"),
     ),
-    "content": FeatureKind(
-        extract=content,
-        width=_content_width("content"),
-        settings=_content_settings,
-        frames_per_second=lambda _: 50.0,
-        speaker_independent=True,
-    ),
-    "content_f0": FeatureKind(
-        extract=content_f0,
-        width=_content_width("content_f0"),
-        settings=_content_f0_settings,
-        frames_per_second=lambda _: 50.0,
-        speaker_independent=True,
-        melody=True,
-    ),
+    "content": _content_kind("content", content, _content_settings),
+    "content_f0": _content_kind("content_f0", content_f0, _content_f0_settings, melody=True),
     "whisper": FeatureKind(
         extract=whisper,
         width=lambda config: config.whisper.channels,
@@ -325,13 +321,11 @@ KINDS: dict[str, FeatureKind] = {
         speaker_independent=True,
         extra="asr",
     ),
-    "whisper_f0": FeatureKind(
-        extract=whisper_f0,
-        width=_content_width("content_f0"),
-        settings=_whisper_f0_settings,
-        frames_per_second=lambda _: 50.0,
+    "whisper_f0": _content_kind(
+        "content_f0",
+        whisper_f0,
+        _whisper_f0_settings,
         packages=("faster_whisper",),
-        speaker_independent=True,
         melody=True,
         reads_as="content_f0",
         extra="asr",
