@@ -32,8 +32,8 @@ ShardOption = Annotated[
         "--shard",
         metavar="I/N",
         show_default="all of it",
-        help="Do only part I of N, for array jobs. Parts share the data folder and run in any order; after them, run "
-        "the command once without.",
+        help="Do only part I of N, for array jobs. Parts share the data folder and run in any order; then run the "
+        "command without --shard.",
     ),
 ]
 

@@ -85,7 +85,7 @@ FormatOption = Annotated[
 SkipExistingOption = Annotated[
     bool, output_option("--skip-existing", help="Leave out recordings whose results are there already.")
 ]
-DryRunOption = Annotated[bool, output_option("--dry-run", "-n", help="Only show what would become of which recording.")]
+DryRunOption = Annotated[bool, output_option("--dry-run", "-n", help="Only show where each result would go.")]
 From0Option = Annotated[
     str | None,
     data_option(
@@ -136,7 +136,8 @@ VocoderOption = Annotated[
     model_option(
         "--vocoder",
         metavar="NAME_OR_FOLDER",
-        help="A downloaded or trained vocoder, universal, bundled, a folder (ours or published), or griffin-lim.",
+        help="The name of a vocoder (downloaded, trained, universal or bundled), a folder (aasvc's or published), or "
+        "griffin-lim.",
         show_default="the one that goes with the model, else universal, or griffin-lim where its mel settings differ",
         autocompletion=completion.vocoders,
     ),

@@ -78,7 +78,7 @@ SourceFolderOption = Annotated[
 
 TextOption = Annotated[
     Path | None,
-    data_option("--text", metavar="FILE", help="What is said, in lines `ID SENTENCE`; the corpus of a run knows it."),
+    data_option("--text", metavar="FILE", help="Transcripts, one `ID SENTENCE` per line; runs have theirs already."),
 ]
 
 BaselineOption = Annotated[
@@ -138,8 +138,8 @@ FailIfOption = Annotated[
     measure_option(
         "--fail-if",
         metavar="CONDITION",
-        help='End with exit code 1 if a mean is beyond a bound: "cer>0.2", "mcd>=7", "sim<0.8". Any number of '
-        "these; of two systems the second is held to it.",
+        help='End with exit code 1 if a mean meets this condition: "cer>0.2", "mcd>=7", "sim<0.8". Repeatable; of '
+        "two systems, the second is checked.",
     ),
 ]
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from aasvc_cli.cli import completion
-from aasvc_cli.cli.convert import SourceDataOption, SourceStatsOption, VocoderOption
-from aasvc_cli.cli.options import JsonOption, OverwriteOption, output_option
+from aasvc_cli.cli.convert import SourceStatsOption, VocoderOption
+from aasvc_cli.cli.options import JsonOption, OverwriteOption, data_option, output_option
 from aasvc_cli.cli.output import home_folder, say, say_next, show_result
 
 
@@ -26,7 +26,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A tag of your training runs, a model folder, ours or published, or bundled.",
+        help="A tag of your training runs, a model folder, aasvc's or published, or bundled.",
         autocompletion=completion.models,
     ),
 ]
@@ -37,6 +37,16 @@ FormatOption = Annotated[
         "--format", help="onnx: graphs for aasvc convert --model FOLDER. web: a page that converts by itself."
     ),
 ]
+SpeakerDataOption = Annotated[
+    str | None,
+    data_option(
+        "--data",
+        metavar="NAME",
+        help="The prepared set of the source speaker, for a published model, which comes without that speaker's "
+        "statistics.",
+        autocompletion=completion.prepared,
+    ),
+]
 
 
 def export(
@@ -45,7 +55,7 @@ def export(
     format_name: FormatOption = ExportFormat.ONNX,
     vocoder: VocoderOption = None,
     source_stats: SourceStatsOption = None,
-    data: SourceDataOption = None,
+    data: SpeakerDataOption = None,
     overwrite: OverwriteOption = False,
     json_target: JsonOption = None,
 ) -> None:

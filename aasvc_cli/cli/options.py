@@ -47,7 +47,7 @@ OLD_SPELLINGS = {"convert": ("--workers",), "evaluate": ("--tag",), "train": ("-
 THE_CONFIGURATIONS = "the configuration's"
 """Words for a default that ``--conf``, a settings file or the prepared set decides."""
 
-KINDS_OFFERED = " or ".join(model_kinds())
+KINDS_OFFERED = ", ".join(kind for kind in model_kinds() if kind != "folder") + ", or a folder of .npy files"
 """Kinds of feature, for the help of the options."""
 
 
@@ -106,7 +106,7 @@ ConfOption = Annotated[
     model_option(
         "--conf",
         metavar="NAME_OR_FILE",
-        help="A preset (small, hificaptain) or a YAML file, ours or the published recipe's.",
+        help="A preset (small, hificaptain) or a YAML file, aasvc's or the published recipe's.",
         show_default="what the prepared set was made with, else small",
         autocompletion=completion.presets,
     ),
@@ -117,7 +117,7 @@ SourceFeatureOption = Annotated[
     model_option(
         "--src-feat",
         metavar="KIND|DIR",
-        help=f"What the model hears of the source: {KINDS_OFFERED}, the last one by its path: .npy files of your own.",
+        help=f"What the model hears of the source: {KINDS_OFFERED}.",
         show_default=THE_CONFIGURATIONS,
         autocompletion=completion.features,
     ),
@@ -138,7 +138,7 @@ DurationFeatureOption = Annotated[
     str | None,
     model_option(
         "--dp-feat",
-        metavar="KIND",
+        metavar="KIND|DIR",
         help=f"What the duration predictor hears of the source: {KINDS_OFFERED}.",
         show_default=THE_CONFIGURATIONS,
         autocompletion=completion.features,
@@ -159,7 +159,7 @@ MelodyOption = Annotated[
     bool | None,
     model_option(
         "--melody/--no-melody",
-        help="Hear the intonation of the source, or find one from what is said alone, as that of two people seldom "
+        help="Follow the intonation of the source, or predict one from what is said, as that of two people seldom "
         "agrees. Only where the feature has it (content_f0).",
         show_default="the configuration's; of a voice that begins with the bundled one, no",
     ),
@@ -202,7 +202,7 @@ ModelOption = Annotated[
     model_option(
         "--model",
         metavar="TAG_OR_FOLDER",
-        help="A tag of your training runs or a model folder, ours or published.",
+        help="A tag of your training runs or a model folder, aasvc's or published.",
         show_default="the bundled voice",
         autocompletion=completion.models,
     ),

@@ -172,7 +172,7 @@ TrimOption = Annotated[
     bool | None,
     data_option(
         "--trim/--no-trim",
-        help="Leave the silence at both ends out, but for 50 ms.",
+        help="Trim the silence at both ends to 50 ms.",
         show_default="the configuration's; published ones don't",
     ),
 ]

@@ -37,8 +37,8 @@ HostOption = Annotated[
     machine_option(
         "--host",
         metavar="ADDRESS",
-        help="Let other machines in at this address, with a token that is shown once; browsers give a page from "
-        "another machine the microphone only through HTTPS.",
+        help="Serve other machines at this address, with a token that is shown once; there, browsers allow the "
+        "microphone only over HTTPS.",
         show_default="127.0.0.1, this machine alone",
     ),
 ]
@@ -88,7 +88,7 @@ def serve(
 
     Example: [bold]aasvc serve[/bold]
 
-    Record what a target has read: [bold]aasvc serve --record mine --target recordings[/bold]
+    Read a target's sentences yourself: [bold]aasvc serve --record mine --target recordings[/bold]
 
     A blind test of two systems: [bold]aasvc serve --listen first --listen second[/bold]
 

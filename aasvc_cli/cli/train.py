@@ -102,7 +102,7 @@ BatchSizeOption = Annotated[
         "--batch-size",
         metavar="N|auto",
         callback=_checked_batch_size,
-        help="Utterances at once, at most. auto takes as many as fit into --memory and accumulates to the same "
+        help="Utterances per batch, at most. auto takes as many as fit into --memory and accumulates to the same "
         "effective batch; with --accum, it fills the memory.",
         show_default=THE_CONFIGURATIONS,
     ),
@@ -113,7 +113,7 @@ MaxFramesOption = Annotated[
     training_option(
         "--max-frames",
         min=1,
-        help="Frames at once, at most, padding included: fewer long utterances than short ones.",
+        help="Frames per batch, at most, padding included: batches of long utterances are smaller.",
         show_default=THE_CONFIGURATIONS,
     ),
 ]
@@ -132,7 +132,7 @@ PatienceOption = Annotated[
         "--patience",
         metavar="N",
         min=1,
-        help="End when N measurements on the dev set in a row bring nothing better; the best weights are kept.",
+        help="Stop after N evaluations of the dev set in a row without improvement; the best weights are kept.",
         show_default="train to the last step",
     ),
 ]
@@ -161,7 +161,7 @@ WarmupStepsOption = Annotated[
 EvalEveryOption = Annotated[
     int | None,
     training_option(
-        "--eval-every", min=1, help="Steps between measurements on the dev set.", show_default=THE_CONFIGURATIONS
+        "--eval-every", min=1, help="Steps between evaluations of the dev set.", show_default=THE_CONFIGURATIONS
     ),
 ]
 
@@ -241,7 +241,7 @@ CheckpointingOption = Annotated[
     bool | None,
     machine_option(
         "--checkpointing/--no-checkpointing",
-        help="Train in far less memory, a third slower; the result is the same.",
+        help="Gradient checkpointing: far less memory, a third slower, the same result.",
         show_default=THE_CONFIGURATIONS,
     ),
 ]
@@ -251,11 +251,11 @@ InitOption = Annotated[
     model_option(
         "--init",
         metavar="MODEL",
-        help="Begin with the weights of this model, ours or published, or with random ones (none); without --conf its "
-        "sizes are taken, too. Statistics stay your speakers' own, which brings them near what the model knows; "
+        help="Begin with the weights of this model, aasvc's or published, or with random ones (none); without --conf "
+        "its sizes are taken, too. Statistics stay your speakers' own, which brings them near what the model knows; "
         "--norm-name MODEL keeps the model's, for more recordings of the same speakers. With --kind vocoder, name a "
         "vocoder; with --kind content, encoders of the same sizes: bundled, a run that has ended, or a folder.",
-        show_default="without --conf what fits the features: the bundled voice, of a vocoder universal; else none",
+        show_default="without --conf, the bundled voice if the features fit (vocoders: universal); else none",
         autocompletion=completion.beginnings,
     ),
 ]

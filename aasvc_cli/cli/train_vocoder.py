@@ -39,8 +39,8 @@ MelsFromOption = Annotated[
     model_option(
         "--mels-from",
         metavar="MODEL",
-        help="With --kind vocoder: learn from the mels of this voice, too, which sounds clearer and speaks through "
-        "this vocoder then; none for recordings alone.",
+        help="With --kind vocoder: also learn from the mels of this voice, for clearer sound; the voice then uses this "
+        "vocoder. none: from recordings alone.",
         show_default="the voice of the same data and tag, if there is one",
         autocompletion=completion.models,
     ),

@@ -49,11 +49,11 @@ FULL_SCALE = 32767 / 32768
 UNLIKE = "usual up to"
 """Part of the message that a recording is unlike those of the training."""
 _SAME_SPEAKER = 1.01
-"""So many times as far from a speaker as the farthest of the training recordings, another recording may lie. Held-out
+"""How far from a speaker a recording may lie, relative to the farthest of the training recordings. Held-out
 ones of three synthetic speakers lie at 0.2 to 0.85 times that distance, those of seven others at 0.5 to 1.7 times."""
 BATCH_PIECES = 8
 BATCH_FRAMES_SQUARED = 4_000_000
-"""Most that pieces times the square of their longest length in frames may be in a batch: attention's memory."""
+"""Limit of pieces times the square of their longest length in frames, in a batch; bounds the memory of attention."""
 MOST_PADDING = 1.25
 """Length of a batch over the mean length of what is in it."""
 _BLOCK = 1 << 16
@@ -100,7 +100,7 @@ class ConvertOptions:
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise DataError(f"speed {self.speed}: expected a number above 0; 1 is the speed of the model")
         if self.noise_scale is not None and not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
-            raise DataError(f"noise scale {self.noise_scale}: expected 0 or a number above")
+            raise DataError(f"noise scale {self.noise_scale}: expected 0 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ class Converter:
                 place = find_vocoder_of(home, folder, own)
                 return cls(voice, build_vocoder(place, mel, home=home, device=voice.device), own)
             except (ModelError, ConfigError) as error:
-                say(f"warning: the vocoder of this model is not used, but {default_vocoder(mel)}: {error}")
+                say(f"warning: using {default_vocoder(mel)} instead of the vocoder of this model: {error}")
         name = default_vocoder(mel)
         return cls(voice, build_vocoder(name, mel, device=voice.device), name)
 
@@ -518,7 +518,7 @@ def _stats_of(feature: Mel) -> FeatureStats:
 def _say_how_cut(recording: Recording, pieces: Sequence[Piece], on_message: OnMessage) -> None:
     """Tell if there is no speech, and where speech had to be cut without a pause."""
     if not pieces:
-        on_message(f"{recording.name}: holds no speech, and so does the result")
+        on_message(f"{recording.name}: holds no speech, so the result is silent")
     for piece in pieces:
         if piece.cuts_speech:
             at = piece.stop / recording.sample_rate

@@ -1,8 +1,8 @@
 """Recordings of the target that have no partner, as pairs with changed copies of themselves.
 
-Through features that say what is said and little of who says it, another throat, room, line or pace make of a recording
-what somebody else might have said; the recording itself is how the target says it. So everything that there is of the
-target teaches the decoder, beside the true pairs, which alone have the source speaker's rhythm.
+Features that say what is said, and little of who says it, make a recording with another vocal tract, room, channel or
+pace look like somebody else's; the recording itself is how the target says it. So all recordings of the target teach
+the decoder, besides the true pairs, which alone have the source speaker's rhythm.
 """
 
 from __future__ import annotations

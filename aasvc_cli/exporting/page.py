@@ -106,7 +106,7 @@ def _runtime(home: Home, say: Callable[[str], None]) -> None:
         _fetch(npm, make_folder(home.cache))
     if not package.is_file() or file_sha256(package) != RUNTIME_SHA256:
         remove_file(package)
-        raise DownloadError(f"{package}: is not the onnxruntime-web expected, and was removed; try again")
+        raise DownloadError(f"{package}: is not the onnxruntime-web that was expected, and was removed; try again")
 
 
 def _runtime_files(home: Home) -> dict[str, bytes]:
@@ -123,4 +123,6 @@ def _fetch(npm: str, folder: Path) -> None:
         raise DownloadError(f"npm could not fetch onnxruntime-web: {error}") from None
     if done.returncode:
         reason = " ".join(done.stderr.split())[-200:] or f"exit code {done.returncode}"
-        raise DownloadError(f"npm could not fetch onnxruntime-web {RUNTIME_VERSION}: {reason}; connect and try again")
+        raise DownloadError(
+            f"npm could not fetch onnxruntime-web {RUNTIME_VERSION}: {reason}; check the network and try again"
+        )

@@ -362,11 +362,11 @@ def feature_faults(config: Config) -> list[str]:
             near = difflib.get_close_matches(name, model_kinds(), n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             faults.append(
-                f"features.{side}: {name!r} is no kind of feature; {hint}known are {', '.join(model_kinds())}, or the "
+                f"features.{side}: {name!r} is no kind of feature; {hint}known are {', '.join(model_kinds())}, or a "
                 "folder of your own features"
             )
         elif name == FOLDER and config.features.folder.channels is None:
-            faults.append(f"features.{side}: which folder of features is not said; give it with --src-feat DIR")
+            faults.append(f"features.{side}: no folder of features is given; use --src-feat DIR")
         elif side == "duration" and config.model.duration_input == "feature" and _width(name, config) < LEAST_WIDTH:
             faults.append(
                 f"features.duration: {name} has {_width(name, config)} channels, fewer than the {LEAST_WIDTH} that "
@@ -512,6 +512,6 @@ def feature_keys(config: FeatureConfig) -> dict[str, str]:
 
 
 def readable_keys(config: FeatureConfig) -> dict[str, str]:
-    """The same of the features whose channels mean the same: models with the same of these read each other's."""
+    """Keys of what the channels mean, by side: models with equal ones can read each other's features."""
     kinds = {side: getattr(config, side) for side in SIDES}
     return {side: feature_key(KINDS[kind].reads_as or kind, config) for side, kind in kinds.items()}

@@ -1,4 +1,4 @@
-"""The pages, their scripts and styles, and what the page to convert asks for beside the interface."""
+"""The pages, their scripts and styles, and what the page for conversions requests besides the HTTP interface."""
 
 from __future__ import annotations
 

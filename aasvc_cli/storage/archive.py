@@ -26,13 +26,13 @@ with contextlib.suppress(ImportError):  # a Python may have been built without i
 
 _BLOCK = 1 << 20
 _RATIO_FROM_BYTES = 1 << 20
-"""Small files may be compressed as well as they can be."""
+"""Smaller files may have any ratio."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ZipLimits:
-    """Limits that a sound archive stays below.
+    """Limits that an intact archive stays below.
 
     Attributes:
         members: files and folders

@@ -97,7 +97,7 @@ class TestConvert:
         buffer = io.BytesIO()
         soundfile.write(buffer, silence, RATE, format="WAV")
         response = answer(home, "POST", CONVERT, content=buffer.getvalue())
-        assert unquote(response.headers[WARNINGS]) == "the recording: holds no speech, and so does the result"
+        assert unquote(response.headers[WARNINGS]) == "the recording: holds no speech, so the result is silent"
         assert not sound(response)[0].any()
 
 
