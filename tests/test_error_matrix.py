@@ -120,6 +120,7 @@ MATRIX = [
     Mistake("prepare --source source --target source", "same folder"),
     Mistake(f"prepare {PAIRS} --name a/b", "--name a/b"),
     Mistake(f"prepare {PAIRS} --dev 99", "--dev 99"),
+    Mistake(f"prepare {PAIRS} --language ja", "--language goes with --asr-model", code=2),
     Mistake(f"prepare {PAIRS} --dev 1.5", "--dev 1.5"),
     Mistake(f"prepare {PAIRS} --eval nowhere.txt", "nowhere.txt"),
     Mistake(f"prepare {PAIRS} --eval a.wav", "a.wav: expected a text file"),

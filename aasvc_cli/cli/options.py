@@ -160,7 +160,7 @@ MelodyOption = Annotated[
     model_option(
         "--melody/--no-melody",
         help="Follow the intonation of the source, or predict one from what is said, as that of two people seldom "
-        "agrees. Only where the feature has it (content_f0).",
+        "agrees. Only where the feature has it (content_f0, whisper_f0).",
         show_default="the configuration's; of a voice that begins with the bundled one, no",
     ),
 ]

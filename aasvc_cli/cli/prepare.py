@@ -260,6 +260,8 @@ def prepare(
         usage("prepare", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")
     if report is not None and shard is not None:
         usage("prepare", "--report and --shard: the page is about all pairs; give it to the command without --shard")
+    if language is not None and asr_model is None:
+        usage("prepare", "--language goes with --asr-model")
     outcome = _run(locals())
     from aasvc_cli.data.preparation import PartReport
 

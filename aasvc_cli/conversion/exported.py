@@ -22,11 +22,22 @@ from aasvc_cli.audio.mel import Array, n_frames
 from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.reading import from_tree
 from aasvc_cli.config.settings import Config
-from aasvc_cli.conversion.voice import EXPORTED_FILE, Utterance, read_card
+from aasvc_cli.conversion.voice import EXPORTED_FILE, Utterance, check_statistics, read_card
 from aasvc_cli.errors import MissingExtraError, ModelError
-from aasvc_cli.features.content import CONTENT_MEL, ENCODED, FRAMES_PER_SECOND, content_input, melody_input
+from aasvc_cli.features.content import (
+    CONTENT_CHANNELS,
+    CONTENT_MEL,
+    ENCODED,
+    FRAMES_PER_SECOND,
+    TAUGHT,
+    beside,
+    content_input,
+    melody_input,
+    taught,
+)
 from aasvc_cli.features.kinds import at_frames, extract, with_widths
 from aasvc_cli.features.stats import NormStats
+from aasvc_cli.features.whisper import whisper_encoder
 from aasvc_cli.storage.files import open_binary, reading
 from aasvc_cli.vocoder.noise import noise_between, standard_normal
 
@@ -79,7 +90,7 @@ class ExportedVoice:
 
     def extract(self, kind: str, wave: Array, given: tuple[Array, float] | None = None) -> Array:
         """One feature of a recording, see :func:`aasvc_cli.features.kinds.extract`."""
-        if kind not in ENCODED or self.encoder is None:
+        if self.encoder is None or kind not in (*ENCODED, TAUGHT):
             return extract(kind, wave, self.config.features, given)
         mel, rate = self.config.features.mel, CONTENT_MEL.sample_rate
         heard = resample(wave, mel.sample_rate, rate)
@@ -87,8 +98,11 @@ class ExportedVoice:
         if "fine_levels" in self.encoder.inputs:
             levels["fine_levels"] = melody_input(heard, rate)
         (feature,) = self.encoder.run(**levels)
+        if kind == TAUGHT:
+            said = taught(heard, whisper_encoder(self.config.features.whisper.model))
+            feature = beside(said, feature[:, CONTENT_CHANNELS:])
         count = n_frames(len(wave), mel.hop_length)
-        return at_frames(feature[:, : ENCODED[kind]], FRAMES_PER_SECOND, count, mel.frames_per_second)
+        return at_frames(feature[:, : ENCODED.get(kind)], FRAMES_PER_SECOND, count, mel.frames_per_second)
 
     def convert(
         self,
@@ -195,8 +209,9 @@ def exported_from(
     with reading(graph.path, "metadata with the configuration of a voice", ModelError, advice="export it again"):
         config = with_widths(from_tree(Config, graph.fact("config")), str(graph.path))
     stats = NormStats.from_tree(graph.fact("stats"), str(graph.path))
+    check_statistics(stats, config.features, graph.path, "its configuration; export the model again")
     heard = {str(config.features.source), str(config.features.duration)}
-    encoder = load(CONTENT_FILE) if heard & set(ENCODED) else None
+    encoder = load(CONTENT_FILE) if heard & {*ENCODED, TAUGHT} else None
     facts = [graph.fact("min_source_frames"), *map(sound.fact, ("sample_rate", "hop_length"))]
     reach = sound.fact("reach")
     if not all(isinstance(fact, int) and fact > 0 for fact in facts) or not isinstance(reach, int | None):

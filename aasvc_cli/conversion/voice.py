@@ -24,7 +24,7 @@ from aasvc_cli.config.settings import Config
 from aasvc_cli.config.yaml_files import read_config_file
 from aasvc_cli.conversion.source_stats import SOURCE_SIDES, find_prepared_source, prepared_source_stats
 from aasvc_cli.errors import DataError, ModelError
-from aasvc_cli.features.kinds import FOLDER, SIDES, extract, feature_keys, feature_width, with_widths
+from aasvc_cli.features.kinds import FOLDER, SIDES, encoder_hint, extract, feature_keys, feature_width, with_widths
 from aasvc_cli.features.stats import FeatureStats, NormStats
 from aasvc_cli.storage.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from aasvc_cli.storage.files import read_json, write_json, write_text
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from aasvc_cli.config.settings import FeatureConfig
     from aasvc_cli.model.aasvc import AASVC
 
 CONFIG_FILE = "config.yaml"
@@ -371,13 +372,23 @@ def _read_settings(folder: Path) -> tuple[Config, FeatureStats, NormStats | None
             raise ModelError(f"{path}: its statistics are not of the target features of {CONFIG_FILE} beside it")
         return config, FeatureStats.from_tree(entry, f"{path}: target"), None
     stats = NormStats.from_tree(tree, str(path))
-    for side, key in keys.items():
-        if stats.keys[side] != key:
-            raise ModelError(
-                f"{path}: its {side} statistics are of {stats.kinds[side]} features with other settings than "
-                f"{CONFIG_FILE} beside it; copy both from the same run"
-            )
+    check_statistics(stats, config.features, path, f"{CONFIG_FILE} beside it; copy both from the same run")
     return config, stats.target, stats
+
+
+def check_statistics(stats: NormStats, features: FeatureConfig, place: Path, whose: str) -> None:
+    """Raise ModelError, naming ``place``, unless the statistics in it are of these features.
+
+    Args:
+        whose: whose settings the features have, and what to do if they are others
+    """
+    for side, key in feature_keys(features).items():
+        if stats.keys[side] != key:
+            kind = stats.kinds[side]
+            raise ModelError(
+                f"{place}: its {side} statistics are of {kind} features with other settings than {whose}"
+                f"{encoder_hint(kind, features)}"
+            )
 
 
 WITHOUT_SOURCE_STATS = (

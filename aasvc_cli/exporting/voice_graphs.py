@@ -23,6 +23,7 @@ from aasvc_cli.features.content import (
     FRAMES_PER_SECOND,
     MELODY_MEL,
     SILENCE,
+    TAUGHT,
     load_encoder,
     load_melody_encoder,
     melody_file,
@@ -187,7 +188,7 @@ class Normalised(nn.Module):
 
 def content_graph(kinds: Collection[str]) -> ContentGraph | None:
     """The graph that computes these kinds of feature, as far as an encoder does; None if it has none to compute."""
-    if not set(kinds) & set(ENCODED):
+    if not set(kinds) & {*ENCODED, TAUGHT}:
         return None
-    melody = load_melody_encoder(melody_file()) if "content_f0" in kinds else None
+    melody = load_melody_encoder(melody_file()) if set(kinds) & {"content_f0", TAUGHT} else None
     return ContentGraph(load_encoder(weights_file()), melody)

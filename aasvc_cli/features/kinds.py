@@ -213,6 +213,7 @@ class FeatureKind:
         for_models: whether a model can be trained on it
         speaker_independent: whether it says what is said, and little of who says it
         melody: whether its last two channels are log-F0 around its mean, and voicing
+        check: looks before any recording is read whether ``extract`` can work; raises what it does
         reads_as: the kind whose channels mean the same, so that a model of one reads the other; None for itself
         version: counted up when the values change under the same settings
     """
@@ -228,6 +229,7 @@ class FeatureKind:
     speaker_independent: bool = False
     melody: bool = False
     reads_as: str | None = None
+    check: Callable[[FeatureConfig], None] = lambda _: None
     version: int = 1
 
 
@@ -266,6 +268,19 @@ def _whisper_settings(config: FeatureConfig) -> dict[str, Any]:
         "sample_rate": mel.sample_rate,
         "hop_length": mel.hop_length,
     }
+
+
+def _check_whisper(config: FeatureConfig) -> None:
+    from aasvc_cli.features.whisper import whisper_encoder
+
+    whisper_encoder(config.whisper.model)
+
+
+def _check_whisper_base(config: FeatureConfig) -> None:
+    from aasvc_cli.features.content import check_teacher
+    from aasvc_cli.features.whisper import whisper_encoder
+
+    check_teacher(whisper_encoder(config.whisper.model), config.whisper.model)
 
 
 def _whisper_f0_settings(config: FeatureConfig) -> dict[str, Any]:
@@ -320,6 +335,7 @@ KINDS: dict[str, FeatureKind] = {
         packages=("faster_whisper",),
         speaker_independent=True,
         extra="asr",
+        check=_check_whisper,
     ),
     "whisper_f0": _content_kind(
         "content_f0",
@@ -328,6 +344,7 @@ KINDS: dict[str, FeatureKind] = {
         packages=("faster_whisper",),
         melody=True,
         reads_as="content_f0",
+        check=_check_whisper_base,
         extra="asr",
     ),
     "hubert": _speech_encoder("hubert"),
@@ -485,6 +502,8 @@ def check_kinds(config: FeatureConfig) -> None:
     for name in sorted({getattr(config, side) for side in SIDES} & unavailable_kinds().keys()):
         raise _missing(name, "not installed")
     feature_keys(config)
+    for name in sorted({getattr(config, side) for side in SIDES}):
+        KINDS[name].check(config)
 
 
 def feature_key(name: str, config: FeatureConfig) -> str:
@@ -504,6 +523,15 @@ def storage_key(name: str, config: FeatureConfig) -> str:
 
 def _digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def encoder_hint(name: str, config: FeatureConfig) -> str:
+    """What may differ where the settings of a feature do not: an end for a message, empty for most kinds."""
+    if "faster_whisper" not in KINDS[name].packages:
+        return ""
+    return (
+        f"; or Whisper {config.whisper.model} is another model than then, and features.whisper.model has to name that"
+    )
 
 
 def feature_keys(config: FeatureConfig) -> dict[str, str]:

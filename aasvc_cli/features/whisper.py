@@ -25,6 +25,8 @@ PADDING_SECONDS = 1.0
 """Silence behind a recording. Whisper itself fills up to 30 s, which takes twenty times as long."""
 MOST_FRAMES = 1500 - round(PADDING_SECONDS * SAMPLE_RATE / FRAME_SAMPLES)
 """Of what the encoder takes in at once, half a minute with the silence behind."""
+FILES = ("model.bin", "tokenizer.json")
+"""Parts of a model; without the second, one is asked for in the internet, for minutes."""
 AROUND_FRAMES = 100
 """On either side of a part of a longer recording, as what is heard depends on what is said around it."""
 
@@ -44,9 +46,8 @@ def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, s
     from faster_whisper.utils import available_models
 
     folder = Path(os.path.expanduser(model))
-    if folder.is_dir():
-        if not (folder / "model.bin").is_file():
-            raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
+    if _is_folder(folder, model):
+        _check_complete(folder)
         identity = file_sha256(folder / "model.bin")[:16]
     elif model in available_models() or (model.count("/") == 1 and not folder.exists()):
         identity = model
@@ -54,7 +55,7 @@ def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, s
         names = ", ".join(name for name in available_models() if "." not in name)
         raise DataError(f"{model}: no such folder and no model of that name; known names: {names}")
     try:
-        name = str(folder) if folder.is_dir() else model
+        name = str(folder) if _is_folder(folder, model) else model
         return WhisperModel(name, device="cpu", compute_type=compute_type, cpu_threads=threads), identity
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -78,11 +79,21 @@ def weights_of(model: str) -> str:
         DataError: no such folder, or the model of that name cannot be downloaded.
     """
     folder = Path(os.path.expanduser(model))
-    if not folder.is_dir():
+    if not _is_folder(folder, model):
         folder = _downloaded(model)
-    if not (folder / "model.bin").is_file():
-        raise DataError(f"{folder}: no model.bin in it; expected a Whisper model in CTranslate2's format")
+    _check_complete(folder)
     return file_sha256(folder / "model.bin")[:16]
+
+
+def _is_folder(folder: Path, model: str) -> bool:
+    """Whether a folder is meant: ``base`` is a model, also where a folder of that name happens to lie."""
+    return folder.is_dir() and (len(Path(model).parts) > 1 or any((folder / name).is_file() for name in FILES))
+
+
+def _check_complete(folder: Path) -> None:
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: no {name} in it; expected a Whisper model in CTranslate2's format")
 
 
 def _downloaded(model: str) -> Path:
@@ -98,7 +109,7 @@ def _downloaded(model: str) -> Path:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"Whisper {model}: no such folder, and faster-whisper cannot download a model of that name ({reason}); "
-            "set features.whisper.model to the folder of a Whisper model"
+            "set features.whisper.model to the folder of a Whisper model, for a voice in its config.yaml"
         ) from None
 
 

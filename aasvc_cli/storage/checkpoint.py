@@ -14,6 +14,7 @@ from aasvc_cli.errors import ModelError
 from aasvc_cli.storage.files import atomic_write, reading
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
     from torch import Tensor
 
@@ -80,6 +81,22 @@ def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if _CHECKSUM in metadata and metadata[_CHECKSUM] != str(_checksum(text, tensors)):
         raise ValueError("its content is not what was written (the checksum differs)")
     return tensors, dict(json.loads(text))
+
+
+def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of :func:`load_checkpoint` where there is no torch, none of them in bfloat16; raises ModelError."""
+    from safetensors import safe_open
+
+    with reading(path, "a complete safetensors file", ModelError), safe_open(os.fspath(path), framework="np") as stream:
+        metadata = stream.metadata() or {}
+        arrays = {name: stream.get_tensor(name) for name in stream.keys()}
+        checksum = zlib.crc32(metadata.get(_HEADER, "{}").encode())
+        for name, array in sorted(arrays.items()):
+            checksum = zlib.crc32(f"{name} torch.{array.dtype.name} {list(array.shape)}".encode(), checksum)
+            checksum = zlib.crc32(array.tobytes(), checksum)
+        if metadata.get(_CHECKSUM, str(checksum)) != str(checksum):
+            raise ValueError("its content is not what was written (the checksum differs)")
+    return arrays
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:

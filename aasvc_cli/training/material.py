@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.manifest import Manifest, ParallelPair
 from aasvc_cli.errors import DataError
-from aasvc_cli.features.kinds import feature_keys
+from aasvc_cli.features.kinds import encoder_hint, feature_keys
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.files import read_json
@@ -19,9 +19,10 @@ def check_features(config: Config, manifest: Manifest) -> None:
     wanted, prepared = feature_keys(config.features), feature_keys(manifest.config.features)
     for side, key in wanted.items():
         if key not in prepared.values():
+            kind = getattr(config.features, side)
             raise DataError(
-                f"prepared data {manifest.name} has no {getattr(config.features, side)} features with the settings of "
-                f"configuration {config.name}; run: aasvc prepare with the same --conf"
+                f"prepared data {manifest.name} has no {kind} features with the settings of configuration "
+                f"{config.name}; run: aasvc prepare with the same --conf{encoder_hint(kind, config.features)}"
             )
 
 
@@ -35,7 +36,7 @@ def read_stats(home: Home, manifest: Manifest, config: Config, norm_name: str) -
         if stats.keys[side] != key:
             raise DataError(
                 f"{path}: statistics of {side} were computed with other feature settings; "
-                f"run: aasvc stats --data {manifest.name}"
+                f"run: aasvc stats --data {manifest.name}{encoder_hint(stats.kinds[side], config.features)}"
             )
     return stats
 

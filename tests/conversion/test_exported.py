@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ class TestSamples:
             assert_same(*pair, sound(1.0), **options)
 
     @pytest.mark.parametrize("heard", ["mel", "content", "content_f0"])
-    @pytest.mark.parametrize("model", PREDICTORS, ids=lambda model: model["duration_predictor"])
-    def test_are_those_of_torch_with_every_duration_predictor(
+    @pytest.mark.parametrize("model", PREDICTORS, ids=lambda model: "-".join(map(str, model.values())))
+    def test_are_those_of_torch_with_every_predictor(
         self, model: dict[str, object], heard: str, hears_content: tuple[Converter, dict[str, bytes]], tmp_path: Path
     ):
         _, files = hears_content  # with the same vocoder, and the same encoders of content and melody
@@ -122,6 +123,24 @@ class TestSamples:
         exported = exported_from(tmp_path, files | {EXPORTED_FILE: voice_file(converter.voice)}, {})
         for seconds in (0.1, 0.7, 1.2):
             assert_same(converter, Converter(*exported, "istft"), sound(seconds), noise_scale=1.0)
+
+    def test_are_those_of_torch_where_whisper_hears_what_is_said(
+        self, hears_content: tuple[Converter, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        weights = "first"
+
+        def encoder(_: str) -> Callable[[np.ndarray, int], np.ndarray]:
+            return lambda wave, _: np.random.default_rng(len(wave)).normal(size=(-(-len(wave) // 320), 512))
+
+        monkeypatch.setattr("aasvc_cli.features.whisper.whisper_encoder", encoder)
+        monkeypatch.setattr("aasvc_cli.conversion.exported.whisper_encoder", encoder)
+        monkeypatch.setattr("aasvc_cli.features.whisper.weights_of", lambda _: weights)
+        converter = tiny_converter(tmp_path / "tiny", heard="whisper_f0")
+        files = hears_content[1] | {EXPORTED_FILE: voice_file(converter.voice)}
+        assert_same(converter, Converter(*exported_from(tmp_path, files, {}), "istft"), sound(1.2), noise_scale=0.0)
+        weights = "second"
+        with pytest.raises(ModelError, match=r"voice\.onnx: its source .*; or Whisper base is another model"):
+            exported_from(tmp_path, files, {})
 
     @pytest.mark.parametrize("kind", VOCODERS)
     def test_are_those_of_torch_with_every_vocoder_on_a_voice_that_hears_content(

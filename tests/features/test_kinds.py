@@ -251,7 +251,8 @@ class TestFeatureKey:
         assert feature_key("mcep", FeatureConfig(mel=MelConfig(hop_length=300))) != feature_key("mcep", FeatureConfig())
 
     def test_kinds_and_versions_differ(self, monkeypatch, tmp_path):
-        (tmp_path / "model.bin").touch()
+        for name in ("model.bin", "tokenizer.json"):
+            (tmp_path / name).touch()
         monkeypatch.setattr("aasvc_cli.features.speech_encoders.weights_of", lambda _: "0" * 16)
         config = FeatureConfig(whisper=WhisperConfig(model=str(tmp_path)))
         keys = {feature_key(kind, config) for kind in KINDS}

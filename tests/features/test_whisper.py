@@ -16,7 +16,9 @@ import soundfile
 
 from aasvc_cli.config.settings import FeatureConfig, MelConfig, WhisperConfig
 from aasvc_cli.errors import ConfigError, DataError
+from aasvc_cli.features import content as content_module
 from aasvc_cli.features import whisper as module
+from aasvc_cli.features.content import check_teacher, content
 from aasvc_cli.features.kinds import extract, feature_key
 from aasvc_cli.features.whisper import WhisperEncoder, weights_of, whisper_encoder
 
@@ -75,6 +77,7 @@ def test_other_sample_rates_are_resampled(recorder: Recorder) -> None:
 def folder_with(weights: bytes, folder: Path) -> FeatureConfig:
     folder.mkdir()
     (folder / "model.bin").write_bytes(weights)
+    (folder / "tokenizer.json").write_text("{}")
     return FeatureConfig(whisper=WhisperConfig(model=str(folder), channels=1))
 
 
@@ -116,6 +119,7 @@ def test_a_model_by_name_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.
             if local_files_only:
                 raise ValueError("not there")
             (tmp_path / "model.bin").write_bytes(b"weights")
+            (tmp_path / "tokenizer.json").write_text("{}")
         return str(tmp_path)
 
     monkeypatch.setattr(module, "_check_installed", lambda: None)
@@ -123,15 +127,34 @@ def test_a_model_by_name_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.
     utils = ModuleType("faster_whisper.utils")
     utils.download_model = download_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "faster_whisper.utils", utils)
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of the same name that is no model
     first = weights_of("base")
     weights_of.cache_clear()
     assert weights_of("base") == first == hashlib.sha256(b"weights").hexdigest()[:16]
     assert asked == [False, True, False]
 
 
-def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_weights_or_tokenizer_is_named(tmp_path: Path) -> None:
+    config = FeatureConfig(whisper=WhisperConfig(model=str(tmp_path / "model")))
+    (tmp_path / "model").mkdir()
     with pytest.raises(DataError, match=r"no model\.bin in it"):
-        feature_key("whisper", FeatureConfig(whisper=WhisperConfig(model=str(tmp_path))))
+        feature_key("whisper", config)
+    (tmp_path / "model" / "model.bin").write_bytes(b"weights")
+    with pytest.raises(DataError, match=r"no tokenizer\.json in it"):
+        feature_key("whisper", config)
+
+
+def test_a_model_of_the_same_sizes_that_is_not_whisper_base_is_refused() -> None:
+    directions, offset = content_module._projection()
+    back = np.linalg.pinv(directions)
+
+    def teacher(wave: np.ndarray, rate: int) -> np.ndarray:
+        return (content(wave, rate) - offset) @ back
+
+    check_teacher(teacher, "base")
+    with pytest.raises(ConfigError, match="other is not Whisper base"):
+        check_teacher(lambda wave, rate: np.roll(teacher(wave, rate), 1, axis=1), "other")
 
 
 @pytest.mark.shared

@@ -9,7 +9,7 @@ import safetensors
 import torch
 
 from aasvc_cli.errors import ModelError
-from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.checkpoint import load_arrays, load_checkpoint, save_checkpoint
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -66,3 +66,18 @@ def test_tensors_of_every_type_and_shape_are_read_as_they_were_written(tmp_path:
     assert found.keys() == written.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in written.items())
     assert {tensor.dtype for tensor in found.values()} == {dtype}
+
+
+def test_arrays_are_the_tensors_without_torch_and_a_changed_byte_is_refused(tmp_path: Path):
+    path = tmp_path / "weights.safetensors"
+    tensors = {"half": torch.randn(3, 4).half(), "whole": torch.arange(5), "single": torch.tensor(2.5)}
+    save_checkpoint(path, tensors, {"step": 1})
+    arrays = load_arrays(path)
+    assert {name: torch.from_numpy(array).tolist() for name, array in arrays.items()} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="complete safetensors file"):
+        load_arrays(path)
