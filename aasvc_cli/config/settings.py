@@ -266,6 +266,13 @@ class ModelConfig(Section):
     flow_layers: Layers = 3
     flow_kernel: Count = 3
     flow_dropout: Dropout = 0.5
+    pitch_predictor: Flag = False
+    """Predict F0 and voicing of the target, and tell them to the decoder, whose mels are sharper for it. Only with the
+    mels of preset ``small``, from which the universal vocoder can read them."""
+    pitch_layers: Layers = 3
+    pitch_channels: Count = 96
+    pitch_kernel: Count = 9
+    pitch_dropout: Dropout = 0.3
     noise_scale: Annotated[float, Limits(0.0, 5.0)] = 0.8
     """Standard deviation of the noise that the stochastic predictor draws at conversion."""
     duration_rounding: Literal["ceil", "nearest", "cumulative"] = "ceil"
@@ -285,7 +292,7 @@ class ModelConfig(Section):
             faults.append(f"width: {self.width} is not divisible by n_heads {self.n_heads}")
         if self.width % 2:
             faults.append(f"width: {self.width} is odd; positional encoding needs an even width")
-        kernels = ("encoder", "decoder", "postnet", "duration", "flow")
+        kernels = ("encoder", "decoder", "postnet", "duration", "flow", "pitch")
         faults += [
             f"{name}_kernel: {getattr(self, name + '_kernel')} is even; a centred convolution needs an odd kernel"
             for name in kernels
@@ -352,6 +359,8 @@ class LossConfig(Section):
     """Steps over which the band of ``content`` fades."""
     forward_sum_gradient: Literal["published", "exact"] = "published"
     """``published`` copies the extra gradient term of the framework's CTC on unnormalised input."""
+    pitch_weight: NonNegative = 1.0
+    """Of F0 and voicing, where a model predicts them."""
     variance_weight: NonNegative = 0.0
     """Of the global variance: what is learnt from few recordings comes out smooth, and sounds muffled."""
 

@@ -18,6 +18,7 @@ from aasvc_cli.model.duration import (
     StochasticDurationPredictor,
 )
 from aasvc_cli.model.layers import Dropout, Postnet, padding_mask, stack_frames
+from aasvc_cli.model.pitch import PitchPredictor
 
 PUBLISHED_LOG_CLAMP = 10.0
 """The published training clamps the deterministic predictor's log-durations at this value."""
@@ -55,6 +56,10 @@ class TeacherForced:
     """(B, K) of the Poisson predictor, log of the expected duration; else None."""
     log_prior: Tensor | None = None
     """(B, T, K), what was known of the alignment beforehand; None for nothing."""
+    pitch: Tensor | None = None
+    """(B, T, 2), what the decoder was told of the target's pitch; None for nothing."""
+    predicted_pitch: Tensor | None = None
+    """(B, T, 2), F0 and logit of voicing; None without a predictor."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,15 @@ class AASVC(nn.Module):
         self.aligner = Aligner(width, config.target_dim, mask_padding=config.mask_padding)
         self.decoder = Conformer(config.decoder, mask_padding=config.mask_padding, gradient_comes_first=True)
         self.output = nn.Linear(width, config.target_dim)
+        self.pitch_predictor: PitchPredictor | None = None
+        if config.pitch_predictor:
+            self.pitch_predictor = PitchPredictor(
+                width,
+                layers=config.pitch_layers,
+                channels=config.pitch_channels,
+                kernel=config.pitch_kernel,
+                dropout=config.pitch_dropout,
+            )
         self.postnet: Postnet | None = None
         if config.postnet_layers:
             self.postnet = Postnet(
@@ -153,6 +167,7 @@ class AASVC(nn.Module):
         *,
         noise: Tensor | None = None,
         log_prior: Tensor | None = None,
+        pitch: Tensor | None = None,
     ) -> TeacherForced:
         """Pass a padded batch through the network with the durations that the alignment finds.
 
@@ -164,6 +179,7 @@ class AASVC(nn.Module):
             duration_feature: (B, S, duration_dim), normalised; needed if ``duration_input`` is ``feature``
             noise: (B, K, 2) standard normal for the stochastic predictor; drawn if None
             log_prior: (B, T, K), what is known of the alignment beforehand; the search for the path heeds it
+            pitch: (B, T, 2) of the target, see :meth:`PitchPredictor.normalise`; what is predicted if None
         """
         tokens, token_lengths = self._encode(source, source_lengths)
         token_padding = padding_mask(token_lengths, tokens.shape[1])
@@ -191,20 +207,29 @@ class AASVC(nn.Module):
         frames = gaussian_upsampling(tokens, durations, token_padding, frame_padding, target.shape[1])
         if self.config.mask_padding:
             frames = frames.masked_fill(frame_padding.unsqueeze(-1), 0.0)
-        before, after = self.decode(frames, frame_padding)
+        predicted_pitch = None if self.pitch_predictor is None else self.pitch_predictor(frames, frame_padding)
+        before, after = self._decode(frames, frame_padding, predicted_pitch, pitch)
         return TeacherForced(
             before=before, after=after, target=target, frame_padding=frame_padding, log_alignment=log_alignment,
             path=path, durations=durations, token_lengths=token_lengths, target_lengths=target_lengths,
             duration_nll=duration_nll, log_durations=log_durations, log_expected=log_expected, log_prior=log_prior,
+            pitch=pitch, predicted_pitch=predicted_pitch,
         )  # fmt: skip
 
-    def align(self, source: Tensor, target: Tensor, duration_feature: Tensor | None = None) -> TeacherForced:
+    def align(
+        self,
+        source: Tensor,
+        target: Tensor,
+        duration_feature: Tensor | None = None,
+        pitch: Tensor | None = None,
+    ) -> TeacherForced:
         """The teacher-forced pass on one pair, to look at: (B, ...) with B = 1, without gradient.
 
         Args:
             source: (S, source_dim), normalised
             target: (T, M), normalised
             duration_feature: (S, duration_dim), normalised; needed if ``duration_input`` is ``feature``
+            pitch: (T, 2) as for :meth:`forward`
 
         Raises:
             ValueError: fewer target frames than source tokens, or no token at all.
@@ -221,6 +246,7 @@ class AASVC(nn.Module):
                 lengths[1],
                 None if duration_feature is None else duration_feature.unsqueeze(0),
                 noise=torch.zeros(1, n_tokens, 2, device=source.device),  # only of the duration loss
+                pitch=None if pitch is None else pitch.unsqueeze(0),
             )
         return result
 
@@ -371,7 +397,17 @@ class AASVC(nn.Module):
             return inputs
 
     def decode(self, frames: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mel before and after the postnet, (B, T, M) each."""
+        """Mel before and after the postnet, (B, T, M) each, at the pitch that is predicted, if one is."""
+        predicted_pitch = None if self.pitch_predictor is None else self.pitch_predictor(frames, padding)
+        return self._decode(frames, padding, predicted_pitch, None)
+
+    def _decode(
+        self, frames: Tensor, padding: Tensor | None, predicted_pitch: Tensor | None, pitch: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if self.pitch_predictor is not None and predicted_pitch is not None:
+            frames = self.pitch_predictor.tell(frames, predicted_pitch, pitch)
+            if padding is not None and self.config.mask_padding:
+                frames = frames.masked_fill(padding.unsqueeze(-1), 0.0)
         before = self.output(self.decoder(frames, padding))
         if self.postnet is None:
             return before, before

@@ -21,6 +21,7 @@ from aasvc_cli.training.progress import TrainingReport
 from aasvc_cli.training.rehearsal import Plan
 from aasvc_cli.training.run_folder import voice_folder
 from aasvc_cli.training.voice_run import TrainResult, VoiceRun, run_together
+from aasvc_cli.vocoder.pitch import has_pitch
 
 ADAPTATION = {
     "train.dropout_start_step": 0,
@@ -76,7 +77,9 @@ def base_layers(home: Home, manifest: Manifest | None, conf: str | None, init: s
         if init == BUNDLED:
             n_pairs = len(manifest.sets.get("train", ())) if manifest else 0
             n_steps = min(LEAST_STEPS + STEPS_PER_PAIR * n_pairs, MOST_STEPS)
-            base.append(Layer(Origin(INIT, init), {**ADAPTATION, "train.max_steps": n_steps}))
+            readable = manifest is not None and has_pitch(manifest.config.features.mel)
+            changes = {**ADAPTATION, "model.pitch_predictor": readable, "train.max_steps": n_steps}
+            base.append(Layer(Origin(INIT, init), changes))
     return base
 
 

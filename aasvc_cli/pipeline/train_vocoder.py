@@ -66,6 +66,7 @@ from aasvc_cli.vocoder.build import (
 )
 from aasvc_cli.vocoder.folder import CONFIG_FILE, StoredVocoder, find_vocoder
 from aasvc_cli.vocoder.istft import IstftSizes, IstftVocoder
+from aasvc_cli.vocoder.pitch import PitchReader
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
@@ -507,12 +508,13 @@ class _Run:
 
 
 class _Forced:
-    """The mels that a voice writes for pairs when it is held to the timing of the target."""
+    """The mels that a voice writes for pairs when it is held to the timing and the pitch of the target."""
 
     def __init__(self, home: Home, name: str | Path, mel: MelConfig, device: torch.device) -> None:
         self.voice = load_voice(find_voice(home, name), str(device), home=home)
         if feature_key("mel", FeatureConfig(mel=mel)) != feature_key("mel", self.voice.config.features):
             raise ConfigError(str(name), ["its mels have other settings than those of the vocoder; give its --conf"])
+        self.pitch_of = None if self.voice.model.pitch_predictor is None else PitchReader(mel, device)
         self.store = FeatureStore(home.features, self.voice.config.features, storage_key)
 
     def replaced(self, recordings: Sequence[Recording], pairs: Sequence[ParallelPair]) -> list[Recording]:
@@ -526,5 +528,9 @@ class _Forced:
     def _mel(self, pair: ParallelPair) -> Any:
         voice = self.voice
         item = PairDataset([pair], self.store.load, voice.stats)[0]
-        aligned = voice.model.align(*item.tensors(voice.device))
+        pitch, predictor = None, voice.model.pitch_predictor
+        if self.pitch_of is not None and predictor is not None:  # else the sound would not be at the pitch of the mel
+            target = torch.from_numpy(voice.stats.target.denormalise(item.target)).unsqueeze(0).to(voice.device)
+            pitch = predictor.normalise(*self.pitch_of(target))[0]
+        aligned = voice.model.align(*item.tensors(voice.device), pitch=pitch)
         return voice.stats.target.restore(aligned.after[0].float().cpu().numpy())

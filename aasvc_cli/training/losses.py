@@ -1,4 +1,4 @@
-"""Training losses: masked L1, forward-sum, binarisation, duration, global variance, and their weighted total."""
+"""Training losses: masked L1, forward-sum, binarisation, duration, pitch, global variance, and their weighted total."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Losses:
     forward_sum: Tensor
     binarisation: Tensor
     duration: Tensor
+    pitch: Tensor
     variance: Tensor
     total: Tensor
 
@@ -42,6 +43,7 @@ class Losses:
             "forward_sum": self.forward_sum,
             "binarisation": self.binarisation,
             "duration": self.duration,
+            "pitch": self.pitch,
             "variance": self.variance,
             "total": self.total,
         }
@@ -58,7 +60,7 @@ class Share:
     utterances: float = 1.0
     """of forward sum, binarisation and variance"""
     frames: float = 1.0
-    """of L1"""
+    """of L1 and pitch"""
     tokens: float = 1.0
     """of the durations"""
 
@@ -335,6 +337,21 @@ def duration_loss(result: TeacherForced) -> Tensor:
     return (error * real).sum() / real.sum()
 
 
+def pitch_loss(result: TeacherForced) -> Tensor:
+    """Mean over real frames: half the squared error of F0 where the target is voiced, and cross entropy of voicing.
+
+    0 where no pitch is predicted, or that of the target is not known.
+    """
+    if result.predicted_pitch is None or result.pitch is None:
+        return torch.zeros((), device=result.target.device)
+    f0, voiced = result.pitch.float().unbind(-1)
+    predicted, logit = result.predicted_pitch.float().unbind(-1)
+    each = 0.5 * voiced * (predicted - f0).square()
+    each = each + F.binary_cross_entropy_with_logits(logit, voiced, reduction="none")
+    real = ~result.frame_padding
+    return (each * real).sum() / real.sum()
+
+
 def alignment_loss(
     log_alignment: Tensor, target_lengths: Tensor, token_lengths: Tensor, log_prior: Tensor | None, config: LossConfig
 ) -> Tensor:
@@ -357,14 +374,17 @@ def total_loss(result: TeacherForced, config: LossConfig, step: int, share: Shar
     )
     binarisation = binarisation_loss(result.log_alignment, result.path, result.target_lengths)
     duration = duration_loss(result)
+    pitch = pitch_loss(result)
     variance = variance_loss(result.after, result.target, result.frame_padding)
     if share != WHOLE:
-        l1, duration = l1 * share.frames, duration * share.tokens
+        l1, pitch, duration = l1 * share.frames, pitch * share.frames, duration * share.tokens
         forward_sum, binarisation = forward_sum * share.utterances, binarisation * share.utterances
         variance = variance * share.utterances
     total = l1 + config.align_weight * (forward_sum + binarisation)
     if step > config.duration_start_step:
         total = total + config.duration_weight * duration
+    if result.pitch is not None:
+        total = total + config.pitch_weight * pitch
     if config.variance_weight:
         total = total + config.variance_weight * variance
-    return Losses(l1, forward_sum, binarisation, duration, variance, total)
+    return Losses(l1, forward_sum, binarisation, duration, pitch, variance, total)

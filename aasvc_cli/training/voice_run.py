@@ -34,6 +34,7 @@ from aasvc_cli.errors import ConfigError, DataError, TrainingError
 from aasvc_cli.features.kinds import readable_keys, storage_key
 from aasvc_cli.features.stats import NormStats
 from aasvc_cli.features.store import FeatureStore
+from aasvc_cli.model.pitch import pitch_range
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import make_folder, write_json
 from aasvc_cli.storage.home import Home
@@ -47,7 +48,8 @@ from aasvc_cli.training.previews import preview
 from aasvc_cli.training.progress import Meter, TrainingReport
 from aasvc_cli.training.rehearsal import Plan, rehearse
 from aasvc_cli.training.run_folder import RunFolder
-from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE, LOSS_NAMES, Trainer
+from aasvc_cli.training.voice_trainer import FREE_TO_CHANGE, LOSS_NAMES, PitchOf, Trainer
+from aasvc_cli.vocoder.pitch import PitchReader
 
 BEST_BY = "l1"
 """The dev loss that decides which checkpoint is best: the error of the mel itself."""
@@ -55,7 +57,8 @@ AS_GOOD = 0.02
 """A state whose loss is at most so much (a share) above the lowest is as good as that one. The latest of them is kept:
 few recordings tell them no further apart, and what goes on to be learnt, such as sharp spectra, the loss hardly shows.
 """
-
+PITCH_UTTERANCES = 60
+"""About so many target recordings say where the pitch of a voice lies."""
 
 Ending = Literal["done", "stopped", "late", "stale"]
 """Why no more steps are taken: all are, somebody asked for it, time is over, or the dev set no longer got better."""
@@ -171,6 +174,7 @@ class VoiceRun:
         self.lowest_step, self.lowest_dev = 0, dict[str, float]()
         self.seconds_before = 0.0
         self.saved_step = 0
+        self.pitch_of = self._pitch_reader()
         self.board = Board() if tensorboard else None
         self._trainer: Trainer | None = None
 
@@ -218,8 +222,31 @@ class VoiceRun:
         if self.init is None or self.init == NO_INIT:
             if self.config.train.freeze:
                 raise ConfigError("--freeze", ["random weights would stay as they are; say with --init what to keep"])
-            return {}, None
-        return self._initial_weights(trainer, self.begin(self.init), self.init), None
+            return self._pitch_range(), None
+        return self._initial_weights(trainer, self.begin(self.init), self.init) | self._pitch_range(), None
+
+    def _pitch_reader(self) -> PitchOf | None:
+        """What a pitch predictor learns, if there is one."""
+        if not self.config.model.pitch_predictor:
+            return None
+        read = PitchReader(self.config.features.mel, self.device)
+        mean, scale = (
+            torch.from_numpy(np.asarray(values, dtype=np.float32)).to(self.device)
+            for values in (self.stats.target.mean, self.stats.target.scale)
+        )
+        return lambda target: read(target * scale + mean)
+
+    def _pitch_range(self) -> dict[str, torch.Tensor]:
+        """Where the pitch of this target lies, in place of that of the voice that the training begins with."""
+        if self.pitch_of is None:
+            return {}
+        voiced = [torch.zeros(0)]
+        for index in range(0, len(self.plain_set), max(1, len(self.plain_set) // PITCH_UTTERANCES)):
+            target = torch.from_numpy(self.plain_set[index].target).unsqueeze(0).to(self.device)
+            f0, is_voiced = self.pitch_of(target)
+            voiced.append(f0[is_voiced].cpu())
+        middle, spread = pitch_range(torch.cat(voiced))
+        return {"pitch_predictor.middle": middle, "pitch_predictor.spread": spread}
 
     def _initial_weights(self, trainer: Trainer, begun: Beginning, init: str | Path) -> dict[str, torch.Tensor]:
         """The weights of another model that fit this one; says how well, and leaves a note in the folder."""
@@ -312,7 +339,7 @@ class VoiceRun:
         """
         self.world.by_first(lambda: make_folder(self.folder))
         self.config = self._with_batch_that_fits()
-        trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note)
+        trainer = Trainer(self.config, self.device, world=self.world, on_message=self._note, pitch_of=self.pitch_of)
         self._trainer = trainer
         self._open(trainer)
         self._tell_plan(trainer)

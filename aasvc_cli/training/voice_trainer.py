@@ -28,7 +28,9 @@ from aasvc_cli.training.optimisation import (
     optimizer_state,
 )
 
-LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "variance", "total")
+LOSS_NAMES = ("l1", "forward_sum", "binarisation", "duration", "pitch", "variance", "total")
+PitchOf = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""F0 in Hz and whether voiced, (B, T) each, of normalised target mels (B, T, M)."""
 FREE_TO_CHANGE = frozenset(
     {
         "name",
@@ -67,6 +69,7 @@ class Trainer:
     Args:
         world: the processes that train together, each with a trainer
         on_message: called when the trainer changes how it computes, not what
+        pitch_of: what a pitch predictor learns; without, it learns nothing
     """
 
     def __init__(
@@ -76,11 +79,13 @@ class Trainer:
         *,
         world: World = ALONE,
         on_message: Callable[[str], None] | None = None,
+        pitch_of: PitchOf | None = None,
     ):
         torch.manual_seed(config.train.seed)
         self.config = config
         self.device = device
         self.world = world
+        self.pitch_of = pitch_of
         self._say = on_message or (lambda _: None)
         self.model = AASVC(config.model).to(device)
         self._frozen = freeze(self.model, config.train.freeze)
@@ -155,8 +160,15 @@ class Trainer:
                 batch.duration_feature,
                 noise=noise,
                 log_prior=self._log_prior(batch, n_tokens),
+                pitch=self._pitch(batch),
             )
         return result
+
+    def _pitch(self, batch: Batch) -> Tensor | None:
+        """(B, T, 2) of the targets, as a pitch predictor has it."""
+        if self.pitch_of is None or self.model.pitch_predictor is None:
+            return None
+        return self.model.pitch_predictor.normalise(*self.pitch_of(batch.target))
 
     def _log_prior(self, batch: Batch, n_tokens: int) -> Tensor | None:
         """(B, T, K) of a batch whose pairs are known to say the same at the same places."""
@@ -187,7 +199,7 @@ class Trainer:
         batch norms, whose statistics are those of a piece); later steps begin with pieces of that size.
 
         Returns:
-            losses in the order of ``LOSS_NAMES`` (6,), mean over the micro-batches of all processes; the global
+            losses in the order of ``LOSS_NAMES`` (7,), mean over the micro-batches of all processes; the global
             gradient norm before clipping; the learning rate
 
         Raises:
@@ -220,7 +232,7 @@ class Trainer:
         return losses, norm, rate
 
     def _backward(self, batches: Sequence[Batch], shares: Sequence[Share]) -> Tensor:
-        """Add up the gradients of the micro-batches of this process, and their losses (6,)."""
+        """Add up the gradients of the micro-batches of this process, and their losses (7,)."""
         collected = torch.zeros(len(LOSS_NAMES), device=self.device)
         for batch, share in zip(batches, shares, strict=True):
             for piece, noise, part in self._pieces(batch):

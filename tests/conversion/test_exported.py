@@ -28,6 +28,7 @@ from tests.exports import RATE, export, sound, tiny_converter, tiny_vocoder
 
 PREDICTORS = [
     {"duration_predictor": "poisson"},
+    {"duration_predictor": "poisson", "pitch_predictor": True},
     {"duration_predictor": "deterministic", "duration_input": "feature", "postnet_layers": 0},
     {"duration_predictor": "stochastic", "duration_input": "feature", "mask_padding": False},
 ]
@@ -120,6 +121,8 @@ class TestSamples:
     ):
         _, files = hears_content  # with the same vocoder, and the same encoders of content and melody
         converter = tiny_converter(tmp_path / "tiny", heard=heard, **model)
+        if (predictor := converter.voice.model.pitch_predictor) is not None:
+            torch.nn.init.normal_(predictor.condition.weight)
         exported = exported_from(tmp_path, files | {EXPORTED_FILE: voice_file(converter.voice)}, {})
         for seconds in (0.1, 0.7, 1.2):
             assert_same(converter, Converter(*exported, "istft"), sound(seconds), noise_scale=1.0)

@@ -522,6 +522,9 @@ class TestBeginning:
         *_, sizes, steps = base_layers(trained, manifest, None, "bundled")
         assert sizes.values["model.width"] == manifest.config.model.width
         assert (steps.values["train.max_steps"], steps.values["train.dropout_start_step"]) == (324, 0)  # six pairs
+        assert steps.values["model.pitch_predictor"]
+        *_, steps = base_layers(trained, read_manifest(trained), None, "bundled")
+        assert not steps.values["model.pitch_predictor"]  # from such mels it cannot be read
 
     def test_the_bundled_voice_where_another_writes_the_channels_that_it_reads(self, trained: Home):
         assert self.begun(trained, {"features.source": "whisper_f0", "features.duration": "whisper_f0"}) == "bundled"
@@ -557,7 +560,8 @@ class TestBeginning:
         first = aasvc(*command, "--max-steps", 1)
         assert first.code == 0 and "begins with the weights of" in first.err, first.err
         told = json.loads((home.exp / "male_female_first" / "init.json").read_text())
-        assert told["model"] == "bundled" and told["new"] == told["left_over"] == []
+        assert told["model"] == "bundled" and told["left_over"] == []
+        assert {name.split(".")[0] for name in told["new"]} == {"pitch_predictor"}
         second = aasvc(*command, "--max-steps", 2)
         assert second.code == 0 and "resuming" in second.err, second.err
         other = aasvc(*command, "--max-steps", 2, "--init", "none")

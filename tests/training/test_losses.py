@@ -14,12 +14,14 @@ from aasvc_cli.model.aasvc import TeacherForced
 from aasvc_cli.model.layers import padding_mask
 from aasvc_cli.training.losses import (
     BLANK_LOG_SCORE,
+    Share,
     beta_binomial_log_prior,
     binarisation_loss,
     content_log_prior,
     duration_loss,
     forward_sum_loss,
     masked_l1,
+    pitch_loss,
     tensor_forward_sum,
     total_loss,
     variance_loss,
@@ -187,6 +189,44 @@ def test_the_variance_counts_in_the_total_only_with_a_weight():
     expected = variance_loss(predicted, target, result.frame_padding)
     assert float(weighted.variance) == pytest.approx(float(expected)) == pytest.approx(float(without.variance))
     assert float(weighted.total - without.total) == pytest.approx(0.25 * float(expected), rel=1e-4)
+
+
+def _with_pitch(pitch: torch.Tensor | None, predicted: torch.Tensor, lengths: list[int]) -> TeacherForced:
+    n_frames = predicted.shape[1]
+    mel = torch.zeros(len(lengths), n_frames, 8)
+    target_lengths, token_lengths = torch.tensor(lengths), torch.full((len(lengths),), 2)
+    return TeacherForced(
+        before=mel, after=mel, target=mel, frame_padding=padding_mask(target_lengths, n_frames),
+        log_alignment=_alignment(len(lengths), n_frames, 2), path=torch.zeros(len(lengths), n_frames, dtype=torch.long),
+        durations=torch.full((len(lengths), 2), 2.0), target_lengths=target_lengths, token_lengths=token_lengths,
+        log_expected=torch.zeros(len(lengths), 2), duration_nll=None, log_durations=None, pitch=pitch,
+        predicted_pitch=predicted,
+    )  # fmt: skip
+
+
+def test_the_pitch_loss_is_of_f0_where_the_target_is_voiced_and_of_voicing_everywhere():
+    pitch = torch.tensor([[[1.0, 1.0], [0.0, 0.0], [9.0, 1.0]]])
+    predicted = torch.tensor([[[0.0, 2.0], [5.0, -1.0], [0.0, 0.0]]])
+    voicing = math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(-1.0))
+    loss = pitch_loss(_with_pitch(pitch, predicted, [2]))  # the last frame is padding
+    assert float(loss) == pytest.approx((0.5 * 1.0 + voicing) / 2, rel=1e-6)
+    assert float(pitch_loss(_with_pitch(None, predicted, [2]))) == 0.0
+
+
+def test_the_pitch_counts_in_the_total_by_its_weight_and_a_piece_by_its_frames():
+    drawn = torch.Generator().manual_seed(8)
+    pitch = torch.stack([torch.randn(2, 6, generator=drawn), torch.ones(2, 6)], dim=-1)
+    predicted = torch.randn(2, 6, 2, generator=drawn)
+    whole = _with_pitch(pitch, predicted, [6, 4])
+    without, weighted = (total_loss(whole, LossConfig(pitch_weight=weight), 0) for weight in (0.0, 0.5))
+    assert float(weighted.total - without.total) == pytest.approx(0.5 * float(weighted.pitch), rel=1e-4)
+    pieces = [
+        total_loss(
+            _with_pitch(pitch[b : b + 1, :t], predicted[b : b + 1, :t], [t]), LossConfig(), 0, Share(frames=t / 10)
+        )
+        for b, t in enumerate([6, 4])
+    ]
+    assert sum(float(piece.pitch) for piece in pieces) == pytest.approx(float(weighted.pitch), rel=1e-5)
 
 
 def test_binarisation_is_the_mean_log_probability_on_the_path():

@@ -20,11 +20,11 @@ from aasvc_cli.config.layers import preset_layer
 from aasvc_cli.config.reading import override, parse_config
 from aasvc_cli.config.settings import Config, MelConfig
 from aasvc_cli.conversion.converter import Converter
-from aasvc_cli.conversion.voice import find_voice
+from aasvc_cli.conversion.voice import find_voice, read_voice
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.measures.judges import missing_for
-from aasvc_cli.pipeline.train_vocoder import beginning, train_vocoder
+from aasvc_cli.pipeline.train_vocoder import _Forced, beginning, train_vocoder
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.discriminators import (
@@ -41,6 +41,7 @@ from aasvc_cli.training.vocoder_trainer import CropSource, Recording, VocoderTra
 from aasvc_cli.vocoder.build import build_vocoder, read_vocoder
 from aasvc_cli.vocoder.istft import IstftVocoder
 from tests.pages import parse
+from tests.voices import write_voice
 
 TINY = {
     "features": {"mel": {"sample_rate": 16000, "n_fft": 512, "hop_length": 256, "n_mels": 20}},
@@ -349,6 +350,26 @@ class TestRun:
         assert train_vocoder(analysed, tiny(train__max_steps=3), **options).step == 3
         with pytest.raises(ConfigError, match="this folder has a run with other settings"):
             train_vocoder(analysed, tiny(train__max_steps=4), **{**options, "mels_from": "none"})
+
+    def test_a_voice_that_predicts_the_pitch_writes_its_mels_at_that_of_the_target(
+        self, analysed: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        found = read_voice(find_voice(analysed, "tiny"), analysed, weights=False).config
+        voice = write_voice(tmp_path / "pitched", override(found, {"model.pitch_predictor": True}))
+
+        def mel_at(f0: float) -> np.ndarray:
+            def reader(*_: object) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+                return lambda mel: (torch.full(mel.shape[:2], f0), torch.ones(mel.shape[:2], dtype=torch.bool))
+
+            monkeypatch.setattr("aasvc_cli.pipeline.train_vocoder.PitchReader", reader)
+            forced = _Forced(analysed, voice, found.features.mel, torch.device("cpu"))
+            assert forced.voice.model.pitch_predictor is not None
+            torch.manual_seed(1)
+            torch.nn.init.normal_(forced.voice.model.pitch_predictor.condition.weight)
+            return forced._mel(read_manifest(analysed).sets["train"][0])
+
+        assert np.array_equal(mel_at(200.0), mel_at(200.0))
+        assert np.abs(mel_at(200.0) - mel_at(300.0)).max() > 1e-2
 
     def test_without_mels_from_it_learns_from_the_voice_of_the_same_tag_which_speaks_through_it_then(
         self, analysed: Home

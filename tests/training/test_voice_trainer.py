@@ -20,7 +20,7 @@ from aasvc_cli.model.aasvc import AASVC
 from aasvc_cli.model.conformer import ConformerBlock
 from aasvc_cli.training.losses import total_loss
 from aasvc_cli.training.optimisation import Averaged, DivergenceGuard, learning_rate
-from aasvc_cli.training.voice_trainer import Trainer
+from aasvc_cli.training.voice_trainer import LOSS_NAMES, Trainer
 
 CPU = torch.device("cpu")
 
@@ -62,6 +62,21 @@ def test_steps_lower_the_loss_of_a_batch_that_is_seen_again_and_again():
     for _ in range(40):
         last, *_ = trainer.update([_batch()])
     assert float(last[-1]) < 0.9 * float(first[-1])
+
+
+def test_the_pitch_of_the_targets_is_learnt_where_it_can_be_read():
+    def pitch_of(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        places = torch.arange(target.shape[1]).expand(target.shape[:2])
+        return torch.where(places < 6, 300.0, 240.0), places < 12
+
+    config = override(_config(lr=1e-2), {"model.pitch_predictor": True})
+    trainer, deaf = Trainer(config, CPU, pitch_of=pitch_of), Trainer(config, CPU)
+    index = LOSS_NAMES.index("pitch")
+    first, *_ = trainer.update([_batch()])
+    for _ in range(60):
+        last, *_ = trainer.update([_batch()])
+    assert float(last[index]) < 0.5 * float(first[index])
+    assert float(deaf.update([_batch()])[0][index]) == 0.0
 
 
 @pytest.mark.parametrize("settings", [{}, {"loss.prior": "beta-binomial", "train.ema_decay": 0.5}])
@@ -278,8 +293,8 @@ def test_a_step_waits_for_the_device_once(precision, monkeypatch):
     reads.clear()
     with HostReads() as reading:
         trainer.update([_batch(seed=1), _batch(seed=2)])
-    # on the host, the amounts (2, 3) of this process and of all; on the device, six losses and the norm
-    assert sorted(reads) == [6, 6, 7]
+    # on the host, the amounts (2, 3) of this process and of all; on the device, seven losses and the norm
+    assert sorted(reads) == [6, 6, 8]
     assert reading.seen == []
 
 
