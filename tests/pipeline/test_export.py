@@ -70,7 +70,7 @@ def test_a_runtime_that_is_not_the_one_expected_is_thrown_away(home: Home):
     package = home.cache / f"onnxruntime-web-{page.RUNTIME_VERSION}.tgz"
     package.parent.mkdir(parents=True)
     package.write_bytes(b"something else")
-    with pytest.raises(page.DownloadError, match="is not the onnxruntime-web expected"):
+    with pytest.raises(page.DownloadError, match="is not the onnxruntime-web that was expected"):
         page._runtime(home, print)
     assert not package.exists()
 
