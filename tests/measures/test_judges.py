@@ -179,6 +179,7 @@ def test_a_recogniser_that_is_not_there_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"no model\.bin"):
         listeners.Whisper(str(tmp_path), threads=1)
     (tmp_path / "model.bin").write_bytes(b"nothing")
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match="does not load"):
         listeners.Whisper(str(tmp_path), threads=1)
 
