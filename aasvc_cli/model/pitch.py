@@ -23,6 +23,8 @@ NEAR_EDGE = 100.0
 """Frames from either end of the utterance that are told apart, about a second."""
 LONG = 300.0
 """Frames of a usual utterance."""
+USUAL_MIDDLE, USUAL_SPREAD = 7.6, 0.25
+"""Of the F0 of voices, in octaves above 1 Hz, where nothing is known of this one: 194 Hz, and three semitones."""
 SMALLEST_SPREAD = 1e-2
 """Octaves; a voice that hardly varies its pitch is not divided by less."""
 
@@ -46,8 +48,8 @@ class PitchPredictor(nn.Module):
         # a decoder that did without begins with what it knows
         nn.init.zeros_(self.condition.weight)
         nn.init.zeros_(self.condition.bias)
-        self.register_buffer("middle", torch.tensor(8.0))
-        self.register_buffer("spread", torch.tensor(0.25))
+        self.register_buffer("middle", torch.tensor(USUAL_MIDDLE))
+        self.register_buffer("spread", torch.tensor(USUAL_SPREAD))
 
     def normalise(self, f0: Tensor, voiced: Tensor) -> Tensor:
         """Pitch as the network has it: F0 (B, T) in Hz and whether voiced (B, T) to (B, T, 2).
@@ -98,8 +100,8 @@ def _places(frames: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def pitch_range(f0: Tensor) -> tuple[Tensor, Tensor]:
-    """Middle and spread of the F0 of voiced frames (V,) in Hz, in octaves; those of nobody if there are none."""
+    """Middle and spread of the F0 of voiced frames (V,) in Hz, in octaves; the usual ones if there are none."""
     if not len(f0):
-        return torch.tensor(8.0), torch.tensor(0.25)
+        return torch.tensor(USUAL_MIDDLE), torch.tensor(USUAL_SPREAD)
     octaves = torch.log2(f0.double())
     return octaves.mean().float(), octaves.std(correction=0).clamp_min(SMALLEST_SPREAD).float()

@@ -9,7 +9,7 @@ import torch
 
 from aasvc_cli.model.aasvc import AASVC
 from aasvc_cli.model.layers import padding_mask
-from aasvc_cli.model.pitch import PitchPredictor, pitch_range
+from aasvc_cli.model.pitch import USUAL_MIDDLE, USUAL_SPREAD, PitchPredictor, pitch_range
 from tests.voices import tiny_config
 
 
@@ -59,7 +59,7 @@ def test_pitch_is_in_octaves_above_the_middle_and_nothing_where_unvoiced():
 
 @pytest.mark.parametrize(
     ("f0", "middle", "spread"),
-    [([100.0, 400.0], math.log2(200.0), 1.0), ([250.0] * 5, math.log2(250.0), 0.01), ([], 8.0, 0.25)],
+    [([100.0, 400.0], math.log2(200.0), 1.0), ([250.0] * 5, math.log2(250.0), 0.01), ([], USUAL_MIDDLE, USUAL_SPREAD)],
 )
 def test_the_range_of_a_voice_is_mean_and_deviation_of_its_octaves(f0, middle, spread):
     found = pitch_range(torch.tensor(f0))
