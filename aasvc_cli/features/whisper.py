@@ -45,17 +45,16 @@ def load_whisper(model: str, *, compute_type: str, threads: int) -> tuple[Any, s
     from faster_whisper import WhisperModel
     from faster_whisper.utils import available_models
 
-    folder = Path(os.path.expanduser(model))
-    if _is_folder(folder, model):
-        _check_complete(folder)
+    folder = _folder(model)
+    if folder is not None:
         identity = file_sha256(folder / "model.bin")[:16]
-    elif model in available_models() or (model.count("/") == 1 and not folder.exists()):
+    elif model in available_models() or (model.count("/") == 1 and not Path(os.path.expanduser(model)).exists()):
         identity = model
     else:
         names = ", ".join(name for name in available_models() if "." not in name)
         raise DataError(f"{model}: no such folder and no model of that name; known names: {names}")
     try:
-        name = str(folder) if _is_folder(folder, model) else model
+        name = model if folder is None else str(folder)
         return WhisperModel(name, device="cpu", compute_type=compute_type, cpu_threads=threads), identity
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -78,22 +77,23 @@ def weights_of(model: str) -> str:
         MissingExtraError: faster-whisper is not installed.
         DataError: no such folder, or the model of that name cannot be downloaded.
     """
-    folder = Path(os.path.expanduser(model))
-    if not _is_folder(folder, model):
-        folder = _downloaded(model)
-    _check_complete(folder)
+    folder = _folder(model) or _downloaded(model)
     return file_sha256(folder / "model.bin")[:16]
 
 
-def _is_folder(folder: Path, model: str) -> bool:
-    """Whether a folder is meant: ``base`` is a model, also where a folder of that name happens to lie."""
-    return folder.is_dir() and (len(Path(model).parts) > 1 or any((folder / name).is_file() for name in FILES))
+def _folder(model: str) -> Path | None:
+    """The folder that is meant; None for a name: ``base`` is one, also where a folder of that name happens to lie.
 
-
-def _check_complete(folder: Path) -> None:
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise DataError(f"{folder}: no {name} in it; expected a Whisper model in CTranslate2's format")
+    Raises:
+        DataError: a part of the model is missing there.
+    """
+    folder = Path(os.path.expanduser(model))
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if not folder.is_dir() or (len(Path(model).parts) == 1 and len(missing) == len(FILES)):
+        return None
+    if missing:
+        raise DataError(f"{folder}: no {missing[0]} in it; expected a Whisper model in CTranslate2's format")
+    return folder
 
 
 def _downloaded(model: str) -> Path:

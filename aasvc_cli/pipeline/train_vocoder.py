@@ -514,7 +514,9 @@ class _Forced:
         self.voice = load_voice(find_voice(home, name), str(device), home=home)
         if feature_key("mel", FeatureConfig(mel=mel)) != feature_key("mel", self.voice.config.features):
             raise ConfigError(str(name), ["its mels have other settings than those of the vocoder; give its --conf"])
-        self.pitch_of = None if self.voice.model.pitch_predictor is None else PitchReader(mel, device)
+        self.pitch_of = None
+        if self.voice.model.pitch_predictor is not None:
+            self.pitch_of = PitchReader(mel, self.voice.stats.target, device)
         self.store = FeatureStore(home.features, self.voice.config.features, storage_key)
 
     def replaced(self, recordings: Sequence[Recording], pairs: Sequence[ParallelPair]) -> list[Recording]:
@@ -528,9 +530,9 @@ class _Forced:
     def _mel(self, pair: ParallelPair) -> Any:
         voice = self.voice
         item = PairDataset([pair], self.store.load, voice.stats)[0]
+        source, target, rhythm = item.tensors(voice.device)
         pitch, predictor = None, voice.model.pitch_predictor
         if self.pitch_of is not None and predictor is not None:  # else the sound would not be at the pitch of the mel
-            target = torch.from_numpy(voice.stats.target.denormalise(item.target)).unsqueeze(0).to(voice.device)
-            pitch = predictor.normalise(*self.pitch_of(target))[0]
-        aligned = voice.model.align(*item.tensors(voice.device), pitch=pitch)
+            pitch = predictor.normalise(*self.pitch_of(target.unsqueeze(0)))[0]
+        aligned = voice.model.align(source, target, rhythm, pitch)
         return voice.stats.target.restore(aligned.after[0].float().cpu().numpy())

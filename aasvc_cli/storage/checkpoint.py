@@ -6,7 +6,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +78,8 @@ def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = stream.metadata() or {}
         text = metadata.get(_HEADER, "{}")
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-    if _CHECKSUM in metadata and metadata[_CHECKSUM] != str(_checksum(text, tensors)):
-        raise ValueError("its content is not what was written (the checksum differs)")
+    if _CHECKSUM in metadata:
+        _compare(metadata, _checksum(text, tensors))
     return tensors, dict(json.loads(text))
 
 
@@ -90,12 +90,8 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     with reading(path, "a complete safetensors file", ModelError), safe_open(os.fspath(path), framework="np") as stream:
         metadata = stream.metadata() or {}
         arrays = {name: stream.get_tensor(name) for name in stream.keys()}
-        checksum = zlib.crc32(metadata.get(_HEADER, "{}").encode())
-        for name, array in sorted(arrays.items()):
-            checksum = zlib.crc32(f"{name} torch.{array.dtype.name} {list(array.shape)}".encode(), checksum)
-            checksum = zlib.crc32(array.tobytes(), checksum)
-        if metadata.get(_CHECKSUM, str(checksum)) != str(checksum):
-            raise ValueError("its content is not what was written (the checksum differs)")
+        parts = {name: (f"torch.{array.dtype.name}", array.shape, array.data) for name, array in arrays.items()}
+        _compare(metadata, _crc32(metadata.get(_HEADER, "{}"), parts))
     return arrays
 
 
@@ -103,11 +99,26 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
     """CRC-32 of a header and of contiguous tensors, by name."""
     import torch
 
+    parts = {
+        name: (str(tensor.dtype), tensor.shape, tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for name, tensor in tensors.items()
+    }
+    return _crc32(text, parts)
+
+
+def _crc32(text: str, parts: Mapping[str, tuple[str, Sequence[int], memoryview]]) -> int:
+    """Of a header, and of type, shape and content by name."""
     checksum = zlib.crc32(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        checksum = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), checksum)
-        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    for name, (kind, shape, content) in sorted(parts.items()):
+        checksum = zlib.crc32(f"{name} {kind} {list(shape)}".encode(), checksum)
+        checksum = zlib.crc32(content, checksum)
     return checksum
+
+
+def _compare(metadata: Mapping[str, str], checksum: int) -> None:
+    """Raise ValueError if a file that has a checksum has another one."""
+    if metadata.get(_CHECKSUM, str(checksum)) != str(checksum):
+        raise ValueError("its content is not what was written (the checksum differs)")
 
 
 def load_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

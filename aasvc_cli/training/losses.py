@@ -383,8 +383,7 @@ def total_loss(result: TeacherForced, config: LossConfig, step: int, share: Shar
     total = l1 + config.align_weight * (forward_sum + binarisation)
     if step > config.duration_start_step:
         total = total + config.duration_weight * duration
-    if result.pitch is not None:
-        total = total + config.pitch_weight * pitch
+    total = total + config.pitch_weight * pitch
     if config.variance_weight:
         total = total + config.variance_weight * variance
     return Losses(l1, forward_sum, binarisation, duration, pitch, variance, total)

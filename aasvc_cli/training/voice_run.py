@@ -174,7 +174,9 @@ class VoiceRun:
         self.lowest_step, self.lowest_dev = 0, dict[str, float]()
         self.seconds_before = 0.0
         self.saved_step = 0
-        self.pitch_of = self._pitch_reader()
+        self.pitch_of: PitchOf | None = None
+        if config.model.pitch_predictor:
+            self.pitch_of = PitchReader(config.features.mel, stats.target, self.device)
         self.board = Board() if tensorboard else None
         self._trainer: Trainer | None = None
 
@@ -224,17 +226,6 @@ class VoiceRun:
                 raise ConfigError("--freeze", ["random weights would stay as they are; say with --init what to keep"])
             return self._pitch_range(), None
         return self._initial_weights(trainer, self.begin(self.init), self.init) | self._pitch_range(), None
-
-    def _pitch_reader(self) -> PitchOf | None:
-        """What a pitch predictor learns, if there is one."""
-        if not self.config.model.pitch_predictor:
-            return None
-        read = PitchReader(self.config.features.mel, self.device)
-        mean, scale = (
-            torch.from_numpy(np.asarray(values, dtype=np.float32)).to(self.device)
-            for values in (self.stats.target.mean, self.stats.target.scale)
-        )
-        return lambda target: read(target * scale + mean)
 
     def _pitch_range(self) -> dict[str, torch.Tensor]:
         """Where the pitch of this target lies, in place of that of the voice that the training begins with."""

@@ -1,12 +1,11 @@
 """Log-mel to waveform by ConvNeXt blocks at frame rate and an inverse short-time Fourier transform.
 
 The frame-rate generator is that of Siuzdak (Vocos: Closing the gap between time-domain and Fourier-based neural
-vocoders, 2024). It predicts no spectrum, but filters for two sources: a train of pulses at the pitch and
-white noise (as Wang, Takaki and Yamagishi, Neural source-filter waveform models, 2019). The pitch is
-read from the mel by a small network of its own, trained beforehand. So the phase of harmonics, the hardest thing to
-learn, runs on by itself from frame to frame. How loud each band is stands in the mel and need not be learnt either: the
-mixture of pulses and noise is brought to the mel asked for. So a generator that has learnt nothing yet is a plain
-source-filter vocoder.
+vocoders, 2024). It predicts no spectrum, but filters for two sources: a train of pulses at the pitch and white noise
+(as Wang, Takaki and Yamagishi, Neural source-filter waveform models, 2019). The pitch is read from the mel by a small
+network of its own, trained beforehand. So the phase of harmonics, the hardest thing to learn, runs on by itself from
+frame to frame. How loud each band is stands in the mel and need not be learnt either: the mixture of pulses and noise
+is brought to the mel asked for. So a generator that has learnt nothing yet is a plain source-filter vocoder.
 
 Everything is a function of the mel alone. Nothing draws random numbers at synthesis: the noise is a table.
 """

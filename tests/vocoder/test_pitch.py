@@ -14,6 +14,7 @@ from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.reading import read_preset
 from aasvc_cli.errors import ConfigError
+from aasvc_cli.features.stats import FeatureStats
 from aasvc_cli.vocoder.pitch import PitchReader
 from tests.conftest import DATA
 
@@ -24,7 +25,9 @@ MEL = read_preset("small").features.mel
 def test_is_that_which_world_finds_in_the_recording(name: str, f0_range: tuple[float, float]):
     wave, rate = read_audio(DATA / name)
     wave = resample(wave, rate, MEL.sample_rate)
-    f0, voiced = PitchReader(MEL, torch.device("cpu"))(torch.from_numpy(log_mel(wave, MEL)).unsqueeze(0))
+    stats = FeatureStats(np.full(MEL.n_mels, -2.0, np.float32), np.full(MEL.n_mels, 0.5, np.float32), 1)
+    mel = torch.from_numpy(stats.normalise(log_mel(wave, MEL))).unsqueeze(0)
+    f0, voiced = PitchReader(MEL, stats, torch.device("cpu"))(mel)
     expected = harvest(wave.astype(np.float64), MEL.sample_rate, f0_min=f0_range[0], f0_max=f0_range[1])
     times = np.arange(f0.shape[1]) * MEL.hop_length / MEL.sample_rate
     expected = expected[np.minimum(np.round(times / 0.005).astype(int), len(expected) - 1)]
@@ -36,4 +39,6 @@ def test_is_that_which_world_finds_in_the_recording(name: str, f0_range: tuple[f
 
 def test_mels_of_other_settings_are_refused_by_the_name_of_the_setting():
     with pytest.raises(ConfigError, match="model.pitch_predictor: the pitch cannot be read from mels"):
-        PitchReader(dataclasses.replace(MEL, n_mels=40), torch.device("cpu"))
+        PitchReader(
+            dataclasses.replace(MEL, n_mels=40), FeatureStats(np.zeros(40), np.ones(40), 1), torch.device("cpu")
+        )
