@@ -13,6 +13,7 @@ from pathlib import Path
 from aasvc_cli.config.settings import Config
 from aasvc_cli.data.analysis import Analysis, Facts
 from aasvc_cli.data.manifest import Finding, ParallelPair
+from aasvc_cli.data.wording import LEAST_FIT
 from aasvc_cli.errors import DataError
 
 CLIPPED_NOTE = 1e-3
@@ -236,9 +237,21 @@ def advise(
     config: Config,
     findings: Sequence[Finding],
     ranking: Path,
+    misfit: float | None,
 ) -> list[str]:
-    """What to do about the recordings as a whole, a sentence each; ``ranking`` is the file of the pairs' ranking."""
+    """What to do about the recordings as a whole, a sentence each.
+
+    Args:
+        ranking: the file of the pairs' ranking
+        misfit: of a usual pair, as of :class:`aasvc_cli.data.wording.Fit`, if content alone judges it
+    """
     advice = []
+    if misfit is not None and misfit >= LEAST_FIT:
+        advice.append(
+            f"the pairs fit hardly better than other sentences do (misfit {misfit:.2f} in the median; other words have "
+            "about 1, the same words 0.1 to 0.7): do both speakers read the same sentences, under the same names? "
+            "Nothing is learnt from words that only one of them says; --asr-model recognises and compares both"
+        )
     counts = Counter(finding.code for finding in findings if not finding.excluded)
     rate = config.features.mel.sample_rate
     proposed = propose_sample_rate(candidates, rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class Examined:
         candidates: all pairs, those that were cut as what they were cut into
         good, breaking, findings: as of :func:`aasvc_cli.data.checks.check_pairs`
         ranked: the good pairs, the worst first; empty if their content tells nothing
-        usual: misfit of a usual pair, by source speaker
+        usual: misfit of a usual pair, by source speaker; 0 of too few pairs to tell
     """
 
     analyses: Mapping[Job, Analysis]
@@ -113,7 +114,7 @@ class Examiner:
             ]
         elif bounds is None:
             ranked = []
-        return sorted(ranked, key=_worst_first), 0.0 if bounds is None else bounds.usual
+        return sorted(ranked, key=_worst_first), statistics.median(each.misfit for each in fits) if fits else 0.0
 
 
 def joined(parts: Sequence[Examined]) -> Examined:

@@ -271,14 +271,16 @@ def _advice(
     by_source: Sequence[Examined], speakers: _Speakers, config: Config, findings: Sequence[Finding], ranking: Path
 ) -> list[str]:
     """What to do about the recordings as a whole, of several sources with the name of each."""
-    target = speakers.target.speaker
-    if len(speakers.sources) == 1:
-        return advise(by_source[0].candidates, (speakers.sources[0].speaker, target), config, findings, ranking)
+    several = len(speakers.sources) > 1
     advice = []
     for examined, source in zip(by_source, speakers.sources, strict=True):
-        own = [finding for finding in findings if finding.utterance_id.startswith(f"{source.speaker}/")]
-        about = advise(examined.candidates, (source.speaker, target), config, own, ranking)
-        advice += [f"{source.speaker}: {sentence}" for sentence in about]
+        name = source.speaker
+        own = [finding for finding in findings if not several or finding.utterance_id.startswith(f"{name}/")]
+        both = name, speakers.target.speaker
+        [misfit] = examined.usual.values()
+        by_texts = any(each.texts is not None for each in examined.ranked)
+        about = advise(examined.candidates, both, config, own, ranking, None if by_texts else misfit)
+        advice += [f"{name}: {sentence}" if several else sentence for sentence in about]
     return advice
 
 

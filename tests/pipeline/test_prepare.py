@@ -821,6 +821,14 @@ class TestWords:
         assert {row[0] for row in rows if row[-1] == "wrong"} == {row[0] for row in rows[1:3]} == swapped
         assert [float(row[1]) for row in rows[1:]] == sorted((float(row[1]) for row in rows[1:]), reverse=True)
         assert any(f"--drop {report.ranking}" in advice for advice in report.advice)
+        assert not any("hardly better" in advice for advice in report.advice)
+
+    def test_a_set_whose_names_are_mixed_up_is_told_as_a_whole(self, run, corpus, tmp_path):
+        sources, targets = (sorted(folder.iterdir()) for folder in (corpus.source, corpus.target))
+        table = tmp_path / "pairs.tsv"
+        table.write_text("".join(f"{one}\t{targets[index - 5]}\n" for index, one in enumerate(sources)))
+        first, *_ = run(pairs=table).advice
+        assert re.search(r"misfit (0\.9|1\.)\d.*do both speakers read the same sentences", first)
 
     def test_the_ranking_leaves_them_out_as_often_as_one_likes(self, home, run, swapped):
         ranking = run().ranking
