@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -504,6 +505,22 @@ def check_kinds(config: FeatureConfig) -> None:
     feature_keys(config)
     for name in sorted({getattr(config, side) for side in SIDES}):
         KINDS[name].check(config)
+
+
+def from_anywhere(config: FeatureConfig) -> FeatureConfig:
+    """The same settings with absolute folders, as what is prepared in one working directory is used from others.
+
+    Raises:
+        DataError: a part of the Whisper model is missing in its folder.
+    """
+    folder, whisper = config.folder, config.whisper
+    if folder.path is not None:
+        folder = dataclasses.replace(folder, path=os.path.abspath(os.path.expanduser(folder.path)))
+    if any("faster_whisper" in KINDS[getattr(config, side)].packages for side in SIDES):
+        from aasvc_cli.features.whisper import lasting_name
+
+        whisper = dataclasses.replace(whisper, model=lasting_name(whisper.model))
+    return dataclasses.replace(config, folder=folder, whisper=whisper)
 
 
 def feature_key(name: str, config: FeatureConfig) -> str:

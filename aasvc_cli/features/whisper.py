@@ -81,6 +81,16 @@ def weights_of(model: str) -> str:
     return file_sha256(folder / "model.bin")[:16]
 
 
+def lasting_name(model: str) -> str:
+    """The same model from whatever working directory: a name as it is, a folder with its whole path.
+
+    Raises:
+        DataError: a part of the model is missing in the folder.
+    """
+    folder = _folder(model)
+    return model if folder is None else str(folder.absolute())
+
+
 def _folder(model: str) -> Path | None:
     """The folder that is meant; None for a name: ``base`` is one, also where a folder of that name happens to lie.
 

@@ -47,7 +47,7 @@ from aasvc_cli.data.ranking import RANKING_FILE, to_drop, write_ranking
 from aasvc_cli.data.reconstruction import Reconstruction, Reconstructor, refuse_speaker_dependent
 from aasvc_cli.data.sources import by_speaker, joint_name, match_all
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.features.kinds import check_kinds, storage_key
+from aasvc_cli.features.kinds import check_kinds, from_anywhere, storage_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.storage.files import remove_file, write_json
@@ -146,6 +146,7 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
     began = time.perf_counter()
     config = _with_sample_rate(config, options.sample_rate)
     check_kinds(config.features)  # what is not there is no fault of a recording
+    config = dataclasses.replace(config, features=from_anywhere(config.features))
     speakers = _Speakers(*locate_all(home, options.corpus, _listed(options.source), options.target))
     alone = _alone(options.extra_target, config)
     name = _check_name(home, options.name, speakers, options.overwrite)

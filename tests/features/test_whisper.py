@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from aasvc_cli.config.settings import FeatureConfig, MelConfig, WhisperConfig
+from aasvc_cli.config.settings import FeatureConfig, FolderConfig, MelConfig, WhisperConfig
 from aasvc_cli.errors import ConfigError, DataError
 from aasvc_cli.features import content as content_module
 from aasvc_cli.features import whisper as module
 from aasvc_cli.features.content import check_teacher, content
-from aasvc_cli.features.kinds import extract, feature_key
+from aasvc_cli.features.kinds import extract, feature_key, from_anywhere
 from aasvc_cli.features.whisper import WhisperEncoder, weights_of, whisper_encoder
 
 DATA = Path(__file__).parents[1] / "assets"
@@ -100,6 +100,16 @@ def test_the_key_is_that_of_the_weights_wherever_they_lie(tmp_path: Path) -> Non
         for name, weights in (("one", b"weights"), ("moved", b"weights"), ("other", b"others"))
     )
     assert one == moved != other
+
+
+def test_folders_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_with(b"weights", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    near = FeatureConfig(source="whisper", whisper=WhisperConfig(model="./model"), folder=FolderConfig(path="features"))
+    found = from_anywhere(near)
+    assert (found.whisper.model, found.folder.path) == (str(tmp_path / "model"), str(tmp_path / "features"))
+    assert from_anywhere(found) == found
+    assert from_anywhere(FeatureConfig(source="whisper")) == FeatureConfig(source="whisper"), "a name stays a name"
 
 
 def test_the_key_names_the_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
