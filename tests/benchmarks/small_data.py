@@ -199,8 +199,9 @@ def buzzed(wave: np.ndarray, rate: int) -> np.ndarray:
 def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
     """Pairs of two people of at least a second each that say the same, as far as a recogniser tells.
 
-    Both phrased most prompts themselves, so many pairs hold the same meaning in other words. What is said is what is
-    recognised in the target's recordings.
+    Both phrased most prompts themselves, so many pairs hold the same meaning in other words. What the target says in
+    these is learnt from as well, but for the pairs that are scored. What is said is what is recognised in the target's
+    recordings.
     """
 
     def run(bench: Bench, name: str) -> Figures:
@@ -221,7 +222,7 @@ def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
         if len(fit) < 2 * N_PROMPTS:
             return {"pairs that fit": len(fit), "pairs": len(long)}
         write_pairs(table, fit)
-        minutes = bench.trained(name, *sides, "--eval", str(N_PROMPTS))
+        minutes = bench.trained(name, *sides, "--eval", str(N_PROMPTS), "--extra-target", second)
         judged = read_manifest(Home(bench.home), name).sets["eval"]
         said, wanted = (
             [*recognised([getattr(pair, side) for pair in judged], bench.asr_model, code)] for side in SIDES

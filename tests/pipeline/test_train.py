@@ -523,6 +523,9 @@ class TestBeginning:
         assert sizes.values["model.width"] == manifest.config.model.width
         assert (steps.values["train.max_steps"], steps.values["train.dropout_start_step"]) == (324, 0)  # six pairs
         assert steps.values["model.pitch_predictor"]
+        more = dataclasses.replace(manifest, extra=manifest.sets["train"][:5] * 4)
+        *_, steps = base_layers(trained, more, None, "bundled")
+        assert steps.values["train.max_steps"] == 344
         *_, steps = base_layers(trained, read_manifest(trained), None, "bundled")
         assert not steps.values["model.pitch_predictor"]  # from such mels it cannot be read
 
