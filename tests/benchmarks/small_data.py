@@ -205,53 +205,49 @@ def prompts(language: str, code: str) -> Callable[[Bench, str], Figures]:
     """
 
     def run(bench: Bench, name: str) -> Figures:
-        root, texts, table = bench.sets / language, bench.home / f"{name}.txt", bench.home / f"{name}-pairs.tsv"
+        root, texts = bench.sets / language, bench.home / f"{name}.txt"
+        table, drop = (bench.home / f"{name}-{what}" for what in ("pairs.tsv", "unlike.txt"))
         first, second = (root / side for side in SIDES)
         both = [(path, second / path.relative_to(first)) for path in list_audio(first)]
         long = [pair for pair in both if pair[1].is_file() and min(soundfile.info(one).duration for one in pair) >= 1]
         sides = ("--source", first, "--target", second, "--pairs", table)
         ranking = bench.home / "prepared" / f"{name}-all" / RANKING_FILE
+        write_text(table, "".join(f"{one}\t{other}\n" for one, other in long))
         if not ranking.is_file():
-            write_pairs(table, long)
             asr = ("--asr-model", bench.asr_model, "--language", code)
             bench.call("prepare", *sides, "--name", f"{name}-all", *asr, *bench.options)
-        rows = csv.DictReader(ranking.read_text(encoding="utf-8").splitlines(), dialect="excel-tab")
-        same = {row["pair"] for row in rows if float(row["text_difference"]) <= SAME_WORDS}
-        paired = read_manifest(Home(bench.home), f"{name}-all").sets.values()
-        fit = [(pair.source, pair.target) for pairs in paired for pair in pairs if pair.utterance_id in same]
-        if len(fit) < 2 * N_PROMPTS:
-            return {"pairs that fit": len(fit), "pairs": len(long)}
-        write_pairs(table, fit)
-        minutes = bench.trained(name, *sides, "--eval", str(N_PROMPTS), "--extra-target", second)
+        rows = [*csv.DictReader(ranking.read_text(encoding="utf-8").splitlines(), dialect="excel-tab")]
+        unlike = [row["pair"] for row in rows if float(row["text_difference"]) > SAME_WORDS]
+        n_fit = len(rows) - len(unlike)
+        if n_fit < 2 * N_PROMPTS:
+            return {"pairs that fit": n_fit, "pairs": len(rows)}
+        write_text(drop, "".join(f"{pair}\n" for pair in unlike))
+        minutes = bench.trained(name, *sides, "--drop", drop, "--eval", str(N_PROMPTS), "--extra-target", second)
         judged = read_manifest(Home(bench.home), name).sets["eval"]
         said, wanted = (
             [*recognised([getattr(pair, side) for pair in judged], bench.asr_model, code)] for side in SIDES
         )
         write_text(texts, "".join(f"{pair.utterance_id} {text}\n" for pair, text in zip(judged, wanted, strict=True)))
         counts = [transcript(text, heard, code).counts["CER"] for text, heard in zip(wanted, said, strict=True)]
-        source = 100.0 * sum(each.errors for each in counts) / sum(each.length for each in counts)
-        found = {"pairs that fit": float(len(fit)), "minutes": minutes}
+        source = clipped([each.errors / each.length for each in counts])
+        found = {"pairs that fit": float(n_fit), "minutes": minutes}
         for about in (", universal vocoder", ""):
             if not about:
                 bench.call("train", "--kind", "vocoder", "--data", name, "--tag", name)
             chosen = ("--vocoder", "universal") if about else ()
             bench.call("convert", "--set", "eval", "--data", name, "--model", name, *chosen)
             scores = bench.scored("--model", name, "--data", name, "--text", texts, "--language", code)
-            each = figures(scores) | {"CER over source": clipped(scores) - source}
+            rate = clipped([each["scores"]["CER"] for each in scores["utterances"]])
+            each = figures(scores) | {"CER over source": rate - source}
             found |= {f"{key}{about}": value for key, value in each.items()}
         return found
 
     return run
 
 
-def write_pairs(path: Path, pairs: Sequence[tuple[Path, Path]]) -> None:
-    """A table for ``prepare --pairs``."""
-    write_text(path, "".join(f"{one}\t{other}\n" for one, other in pairs))
-
-
-def clipped(scores: Mapping[str, Any]) -> float:
-    """Mean error rate in per cent with at most 100 of a sentence: recognisers repeat what they do not understand."""
-    return 100.0 * float(np.mean([min(1.0, each["scores"]["CER"]) for each in scores["utterances"]]))
+def clipped(rates: Sequence[float]) -> float:
+    """Mean of error rates in per cent, each at most 100: recognisers repeat what they do not understand."""
+    return 100.0 * float(np.minimum(rates, 1.0).mean())
 
 
 def recognised(recordings: Sequence[Path], asr_model: str, language: str) -> Iterator[str]:
