@@ -182,7 +182,7 @@ def electrolarynx(bench: Bench, name: str) -> Figures:
 def _names(bench: Bench, folder: Path, kind: str) -> Path:
     """A file with the names of the recordings in a folder."""
     path = bench.home / f"electrolarynx-{kind}.txt"
-    write_text(path, "".join(f"{kind}/{recording.stem}\n" for recording in list_audio(folder)))
+    write_text(path, "".join(f"{recording.stem}\n" for recording in list_audio(folder)))
     return path
 
 
