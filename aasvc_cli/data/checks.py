@@ -237,16 +237,16 @@ def advise(
     config: Config,
     findings: Sequence[Finding],
     ranking: Path,
-    misfit: float | None,
+    misfit: float,
 ) -> list[str]:
     """What to do about the recordings as a whole, a sentence each.
 
     Args:
         ranking: the file of the pairs' ranking
-        misfit: of a usual pair, as of :class:`aasvc_cli.data.wording.Fit`, if content alone judges it
+        misfit: of a usual pair, as of :class:`aasvc_cli.data.wording.Fit`, or 0 if content does not judge it
     """
     advice = []
-    if misfit is not None and misfit >= LEAST_FIT:
+    if misfit >= LEAST_FIT:
         advice.append(
             f"the pairs fit hardly better than other sentences do (misfit {misfit:.2f} in the median; other words have "
             "about 1, the same words 0.1 to 0.7): do both speakers read the same sentences, under the same names? "

@@ -28,7 +28,7 @@ class Examined:
         candidates: all pairs, those that were cut as what they were cut into
         good, breaking, findings: as of :func:`aasvc_cli.data.checks.check_pairs`
         ranked: the good pairs, the worst first; empty if their content tells nothing
-        usual: misfit of a usual pair, by source speaker; 0 of too few pairs to tell
+        usual: misfit of a usual pair, by source speaker; 0 of too few pairs, or where texts tell
     """
 
     analyses: Mapping[Job, Analysis]
@@ -114,7 +114,9 @@ class Examiner:
             ]
         elif bounds is None:
             ranked = []
-        return sorted(ranked, key=_worst_first), statistics.median(each.misfit for each in fits) if fits else 0.0
+        by_content = fits and self.recogniser is None
+        usual = statistics.median(each.misfit for each in fits) if by_content else 0.0
+        return sorted(ranked, key=_worst_first), usual
 
 
 def joined(parts: Sequence[Examined]) -> Examined:

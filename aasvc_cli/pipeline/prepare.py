@@ -277,10 +277,8 @@ def _advice(
     for examined, source in zip(by_source, speakers.sources, strict=True):
         name = source.speaker
         own = [finding for finding in findings if not several or finding.utterance_id.startswith(f"{name}/")]
-        both = name, speakers.target.speaker
         [misfit] = examined.usual.values()
-        by_texts = any(each.texts is not None for each in examined.ranked)
-        about = advise(examined.candidates, both, config, own, ranking, None if by_texts else misfit)
+        about = advise(examined.candidates, (name, speakers.target.speaker), config, own, ranking, misfit)
         advice += [f"{name}: {sentence}" if several else sentence for sentence in about]
     return advice
 
