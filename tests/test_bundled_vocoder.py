@@ -11,6 +11,7 @@ import torch
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.audio.resampling import resample
+from aasvc_cli.audio.world import sptk
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import ModelError
 from aasvc_cli.measures.signal import score_pair
@@ -31,9 +32,9 @@ def vocoder(request: pytest.FixtureRequest) -> IstftVocoder:
     return vocoder
 
 
-def sentence(demo_corpus: Path, speaker: str) -> np.ndarray:
+def sentence(demo_corpus: Path, speaker: str, index: int = 0) -> np.ndarray:
     """A sentence that they were not trained on."""
-    wave, rate = read_audio(sorted((demo_corpus / speaker / "wav" / "eval").iterdir())[0])
+    wave, rate = read_audio(sorted((demo_corpus / speaker / "wav" / "eval").iterdir())[index])
     return resample(wave, rate, MEL.sample_rate)
 
 
@@ -74,11 +75,22 @@ def test_how_another_machine_rounds_a_mel_is_not_heard(vocoder: IstftVocoder, re
 
 
 def test_a_man_is_spoken_at_his_pitch_by_the_universal_one(demo_corpus: Path):
-    recording = sentence(demo_corpus, "male")
-    scores = score_pair(
-        copy(build_vocoder(UNIVERSAL, MEL), recording), 24000, recording, 24000, f0_min=60.0, f0_max=300.0
-    )
-    assert scores.mcd < 3.6 and scores.f0_corr > 0.7 and scores.f0_rmse < 25.0
+    # SWIPE finds the pitch of a deep voice where Harvest, asked for anything from 60 Hz on, jumps by octaves
+    universal, cents, mcd = build_vocoder(UNIVERSAL, MEL), [], []
+    for index in range(5):
+        recording = sentence(demo_corpus, "male", index)
+        said = copy(universal, recording)
+        mcd.append(score_pair(said, 24000, recording, 24000, f0_min=60.0, f0_max=300.0).mcd)
+        asked, made = (
+            sptk().swipe(each.astype(np.float64) * 32768.0, 24000, 120, min=50.0, max=300.0)
+            for each in (recording, said)
+        )
+        both = (asked[: len(made)] > 0) & (made[: len(asked)] > 0)
+        assert both.sum() > 50
+        cents.append(1200.0 * np.abs(np.log2(made[: len(asked)][both] / asked[: len(made)][both])))
+    assert max(mcd) < 3.6
+    every = np.concatenate(cents)
+    assert (every > 50.0).mean() < 0.015 and np.median(every) < 8.0
 
 
 def test_the_mel_of_what_it_says_is_the_mel_asked_for(vocoder: IstftVocoder, recording: np.ndarray):

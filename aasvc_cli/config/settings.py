@@ -509,7 +509,8 @@ class VocoderConfig(Section):
     adversarial_weight: NonNegative = 2.0
     feature_weight: NonNegative = 8.0
     versions: Natural = 0
-    """Changed versions of each recording, beside itself: of other throats, rooms, lines and levels."""
+    """Changed versions of each recording, beside itself: of other throats, rooms, lines and levels. With any, the pitch
+    network learns from each recording at another pitch, too."""
     final_scores: Flag = True
     """Measure the copy synthesis of the dev set after the last step as ``evaluate`` would, DNSMOS too if installed."""
 

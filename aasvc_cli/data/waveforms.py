@@ -17,10 +17,13 @@ from aasvc_cli.audio.f0 import dio, frame_times
 from aasvc_cli.audio.world import world
 
 Wave = npt.NDArray[np.float32]
+Frames = npt.NDArray[np.float64]
 
 LOUDEST = 0.9
 """Peak of a recording before it is coded."""
 LOWEST_RATE = 8000
+_HIGHEST_MIDDLE, _HIGHEST = 330.0, 700.0
+"""Of a voice whose pitch is drawn at random: the middle of its contour, and any frame, in Hz."""
 _WINDOW_SECONDS, _SEARCH_SECONDS = 0.03, 0.008
 
 
@@ -89,12 +92,7 @@ def revoiced(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
     times = frame_times(len(f0))
     envelope = world().cheaptrick(signal, f0, times, sample_rate)
     aperiodicity = world().d4c(signal, f0, times, sample_rate)
-    factor = 1.2 ** random.uniform(-1.0, 1.0)
-    place = np.arange(envelope.shape[1]) / factor
-    low = np.minimum(place.astype(np.int64), envelope.shape[1] - 2)
-    share = np.clip(place - low, 0.0, 1.0)
-    envelope = np.exp(np.log(envelope[:, low]) * (1.0 - share) + np.log(envelope[:, low + 1]) * share)
-    aperiodicity = aperiodicity[:, low] * (1.0 - share) + aperiodicity[:, low + 1] * share
+    envelope, aperiodicity = _of_another_throat(envelope, aperiodicity, 1.2 ** random.uniform(-1.0, 1.0))
     voiced = f0 > 0
     manner = random.choice(["speech", "buzz", "whisper"], p=[0.7, 0.15, 0.15])
     if manner == "buzz":
@@ -106,9 +104,64 @@ def revoiced(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
     else:
         middle = np.exp(np.log(f0[voiced]).mean())
         moved = middle * 2.0 ** random.uniform(-1.0, 1.0) * (np.maximum(f0, 1.0) / middle) ** random.uniform(0.3, 1.6)
-        f0 = np.where(voiced, np.minimum(moved, 700.0), 0.0)
+        f0 = np.where(voiced, np.minimum(moved, _HIGHEST), 0.0)
     result = world().synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(aperiodicity), sample_rate)
     return np.asarray(result[: len(wave)], dtype=np.float32)
+
+
+def repitched(
+    wave: Wave,
+    f0: Wave,
+    sample_rate: int,
+    hop_length: int,
+    random: np.random.Generator,
+    *,
+    f0_min: float,
+    f0_max: float,
+) -> tuple[Wave, Wave]:
+    """The same words at a pitch, intonation and vocal tract drawn at random, through WORLD, so that F0 is known.
+
+    Deep voices are as frequent as high ones, as the middle of the contour is drawn from a logarithmic scale.
+
+    Args:
+        wave: (n,)
+        f0: (T,) in Hz, of frames a hop apart from the first sample on, 0 where unvoiced
+        f0_min, f0_max: no frame is deeper or higher, in Hz
+
+    Returns:
+        samples (n,), and their F0 (T,)
+    """
+    signal = wave.astype(np.float64) + 1e-5 * random.standard_normal(len(wave))
+    found, period = np.ascontiguousarray(f0, dtype=np.float64), 1000.0 * hop_length / sample_rate
+    times = frame_times(len(found), period)
+    envelope = world().cheaptrick(signal, found, times, sample_rate)
+    aperiodicity = world().d4c(signal, found, times, sample_rate)
+    voiced = found > 0
+    middle = float(np.exp(np.log(found[voiced]).mean())) if voiced.any() else 1.0
+    bounds = sorted((1.15 * f0_min, min(_HIGHEST_MIDDLE, 0.8 * f0_max)))
+    wanted = math.exp(random.uniform(*np.log(bounds)))
+    moved = wanted * (np.maximum(found, 1.0) / middle) ** random.uniform(0.5, 1.4)
+    moved = np.where(voiced, np.clip(moved, f0_min, min(_HIGHEST, f0_max)), 0.0)
+    # who speaks deeper has a longer throat, but not by as much
+    throat = float(np.clip((wanted / middle) ** random.uniform(0.0, 0.35), 0.75, 1.3))
+    envelope, aperiodicity = _of_another_throat(envelope, aperiodicity, throat)
+    made = world().synthesize(
+        moved, np.ascontiguousarray(envelope), np.ascontiguousarray(aperiodicity), sample_rate, period
+    )
+    made = np.pad(made, (0, max(0, len(wave) - len(made))))[: len(wave)]
+    made = made * (LOUDEST / max(1e-3, float(np.abs(made).max())))
+    return made.astype(np.float32), moved.astype(np.float32)
+
+
+def _of_another_throat(envelope: Frames, aperiodicity: Frames, factor: float) -> tuple[Frames, Frames]:
+    """Spectra (T, F) of frames whose formants lie ``factor`` times as high."""
+    place = np.arange(envelope.shape[1]) / factor
+    low = np.minimum(place.astype(np.int64), envelope.shape[1] - 2)
+    share = np.clip(place - low, 0.0, 1.0)
+    return (
+        np.exp(np.log(envelope[:, low]) * (1.0 - share) + np.log(envelope[:, low + 1]) * share),
+        aperiodicity[:, low] * (1.0 - share) + aperiodicity[:, low + 1] * share,
+    )
 
 
 def stretched(wave: Wave, sample_rate: int, factor: float) -> Wave:

@@ -32,7 +32,7 @@ from aasvc_cli.conversion.voice import (
 from aasvc_cli.data.dataset import PairDataset
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.data.readings import many_speakers
-from aasvc_cli.data.waveforms import rerecorded
+from aasvc_cli.data.waveforms import repitched, rerecorded
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features.kinds import extract, feature_key, storage_key, with_widths
 from aasvc_cli.features.stats import RunningStats
@@ -74,6 +74,8 @@ ADAPTATION = {"train.max_steps": 1000, "train.lr": 2.0e-4}
 """What a vocoder that can speak already needs to get used to one speaker."""
 DISCRIMINATORS = "discriminators.safetensors"
 """The discriminators of a vocoder that is no run, for those who go on from it."""
+_REPITCHED = 1_000_000
+"""Seeds a version at another pitch, in place of the number of a version."""
 
 
 def train_vocoder(
@@ -254,6 +256,7 @@ class _Run:
         unchanged = self._load("train", n_pitch if settings.pitch_steps else 0, say)
         versions = [self._version(each, number) for number in range(settings.versions) for each in unchanged]
         recordings = [*unchanged, *versions]
+        repitched = [self._repitched(each) for each in unchanged if each.f0 is not None] if settings.versions else []
         self.dev_recordings = self._load("dev", n_pitch, say)
         trainer = self._trainer(recordings)
         if self.mels_from is not None:
@@ -265,7 +268,10 @@ class _Run:
         self.folder.describe(dump_yaml(self.config), described)
         sources = {
             stage: CropSource(chosen, self.mel, n_frames=settings.crop_frames, margin=trainer.margin, seed=train.seed)
-            for stage, chosen in (("pitch", [r for r in recordings if r.f0 is not None]), ("other", recordings))
+            for stage, chosen in (
+                ("pitch", [*(each for each in recordings if each.f0 is not None), *repitched]),
+                ("other", recordings),
+            )
         }
         meter = Meter(VOCODER_LOSSES, self.device, seconds_before=self.seconds_before)
         saved, stopped = trainer.step, False
@@ -356,6 +362,18 @@ class _Run:
         f0 = None if recording.f0 is None else extract("f0", wave, self.config.features)[:, 0]
         whole = np.round(wave * 32768.0).astype(np.int16)
         return Recording(f"{recording.utterance_id}-{number}", whole, extract("mel", wave, self.config.features), f0)
+
+    def _repitched(self, recording: Recording) -> Recording:
+        """The same at another pitch, for the pitch network alone: what WORLD says is no example of natural speech."""
+        assert recording.f0 is not None
+        random = np.random.default_rng([zlib.crc32(as_bytes(recording.utterance_id)), _REPITCHED])
+        wave, bounds = recording.wave.astype(np.float32) / np.float32(32768.0), self.config.features.mcep
+        wave, f0 = repitched(
+            wave, recording.f0, self.mel.sample_rate, self.mel.hop_length, random,
+            f0_min=bounds.f0_floor, f0_max=bounds.f0_ceil,
+        )  # fmt: skip
+        whole = np.round(wave * 32767.0).astype(np.int16)
+        return Recording(f"{recording.utterance_id}-pitch", whole, extract("mel", wave, self.config.features), f0)
 
     def _feature(self, kind: str, recording: Path, wave: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
         if self.store.facts(kind, recording) is not None:

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aasvc_cli.audio.f0 import harvest
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.resampling import resample
+from aasvc_cli.audio.world import sptk
 from aasvc_cli.data import waveforms
 
 RATE = 16000
@@ -135,3 +137,27 @@ def test_a_recording_made_anew_has_as_many_periods_at_another_pitch_and_level(se
 def test_what_is_drawn_decides_how_a_recording_is_made_anew(speech: Wave) -> None:
     first, again, other = (waveforms.rerecorded(speech, RATE, rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and len(first) != len(other)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_repitched_recording_has_the_pitch_that_is_said(seed: int, speech: Wave) -> None:
+    hop = 160
+    found = harvest(speech, RATE, f0_min=60.0, f0_max=400.0, frame_period=1000.0 * hop / RATE)
+    made, f0 = waveforms.repitched(speech, found, RATE, hop, rng(seed), f0_min=50.0, f0_max=600.0)
+    assert len(made) == len(speech) and len(f0) == len(found)
+    assert np.array_equal(f0 > 0, found > 0) and f0[f0 > 0].min() >= 50.0 and f0.max() <= 600.0
+    # SWIPE knows neither WORLD nor the contour that was asked for
+    heard = sptk().swipe(made.astype(np.float64) * 32768.0, RATE, hop, min=45.0, max=600.0, threshold=0.3)
+    both = (heard[: len(f0)] > 0) & (f0[: len(heard)] > 0)
+    assert both.sum() > 20
+    cents = 1200.0 * np.abs(np.log2(heard[: len(f0)][both] / f0[: len(heard)][both]))
+    assert np.median(cents) < 25.0 and (cents > 100.0).mean() < 0.1
+
+
+def test_repitched_voices_are_deep_and_high_and_what_has_no_pitch_gets_none(speech: Wave) -> None:
+    hop = 160
+    found = harvest(speech, RATE, f0_min=60.0, f0_max=400.0, frame_period=1000.0 * hop / RATE)
+    contours = [waveforms.repitched(speech, found, RATE, hop, rng(n), f0_min=50.0, f0_max=600.0)[1] for n in range(12)]
+    middles = [float(np.median(contour[contour > 0])) for contour in contours]
+    assert min(middles) < 90.0 and max(middles) > 200.0
+    assert not waveforms.repitched(speech, 0.0 * found, RATE, hop, rng(0), f0_min=50.0, f0_max=600.0)[1].any()

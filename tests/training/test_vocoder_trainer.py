@@ -501,6 +501,27 @@ class TestRun:
         with pytest.raises(DataError, match="expected 4 speakers or more in a group"):
             train_vocoder(home, config, recordings=tmp_path / "people", tag="few")
 
+    @pytest.mark.parametrize("versions", [0, 1])
+    def test_with_versions_the_pitch_network_sees_each_recording_at_another_pitch(
+        self, analysed: Home, monkeypatch: pytest.MonkeyPatch, versions: int
+    ):
+        drawn: list[list[Recording]] = []
+
+        class Source(CropSource):
+            def __init__(self, chosen, *args, **kwargs):
+                drawn.append(list(chosen))
+                super().__init__(chosen, *args, **kwargs)
+
+        monkeypatch.setattr("aasvc_cli.pipeline.train_vocoder.CropSource", Source)
+        train_vocoder(analysed, tiny(train__max_steps=1, vocoder__versions=versions), tag=f"versions{versions}")
+        for_pitch, for_all = drawn
+        names = {each.utterance_id for each in for_all if each.f0 is not None and not each.utterance_id.endswith("-0")}
+        repitched = [each for each in for_pitch if each.utterance_id.endswith("-pitch")]
+        assert {each.utterance_id.removesuffix("-pitch") for each in repitched} == (names if versions else set())
+        assert not [each for each in for_all if each.utterance_id.endswith("-pitch")]
+        for each in repitched:
+            assert each.f0 is not None and len(each.f0) == len(each.mel)
+
     def test_only_some_recordings_are_analysed_for_their_pitch(self, trained: Home):
         train_vocoder(trained, tiny(train__max_steps=1), tag="mine")
         kinds = [path.name for path in trained.features.iterdir() if path.name.startswith("f0-")]
