@@ -105,7 +105,7 @@ def revoiced(wave: Wave, sample_rate: int, random: np.random.Generator) -> Wave:
         middle = np.exp(np.log(f0[voiced]).mean())
         moved = middle * 2.0 ** random.uniform(-1.0, 1.0) * (np.maximum(f0, 1.0) / middle) ** random.uniform(0.3, 1.6)
         f0 = np.where(voiced, np.minimum(moved, _HIGHEST), 0.0)
-    result = world().synthesize(f0, np.ascontiguousarray(envelope), np.ascontiguousarray(aperiodicity), sample_rate)
+    result = world().synthesize(f0, envelope, aperiodicity, sample_rate)
     return np.asarray(result[: len(wave)], dtype=np.float32)
 
 
@@ -145,23 +145,20 @@ def repitched(
     # who speaks deeper has a longer throat, but not by as much
     throat = float(np.clip((wanted / middle) ** random.uniform(0.0, 0.35), 0.75, 1.3))
     envelope, aperiodicity = _of_another_throat(envelope, aperiodicity, throat)
-    made = world().synthesize(
-        moved, np.ascontiguousarray(envelope), np.ascontiguousarray(aperiodicity), sample_rate, period
-    )
+    made = world().synthesize(moved, envelope, aperiodicity, sample_rate, period)
     made = np.pad(made, (0, max(0, len(wave) - len(made))))[: len(wave)]
     made = made * (LOUDEST / max(1e-3, float(np.abs(made).max())))
     return made.astype(np.float32), moved.astype(np.float32)
 
 
 def _of_another_throat(envelope: Frames, aperiodicity: Frames, factor: float) -> tuple[Frames, Frames]:
-    """Spectra (T, F) of frames whose formants lie ``factor`` times as high."""
+    """Spectra (T, F) of frames whose formants lie ``factor`` times as high, contiguous, as WORLD takes them."""
     place = np.arange(envelope.shape[1]) / factor
     low = np.minimum(place.astype(np.int64), envelope.shape[1] - 2)
     share = np.clip(place - low, 0.0, 1.0)
-    return (
-        np.exp(np.log(envelope[:, low]) * (1.0 - share) + np.log(envelope[:, low + 1]) * share),
-        aperiodicity[:, low] * (1.0 - share) + aperiodicity[:, low + 1] * share,
-    )
+    moved = np.exp(np.log(envelope[:, low]) * (1.0 - share) + np.log(envelope[:, low + 1]) * share)
+    noisy = aperiodicity[:, low] * (1.0 - share) + aperiodicity[:, low + 1] * share
+    return np.ascontiguousarray(moved), np.ascontiguousarray(noisy)
 
 
 def stretched(wave: Wave, sample_rate: int, factor: float) -> Wave:

@@ -256,7 +256,6 @@ class _Run:
         unchanged = self._load("train", n_pitch if settings.pitch_steps else 0, say)
         versions = [self._version(each, number) for number in range(settings.versions) for each in unchanged]
         recordings = [*unchanged, *versions]
-        repitched = [self._repitched(each) for each in unchanged if each.f0 is not None] if settings.versions else []
         self.dev_recordings = self._load("dev", n_pitch, say)
         trainer = self._trainer(recordings)
         if self.mels_from is not None:
@@ -266,12 +265,12 @@ class _Run:
             self.dev_recordings = forced.replaced(self.dev_recordings, self._pairs("dev"))
         self._resume(trainer, say)
         self.folder.describe(dump_yaml(self.config), described)
+        for_pitch = [each for each in recordings if each.f0 is not None]
+        if settings.versions and trainer.stage() == "pitch":
+            for_pitch += [self._repitched(each) for each in unchanged if each.f0 is not None]
         sources = {
             stage: CropSource(chosen, self.mel, n_frames=settings.crop_frames, margin=trainer.margin, seed=train.seed)
-            for stage, chosen in (
-                ("pitch", [*(each for each in recordings if each.f0 is not None), *repitched]),
-                ("other", recordings),
-            )
+            for stage, chosen in (("pitch", for_pitch), ("other", recordings))
         }
         meter = Meter(VOCODER_LOSSES, self.device, seconds_before=self.seconds_before)
         saved, stopped = trainer.step, False
