@@ -127,7 +127,7 @@ LanguageOption = Annotated[
     measure_option(
         "--language",
         metavar="CODE",
-        help="Language of the sentences, such as ja; by default guessed from their script.",
+        help="Language of the sentences, such as ja; by default what their script or their sound tells.",
     ),
 ]
 

@@ -164,7 +164,7 @@ LanguageOption = Annotated[
         "--language",
         metavar="CODE",
         help="Language of the sentences, for --asr-model.",
-        show_default="guessed from the script of their texts",
+        show_default="what the script of their texts or their sound tells",
     ),
 ]
 

@@ -17,7 +17,7 @@ from aasvc_cli.data.preparation import Ranked
 from aasvc_cli.data.ranking import fits_of
 from aasvc_cli.data.spoken_texts import spoken_texts
 from aasvc_cli.data.wording import FEWEST_PAIRS, limits
-from aasvc_cli.measures.judges import Recogniser
+from aasvc_cli.measures.recognition import Listener
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,14 @@ class Examiner:
         bench: where results are kept, and what of each recording is used
         spread: how the work is done
         loudness: whether every recording is brought to its speaker's usual level
-        recogniser: tells what both sides of each pair say; None for no texts
-        language: of the sentences; None to guess it
+        listener: hears what both sides of each pair say; None for no texts
     """
 
     config: Config
     bench: Bench
     spread: Spread
     loudness: bool = False
-    recogniser: Recogniser | None = None
-    language: str | None = None
+    listener: Listener | None = None
     on_progress: Progress | None = None
 
     def decode_part(self, pairs: Pairs) -> int:
@@ -106,15 +104,15 @@ class Examiner:
             Ranked(where, pair.utterance_id, fit, "" if bounds is None else bounds.verdict(fit.misfit))
             for (where, pair), fit in zip(good, fits, strict=False)
         ]
-        if self.recogniser is not None:
-            texts = spoken_texts(listed, self.recogniser, self.language, self.bench.cache, self.on_progress)
+        if self.listener is not None:
+            texts = spoken_texts(listed, self.listener, self.on_progress)
             ranked = [
                 dataclasses.replace(each, texts=both, verdict=both.verdict)
                 for each, both in zip(ranked, texts, strict=False)
             ]
         elif bounds is None:
             ranked = []
-        by_content = fits and self.recogniser is None
+        by_content = fits and self.listener is None
         usual = statistics.median(each.misfit for each in fits) if by_content else 0.0
         return sorted(ranked, key=_worst_first), usual
 

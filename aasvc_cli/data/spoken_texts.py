@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from aasvc_cli.audio.files import read_audio
 from aasvc_cli.data.manifest import ParallelPair
 from aasvc_cli.data.wording import Verdict
-from aasvc_cli.measures.judges import Recogniser
-from aasvc_cli.measures.transcripts import align, guess_language, normalise
-from aasvc_cli.storage.files import file_sha256
-from aasvc_cli.storage.result_cache import ResultCache
+from aasvc_cli.measures.recognition import Listener
+from aasvc_cli.measures.transcripts import align, normalise
 
 DIFFERENT = 0.5
 """Difference of two texts from which on they are no longer two hearings of one: recognition errs on both sides."""
@@ -39,26 +35,13 @@ class SpokenTexts:
 
 def spoken_texts(
     pairs: Sequence[ParallelPair],
-    recogniser: Recogniser,
-    language: str | None,
-    cache: ResultCache,
+    listener: Listener,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[SpokenTexts]:
-    """Recognise both sides of each pair, in order; what was recognised before is kept.
-
-    Args:
-        language: two letters; None to guess it from the script of the pairs' texts
-    """
-    code = language or guess_language([pair.text or "" for pair in pairs])
-    identity = {key: value for key, value in recogniser.description.items() if key != "model"}
-
-    def recognised(path: Path) -> str:
-        key = {"content": file_sha256(path), "language": code, "recogniser": identity}
-        return str(cache.tree("transcripts", key, lambda: recogniser.recognise(*read_audio(path), code)))
-
+    """Recognise both sides of each pair, in order."""
     for done, pair in enumerate(pairs, start=1):
-        source, target = recognised(pair.source), recognised(pair.target)
-        yield SpokenTexts(source, target, difference(source, target, code))
+        source, target = listener.text(pair.source), listener.text(pair.target)
+        yield SpokenTexts(source, target, difference(source, target, listener.language))
         if on_progress is not None:
             on_progress(done, len(pairs))
 

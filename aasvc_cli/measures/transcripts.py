@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -153,12 +153,15 @@ def transcript(reference: str, recognised: str, language: str, reader: Reader | 
     return Transcript(recognised, left, right, counts, edits)
 
 
-def guess_language(texts: Sequence[str]) -> str:
-    """``ja`` for texts with kana, ``zh`` for Chinese characters alone, else ``en``."""
+def language_of_script(texts: Iterable[str]) -> str | None:
+    """``ja`` for texts with kana, ``zh`` for Chinese characters alone, ``ko`` for Hangul; None for other scripts, in
+    which many languages are written."""
     joined = "".join(texts)
     if re.search("[\u3041-\u30ff]", joined):
         return "ja"
-    return "zh" if re.search("[\u4e00-\u9fff]", joined) else "en"
+    if re.search("[\uac00-\ud7a3]", joined):
+        return "ko"
+    return "zh" if re.search("[\u4e00-\u9fff]", joined) else None
 
 
 def normalise(text: str, language: str) -> str:

@@ -25,12 +25,13 @@ from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures import judges, signal
 from aasvc_cli.measures.catalogue import MEASURES, find_measure
 from aasvc_cli.measures.judges import Recogniser
+from aasvc_cli.measures.recognition import Listener, listener
 from aasvc_cli.measures.results import EvaluateResult, Failure, Skipped, UtteranceScores
 from aasvc_cli.measures.scoring import Job, Outcome, Side, score
 from aasvc_cli.measures.signal import F0Range, Mode
 from aasvc_cli.measures.statistics import ErrorCounts, Summary, summarise_scores
-from aasvc_cli.measures.transcripts import Reader, Transcript, guess_language, transcript
-from aasvc_cli.storage.files import as_bytes, file_sha256, write_json
+from aasvc_cli.measures.transcripts import Reader, Transcript, transcript
+from aasvc_cli.storage.files import as_bytes, write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.parts import Parts, Shard
 from aasvc_cli.storage.result_cache import ResultCache
@@ -60,7 +61,7 @@ class Options:
         f0_min, f0_max: F0 search range in Hz; by default the recipe's for its own speakers, else estimated.
         f0_range: the whole range as another evaluation had it, in place of these.
         recogniser: recognises speech for the error rates; without one they are left out.
-        language: of the sentences; by default guessed from their script.
+        language: of the sentences; by default what their script or the recordings tell.
         seed: of the intervals.
         jobs: worker processes; None for one per core.
         workers: of a cluster, in place of processes.
@@ -246,6 +247,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     groups = chosen_groups(options.measures)
     modes = _modes(options.mode) if "signal" in groups else ()
     report = options.on_progress or (lambda _done, _total: None)
+    cache = ResultCache(None if home is None else home.cache)
     skipped: list[Skipped] = []
     asked = _judges(groups, skipped)
     recogniser = _recogniser(groups, options.recogniser, material.texts, skipped)
@@ -254,7 +256,7 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     spoken = set() if recogniser is None else material.texts.keys() & material.matches.pairs.keys()
     with options.workers or _workers(options.jobs) as workers:
         f0_range = _f0_range(material, options, workers) if modes else None
-        jobs = _jobs(material, modes, f0_range, asked, ResultCache(None if home is None else home.cache))
+        jobs = _jobs(material, modes, f0_range, asked, cache)
         jobs = jobs if options.shard is None else options.shard.of(jobs, "utterances")
         spoken &= {job.utterance_id for job in jobs}
         outcomes: dict[str, Outcome] = {}
@@ -269,12 +271,16 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         raise DataError(f"{material.name}: none of {n_all} utterances could be scored{first}")
     if "speaker" in asked:
         _compare_voices(scored.values())
-    transcripts = _Transcripts(options.language or guess_language(list(material.texts.values())))
+    transcripts = _Transcripts()
+    notes = list(material.notes)
     if recogniser is not None:
-        transcripts.reader = _reader(transcripts.language, skipped)
+        targets = (target for _, target in material.matches.pairs.values())
+        listening = listener(recogniser, cache, options.language, material.texts.values(), targets)
+        transcripts = _Transcripts(listening, _reader(listening.language, skipped))
+        notes += [listening.note] if listening.note else []
         recognisable = [job for job in scored if job.utterance_id in spoken]
         for done, job in enumerate(recognisable, start=len(jobs) + 1):
-            failures += transcripts.recognise(job, material.texts[job.utterance_id], recogniser)
+            failures += transcripts.recognise(job, material.texts[job.utterance_id])
             report(done, len(jobs) + len(spoken))
     part_notes = () if home is None else _note_parts(home, material, options.shard)
     utterances = tuple(_utterance(job, outcome, material.texts, transcripts) for job, outcome in scored.items())
@@ -295,10 +301,10 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         or None,
         failures=tuple(sorted(failures, key=lambda failure: (failure.utterance_id, failure.reason))),
         skipped=(*skipped, *_limits(scored.values(), modes)),
-        notes=(*material.notes, *part_notes, *_copies(scored.values()), *_remarks(scored.values())),
+        notes=(*notes, *part_notes, *_copies(scored.values()), *_remarks(scored.values())),
         without_target=tuple(sorted(matches.without_target)),
         without_conversion=tuple(sorted(matches.without_conversion)),
-        recogniser=None if recogniser is None else transcripts.description(recogniser),
+        recogniser=transcripts.description,
     )
 
 
@@ -419,41 +425,38 @@ def _reader(language: str, skipped: list[Skipped]) -> tuple[str, Reader] | None:
 
 
 class _Transcripts:
-    """The recognised texts of the recordings."""
+    """The recognised texts of the recordings; none without a listener."""
 
-    def __init__(self, language: str) -> None:
-        self.language = language
-        self.reader: tuple[str, Reader] | None = None
+    def __init__(self, listening: Listener | None = None, reader: tuple[str, Reader] | None = None) -> None:
+        self._listener, self._reader = listening, reader
         self._by_recording: dict[tuple[str, Side], Transcript] = {}
 
-    def recognise(self, job: Job, sentence: str, recogniser: Recogniser) -> list[Failure]:
+    def recognise(self, job: Job, sentence: str) -> list[Failure]:
         """Recognise the conversion and the target recording of one utterance."""
-        known = {key: value for key, value in recogniser.description.items() if key != "model"}
+        assert self._listener is not None
         sides: tuple[tuple[Side, Path], ...] = (("converted", job.converted), ("target", job.target))
         outcome = Outcome(job.utterance_id)
         for side, path in sides:
-
-            def listen(path: Path = path) -> str:
-                return recogniser.recognise(*read_audio(path), self.language)
-
             try:
-                key = {"content": file_sha256(path), "language": self.language, "recogniser": known}
-                text = str(job.cache.tree("transcripts", key, listen))
+                text = self._listener.text(path)
             except Exception as error:
                 outcome.fail(error, "recognition: ")
                 break
-            read = self.reader[1] if self.reader else None
-            self._by_recording[job.utterance_id, side] = transcript(sentence, text, self.language, read)
+            read = self._reader[1] if self._reader else None
+            self._by_recording[job.utterance_id, side] = transcript(sentence, text, self._listener.language, read)
         return outcome.failures
 
     def of(self, utterance_id: str, side: Side) -> Transcript | None:
         """The transcript of one recording, if it was recognised."""
         return self._by_recording.get((utterance_id, side))
 
-    def description(self, recogniser: Recogniser) -> dict[str, Any]:
-        """JSON-able: who recognised, in which language."""
-        reader = self.reader[0] if self.reader else None
-        return {**recogniser.description, "language": self.language, "reader": reader}
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """JSON-able: who recognised, in which language; None if nobody did."""
+        if self._listener is None:
+            return None
+        reader = self._reader[0] if self._reader else None
+        return {**self._listener.recogniser.description, "language": self._listener.language, "reader": reader}
 
 
 def _compare_voices(outcomes: Iterable[Outcome]) -> None:

@@ -50,6 +50,7 @@ from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.features.kinds import check_kinds, from_anywhere, storage_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.measures.judges import Recogniser
+from aasvc_cli.measures.recognition import listener
 from aasvc_cli.storage.files import remove_file, write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.parts import Parts, Shard
@@ -80,7 +81,8 @@ class PrepareOptions:
             they are given; then their pairs return to the training data and new ones are drawn from all of it.
         drop: pairs to leave out: so many of the worst, those that a ranking calls wrong, or a list of names
         recogniser: tells what both sides of each pair say, which then decides which pairs hold different words
-        language: of the sentences, for the recogniser; None to guess it from the script of their texts
+        language: of the sentences, for the recogniser; None for what the script of their texts or the
+            recordings tell
         trim: leave the silence at both ends out; None for what the configuration says
         loudness: bring every recording to its speaker's usual level
         sample_rate: of the features, in place of the configuration's, in Hz
@@ -156,7 +158,7 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
         options.draw(matching.pairs, matching.pairs)
     parts = Parts(home.prepared / name / "parts")
     with _workers(options) as pool:
-        examiner = _examiner(config, bench, pool, options)
+        examiner = _examiner(config, bench, pool, options, [pair for _, pair in matching.pairs])
         if options.shard is not None:
             return _decode_part(examiner, matching.pairs, name, options.shard, parts, began)
         by_source = _examine(examiner, matching.pairs, speakers)
@@ -170,6 +172,7 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
     check_enough(sets, findings, len(examined.breaking), smallest, config)
     advice = _advice(by_source, speakers, config, findings, home.prepared / name / RANKING_FILE)
     advice += [note] if (note := parts.note()) else []
+    advice += [examiner.listener.note] if examiner.listener and examiner.listener.note else []
     if options.training is not None:
         config, notes = _with_advised_batch(config, len(sets["train"]))
         advice += notes
@@ -214,11 +217,15 @@ def _workers(options: PrepareOptions) -> Workers:
     return options.workers or Workers(options.jobs or core_count())
 
 
-def _examiner(config: Config, bench: Bench, pool: Workers, options: PrepareOptions) -> Examiner:
-    spread = partial(each_in_chunks, pool)
-    return Examiner(
-        config, bench, spread, options.loudness, options.recogniser, options.language, options.on_progress
-    )  # fmt: skip
+def _examiner(
+    config: Config, bench: Bench, pool: Workers, options: PrepareOptions, pairs: Sequence[ParallelPair]
+) -> Examiner:
+    listening = None
+    if options.recogniser is not None and options.shard is None:  # parts are decoded only
+        texts = (pair.text or "" for pair in pairs)
+        targets = (pair.target for pair in pairs)
+        listening = listener(options.recogniser, bench.cache, options.language, texts, targets)
+    return Examiner(config, bench, partial(each_in_chunks, pool), options.loudness, listening, options.on_progress)
 
 
 def _decode_part(examiner: Examiner, pairs: Pairs, name: str, shard: Shard, parts: Parts, began: float) -> PartReport:

@@ -198,5 +198,8 @@ def test_whisper_hears_the_sentence_and_hears_it_again():
     assert "社長" in heard and "部屋" in heard
     assert whisper.recognise(*recording("female/train_parallel_0003"), "ja") == heard
     assert whisper.recognise(np.zeros(16000), 16000, "ja") == ""
+    chances = whisper.languages(*recording("female/train_parallel_0003"))
+    assert max(chances, key=chances.__getitem__) == "ja"
+    assert whisper.languages(np.zeros(16000), 16000) == {}
     with pytest.raises(DataError, match="language 'xx'"):
         whisper.recognise(*recording("female/train_parallel_0003"), "xx")

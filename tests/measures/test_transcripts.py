@@ -18,7 +18,7 @@ from aasvc_cli.measures.transcripts import (
     align,
     count_edits,
     group_edits,
-    guess_language,
+    language_of_script,
     normalise,
     reading,
     transcript,
@@ -119,10 +119,15 @@ def test_other_languages_keep_their_letters_and_words():
     assert normalise("Straße, Äpfel – l’été!", "de") == "straße äpfel l'été"
 
 
-def test_the_language_is_guessed_from_the_script():
-    assert guess_language(["Hello"]) == "en"
-    assert guess_language(["今天天气很好"]) == "zh"
-    assert guess_language(["今日は"]) == "ja"
+@pytest.mark.parametrize(
+    ("texts", "language"),
+    [
+        (["Hello", "今日は"], "ja"), (["今天天气很好"], "zh"), (["오늘은"], "ko"),
+        (["Hello"], None), (["Привет"], None), ([], None),
+    ],
+)  # fmt: skip
+def test_a_script_tells_the_language_where_only_one_is_written_in_it(texts: list[str], language: str | None):
+    assert language_of_script(texts) == language
 
 
 # -- transcripts

@@ -573,6 +573,9 @@ class Parrot:
             raise DataError("cannot hear this")
         return self.texts[len(wave)]
 
+    def languages(self, wave: np.ndarray, sample_rate: int) -> dict[str, float]:
+        return {"en": 0.75, "de": 0.25}
+
 
 @pytest.fixture
 def spoken(tmp_path: Path) -> tuple[Path, Path, Path]:
@@ -622,6 +625,7 @@ def test_a_recording_is_recognised_once_and_again_only_by_another_recogniser(spo
         for parrot in (first, again, other)
     ]
     assert (first.asked, again.asked, other.asked) == (4, 0, 4)
+    assert all("language: en, as it sounds (75% sure); another one: --language CODE" in each.notes for each in results)
     assert repr(results[0].utterances) == repr(results[1].utterances)
 
 

@@ -856,8 +856,12 @@ class TestWords:
                 Recogniser.n_asked += 1
                 return "etwas ganz anderes" if Recogniser.n_asked == 5 else "guten Tag"
 
-        for _ in range(2):
-            report = run(recogniser=Recogniser(), language="de")
+            def languages(self, wave: np.ndarray, sample_rate: int) -> dict[str, float]:
+                return {"de": 0.9, "nl": 0.1}
+
+        for language in (None, "de"):
+            report = run(recogniser=Recogniser(), language=language)
+            assert any("language: de, as it sounds" in advice for advice in report.advice) is (language is None)
             (finding,) = [each for each in report.findings if each.code == "different_words"]
             assert finding.message == "the source says “etwas ganz anderes”, the target “guten Tag”"
         assert Recogniser.n_asked == 28, "what was recognised is kept"
