@@ -64,7 +64,7 @@ def listener(
     chances = sum(map(Counter, heard), Counter[str]())
     language = max(chances, key=lambda code: (chances[code], code), default="en")
     share = chances[language] / max(1, len(heard))
-    note = f"language: {language}, as it sounds ({share:.0%} sure); another one: --language CODE"
+    note = f"recognised as {language}, by the sound ({share:.0%} sure); another language: --language CODE"
     return Listener(recogniser, cache, language, note)
 
 

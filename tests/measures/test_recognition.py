@@ -60,7 +60,7 @@ def test_the_likeliest_of_several_recordings_is_taken_and_said(recording, tmp_pa
     paths = [recording(length) for length in chances]
     heard = [listener(ear, cache, None, ["ciao"], order) for order in (paths, paths[::-1])]
     assert {each.language for each in heard} == {"es"}
-    assert heard[0].note == "language: es, as it sounds (60% sure); another one: --language CODE"
+    assert heard[0].note == "recognised as es, by the sound (60% sure); another language: --language CODE"
     assert ear.asked == len(paths), "what was heard is kept"
     assert heard[0].text(paths[0]) == "es800"
 

@@ -861,7 +861,7 @@ class TestWords:
 
         for language in (None, "de"):
             report = run(recogniser=Recogniser(), language=language)
-            assert any("language: de, as it sounds" in advice for advice in report.advice) is (language is None)
+            assert any("recognised as de, by the sound" in advice for advice in report.advice) is (language is None)
             (finding,) = [each for each in report.findings if each.code == "different_words"]
             assert finding.message == "the source says “etwas ganz anderes”, the target “guten Tag”"
         assert Recogniser.n_asked == 28, "what was recognised is kept"
