@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from aasvc_cli.audio.files import read_audio
-from aasvc_cli.errors import AasvcError
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.measures.transcripts import language_of_script
 from aasvc_cli.storage.files import file_sha256
@@ -59,7 +58,8 @@ def listener(
     written = language_of_script(texts)
     if written is not None:
         return Listener(recogniser, cache, written)
-    largest = sorted(recordings, key=lambda path: (-path.stat().st_size, path))
+    there = {path for path in recordings if path.is_file()}
+    largest = sorted(there, key=lambda path: (-path.stat().st_size, path))
     heard = list(islice(_heard(recogniser, cache, largest), N_HEARD))
     chances = sum(map(Counter, heard), Counter[str]())
     language = max(chances, key=lambda code: (chances[code], code), default="en")
@@ -80,7 +80,7 @@ def _heard(recogniser: Recogniser, cache: ResultCache, recordings: Iterable[Path
     for path in recordings:
         try:
             yield chances(path)
-        except AasvcError:  # the recording is reported where its own turn comes
+        except Exception:  # whatever it is, the recording is reported where its own turn comes
             continue
 
 
