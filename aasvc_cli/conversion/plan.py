@@ -172,6 +172,9 @@ def plan_names(names: Iterable[Path], out_dir: Path, format_name: str | None = N
     recordings: dict[tuple[int, int], Path] = {}
     results = out_dir.resolve()
     apart = not Path.cwd().is_relative_to(results)
+    if not apart:  # any name that is still to come may be that of a recording where a result would go
+        names = list(names)
+        recordings = {identity: source for source in names if (identity := _identity(source)) is not None}
     for source in names:
         place = source.resolve()
         if source.is_dir() or place in seen or place in owners or (apart and place.is_relative_to(results)):

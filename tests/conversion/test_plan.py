@@ -101,6 +101,14 @@ class TestNames:
         _, refused = self.plan("rec/a.wav", "b.wav", out=".")
         assert isinstance(refused, Refused)
 
+    def test_nor_is_one_whose_name_is_still_to_come(self, here: Path):
+        for name in ("c.flac", "c.wav"):
+            (here / name).write_bytes(b"")
+        refused, *others = self.plan("c.flac", "c.wav", out=".")
+        assert isinstance(refused, Refused)
+        assert "c.flac: its result would overwrite the recording c.wav" in str(refused.error)
+        assert all(isinstance(other, Refused) for other in others)
+
 
 class TestPlans:
     def test_what_is_there_what_is_missing_and_what_is_left(self, here: Path):
