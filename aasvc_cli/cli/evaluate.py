@@ -375,7 +375,7 @@ def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold]) -> 
     from aasvc_cli.measures.results import crossed
 
     reasons = [f"fails {line}" for line in crossed(results[-1], thresholds)]
-    n_failures = sum(len(result.failures) for result in results)
+    n_failures = sum(result.n_failed for result in results)
     if n_failures:
         reasons.append(f"{n_failures} utterance{'s' * (n_failures > 1)} could not be scored completely")
     if reasons:

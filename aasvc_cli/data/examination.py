@@ -98,7 +98,8 @@ class Examiner:
         """The pairs by how badly their contents agree, the worst first, and the misfit of a usual pair."""
         listed = [pair for _, pair in good]
         store, cache = self.bench.store, self.bench.cache
-        fits = fits_of(listed, contents, store, cache, self.spread) if len(good) >= FEWEST_PAIRS else []
+        fewest = FEWEST_PAIRS if self.listener is None else 2  # what is heard needs no others to be held against
+        fits = fits_of(listed, contents, store, cache, self.spread) if len(good) >= fewest else []
         bounds = limits(fits)
         ranked = [
             Ranked(where, pair.utterance_id, fit, "" if bounds is None else bounds.verdict(fit.misfit))

@@ -30,7 +30,7 @@ class Reading:
 def find_readings(root: Path) -> list[Reading]:
     """The recordings below ``<group>/<speaker>``; raises DataError if there are none."""
     readings = [
-        Reading(speaker.parent.name, speaker.name, path.stem, path)
+        Reading(speaker.parent.name, speaker.name, path.relative_to(speaker).with_suffix("").as_posix(), path)
         for speaker in sorted(root.glob("*/*"))
         if speaker.is_dir()
         for path in list_audio(speaker)

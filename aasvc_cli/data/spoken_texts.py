@@ -41,9 +41,9 @@ def spoken_texts(
     """Recognise both sides of each pair, in order."""
     for done, pair in enumerate(pairs, start=1):
         source, target = listener.text(pair.source), listener.text(pair.target)
-        yield SpokenTexts(source, target, difference(source, target, listener.language))
         if on_progress is not None:
             on_progress(done, len(pairs))
+        yield SpokenTexts(source, target, difference(source, target, listener.language))
 
 
 def difference(one: str, other: str, language: str) -> float:

@@ -63,8 +63,8 @@ def listener(
     heard = list(islice(_heard(recogniser, cache, largest), N_HEARD))
     chances = sum(map(Counter, heard), Counter[str]())
     language = max(chances, key=lambda code: (chances[code], code), default="en")
-    share = chances[language] / max(1, len(heard))
-    note = f"recognised as {language}, by the sound ({share:.0%} sure); another language: --language CODE"
+    by = f"by the sound ({chances[language] / len(heard):.0%} sure)" if chances else "as nothing was heard in them"
+    note = f"recognised as {language}, {by}; another language: --language CODE"
     return Listener(recogniser, cache, language, note)
 
 

@@ -148,6 +148,11 @@ class EvaluateResult:
         return tuple(measure for measure in MEASURES if measure.name in self.corpus)
 
     @property
+    def n_failed(self) -> int:
+        """Utterances of which something could not be scored."""
+        return len({failure.utterance_id for failure in self.failures})
+
+    @property
     def undefined(self) -> dict[str, list[str]]:
         """Measure name -> ids of the utterances for which it is not defined; measures without any are left out."""
         names = {}
@@ -178,7 +183,7 @@ class EvaluateResult:
             "recogniser": None if self.recogniser is None else dict(self.recogniser),
             "measures": [measure.to_tree() for measure in self.measures],
             "n_scored": len(self.utterances),
-            "n_failed": len(self.failures),
+            "n_failed": self.n_failed,
             "corpus": _summaries(self.corpus),
         }
         if self.by_source:

@@ -21,10 +21,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
+
 from aasvc_cli.errors import MissingExtraError
 from aasvc_cli.measures.statistics import ErrorCounts
 
 EditKind = Literal["equal", "substitute", "delete", "insert"]
+INSERT, DELETE, BOTH = range(3)
+"""Steps of an alignment, by the texts that go on."""
 
 Reader = Callable[[str], str]
 """Japanese text -> katakana as pronounced."""
@@ -88,21 +92,27 @@ def align(reference: Sequence[str], recognised: Sequence[str]) -> list[tuple[Edi
         (kind, token of the reference or "", recognised token or "") in order.
     """
     n, m = len(reference), len(recognised)
-    rows = [list(range(m + 1))]
+    numbers = {token: number for number, token in enumerate({*reference, *recognised})}
+    heard = np.array([numbers[token] for token in recognised], dtype=np.int64)
+    places = np.arange(m + 1)
+    above = places
+    steps = np.full((n + 1, m + 1), INSERT, dtype=np.uint8)  # a byte a cell, as texts may be long
+    steps[1:, 0] = DELETE
     for i in range(1, n + 1):
-        above, row = rows[-1], [i]
-        for j in range(1, m + 1):
-            diagonal = above[j - 1] + (reference[i - 1] != recognised[j - 1])
-            row.append(min(diagonal, above[j] + 1, row[j - 1] + 1))
-        rows.append(row)
+        diagonal = above[:-1] + (heard != numbers[reference[i - 1]])
+        row = np.concatenate([[i], np.minimum(diagonal, above[1:] + 1)])
+        row = np.minimum.accumulate(row - places) + places  # insertions add one a place
+        steps[i, 1:][row[1:] == above[1:] + 1] = DELETE
+        steps[i, 1:][row[1:] == diagonal] = BOTH
+        above = row
     edits: list[tuple[EditKind, str, str]] = []
     i, j = n, m
     while i or j:
-        same = i > 0 and j > 0 and reference[i - 1] == recognised[j - 1]
-        if i and j and rows[i][j] == rows[i - 1][j - 1] + (not same):
+        if steps[i, j] == BOTH:
             i, j = i - 1, j - 1
+            same = reference[i] == recognised[j]
             edits.append(("equal" if same else "substitute", reference[i], recognised[j]))
-        elif i and rows[i][j] == rows[i - 1][j] + 1:
+        elif steps[i, j] == DELETE:
             i -= 1
             edits.append(("delete", reference[i], ""))
         else:

@@ -75,4 +75,6 @@ def test_the_longest_are_heard_and_what_cannot_be_heard_is_passed_over(recording
 
 
 def test_recordings_of_which_nothing_is_heard_are_taken_for_english(recording):
-    assert listener(Ear({800: {}}), ResultCache(None), None, [], [recording(800)]).language == "en"
+    heard = listener(Ear({800: {}}), ResultCache(None), None, [], [recording(800)])
+    assert heard.language == "en"
+    assert heard.note.startswith("recognised as en, as nothing was heard")

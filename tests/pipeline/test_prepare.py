@@ -872,6 +872,32 @@ class TestWords:
         assert (worst["source_text"], worst["target_text"]) == ("etwas ganz anderes", "guten Tag")
 
 
+def test_what_is_recognised_needs_no_other_pairs_to_be_held_against(home, tmp_path):
+    class Recogniser:
+        """Hears other words in one recording of the target."""
+
+        description: ClassVar[dict[str, str]] = {"engine": "made up"}
+        n_heard = 0
+
+        def recognise(self, wave: np.ndarray, sample_rate: int, language: str) -> str:
+            Recogniser.n_heard += 1
+            return "etwas ganz anderes" if Recogniser.n_heard == 4 else "guten Tag"
+
+        def languages(self, wave: np.ndarray, sample_rate: int) -> dict[str, float]:
+            return {"de": 1.0}
+
+    corpus, told = Corpus(tmp_path / "few", 5), []
+    options = PrepareOptions(
+        source=corpus.source, target=corpus.target, jobs=1, recogniser=Recogniser(),
+        on_progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    report = prepare(home, CONFIG, options)
+    assert [each.message for each in report.findings if each.code == "different_words"] == [
+        "the source says “guten Tag”, the target “etwas ganz anderes”"
+    ]
+    assert told[-1] == (5, 5)
+
+
 @pytest.mark.slow
 def test_real_speech_gives_no_findings(home, demo_corpus):
     """Recordings without faults must not be suspected of any."""
