@@ -211,6 +211,7 @@ MATRIX = [
     Mistake(f"convert a.wav -o {'x' * 300}.wav", "x.wav: the name is too long"),
     Mistake("convert \x1b[2J.wav --out-dir o", r"\x1b[2J.wav: no file"),  # which would clear a terminal
     Mistake(f"{CONVERT} --json a.wav", "--json a.wav: is the name of a recording"),
+    Mistake(f"{CONVERT} --seed {2**64}", f"seed {2**64}: expected a whole number from 0 to"),
     Mistake(f"{CONVERT} --jsonl out.wav", "--jsonl out.wav: is the name of a recording"),
     Mistake(f"{CONVERT} --json x --jsonl ./x", "--jsonl x: is a file that --json writes, too"),
     Mistake(

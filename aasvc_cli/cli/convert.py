@@ -380,6 +380,8 @@ def _show(summary: ConvertSummary, json_target: str | None, *, aside: bool, sile
         silent: a program reads it, and needs no summary
     """
     if not summary.files and summary.failures:
+        if json_target is not None:
+            show_result(summary, json_target, [])
         raise typer.Exit(EXIT_ERROR)
     if not aside:
         show_result(summary, json_target, summary.lines())

@@ -58,7 +58,9 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
         from aasvc_cli.data.manifest import read_manifest
         from aasvc_cli.pipeline.train_vocoder import train_vocoder as run
 
-    _refuse_options_of_voices(given, overrides)
+    refuse_options_of_voices(given, overrides, "vocoder")
+    if given["recordings"] is not None and (given["data"] or given["mels_from"]):
+        usage("train", "--recordings: takes the place of --data, and has no pairs for --mels-from")
     manifest = None if given["recordings"] is not None else read_manifest(home, given["data"])
     config = vocoder_config(home, given, overrides, manifest).config
     with stop_on_signals() as should_stop, training_progress() as on_report:
@@ -79,7 +81,8 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
         raise interrupted(result.step, config.train.max_steps, result.folder)
     dev = ", ".join(f"{name} {value:.4g}" for name, value in result.dev.items())
     show_result(result, given["json_target"], [f"{result.folder}  (step {result.step}: {dev})"])
-    say_next(f"aasvc convert --set eval --vocoder {shlex.quote(result.folder.name)}")
+    what = "in.wav -o out.wav" if manifest is None else "--set eval --model TAG"
+    say_next(f"aasvc convert {what} --vocoder {shlex.quote(result.folder.name)}")
 
 
 def vocoder_config(
@@ -96,10 +99,9 @@ def vocoder_config(
     return traced_config(given["conf"], overrides, base_layers(manifest, init), above=above)
 
 
-def _refuse_options_of_voices(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+def refuse_options_of_voices(given: Mapping[str, Any], overrides: Mapping[str, Any], kind: str) -> None:
+    """End with wrong usage if there are options that the training of this kind does not read."""
     refused = [flag for key, flag in FOR_VOICES.items() if overrides.get(key, "off") not in ("off", False)]
     refused += [f"--{name}" for name in ("tensorboard", "devices") if given[name]]
     if refused:
-        usage("train", f"{', '.join(refused)}: only for voices; leave it out with --kind vocoder")
-    if given["recordings"] is not None and (given["data"] or given["mels_from"]):
-        usage("train", "--recordings: takes the place of --data, and has no pairs for --mels-from")
+        usage("train", f"{', '.join(refused)}: only for voices; leave it out with --kind {kind}")

@@ -10,6 +10,7 @@ import torch
 
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.resampling import resample
+from aasvc_cli.conversion.converter import stats_of
 from aasvc_cli.conversion.voice import Voice
 from aasvc_cli.errors import DataError
 from aasvc_cli.features.folder import read_features
@@ -32,9 +33,12 @@ def align(voice: Voice, source: Path, target: Path) -> tuple[Array, list[int]]:
     rate = features.mel.sample_rate
     waves = {side: resample(*read_audio(path), rate) for side, path in (("source", source), ("target", target))}
     given = read_features(features, source) if FOLDER in (features.source, features.duration) else None
-    source_feature = stats.source.normalise(extract(features.source, waves["source"], features, given))
+    heard, timed = (extract(kind, waves["source"], features, given) for kind in (features.source, features.duration))
+    of_source, of_duration = stats.source, stats.duration
+    if voice.source_from_input:
+        of_source, of_duration = stats_of(heard), stats_of(timed)
+    source_feature, rhythm = of_source.normalise(heard), of_duration.normalise(timed)
     target_feature = stats.target.normalise(extract(features.target, waves["target"], features))
-    rhythm = stats.duration.normalise(extract(features.duration, waves["source"], features, given))
     try:
         forced = model.align(
             *(torch.from_numpy(feature).to(voice.device) for feature in (source_feature, target_feature, rhythm))

@@ -41,6 +41,8 @@ OnProgress = Callable[[int, int], None]
 OnMessage = Callable[[str], None]
 
 DEFAULT_SEED = 1
+MOST_SEED = 2**62
+"""Each piece of a recording has a seed of its own, counted up from that of the first, which 64 bits have to hold."""
 """The rhythm is drawn with it, for each recording anew, so results depend neither on the day nor on the order."""
 PEAK = 0.99
 """Results that go beyond full scale are scaled down to this peak instead of being clipped; others stay as they are."""
@@ -97,6 +99,8 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if not 0 <= self.seed <= MOST_SEED:
+            raise DataError(f"seed {self.seed}: expected a whole number from 0 to {MOST_SEED}")
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise DataError(f"speed {self.speed}: expected a number above 0; 1 is the speed of the model")
         if self.noise_scale is not None and not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
@@ -411,7 +415,7 @@ class Converter:
         extracted = {kind: self.voice.extract(kind, samples, given) for kind in set(kinds)}
         sides = (stats.source, stats.duration)
         if self.voice.source_from_input:
-            sides = own or (_stats_of(extracted[kinds[0]]), _stats_of(extracted[kinds[1]]))
+            sides = own or (stats_of(extracted[kinds[0]]), stats_of(extracted[kinds[1]]))
         source, duration = (side.normalise(extracted[kind]) for side, kind in zip(sides, kinds, strict=True))
         return _Inputs(source, duration)
 
@@ -509,7 +513,8 @@ def _ignore(_: Any) -> None:
     """Default callback."""
 
 
-def _stats_of(feature: Mel) -> FeatureStats:
+def stats_of(feature: Mel) -> FeatureStats:
+    """Statistics of one recording, for models that know nothing of their source speaker: (T, D)."""
     running = RunningStats()
     running.update(feature)
     return running.result()

@@ -35,7 +35,19 @@ if TYPE_CHECKING:
 DISTRIBUTION = "aasvc"
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
-PARTS = ("corpora", "prepared", "features", "stats", "vocoders", "models", "imported", "cache", "exp", "results")
+PARTS = (
+    "corpora",
+    "prepared",
+    "features",
+    "stats",
+    "vocoders",
+    "encoders",
+    "models",
+    "imported",
+    "cache",
+    "exp",
+    "results",
+)
 """Folders of the data folder."""
 CACHES = ("features", "cache")
 """Those that hold nothing but what can be made again."""

@@ -161,9 +161,12 @@ def _find_encoders(home: Home, name: str, run: Path, config: Config) -> _Encoder
 def _check_shared(readings: Sequence[Reading]) -> None:
     """Raise DataError if no sentence is read by several of those who are trained on."""
     kept = held_out(readings)
-    spoken = Counter((each.group, each.sentence) for each in readings if (each.group, each.speaker) not in kept)
+    readers = {(each.group, each.sentence, each.speaker) for each in readings if (each.group, each.speaker) not in kept}
+    spoken = Counter((group, sentence) for group, sentence, _ in readers)
     if max(spoken.values(), default=0) < 2:
-        raise DataError("no sentence is read by several speakers; expected recordings of the same name in a group")
+        raise DataError(
+            "no sentence is read by several speakers; expected recordings of the same path below two of them"
+        )
 
 
 def _ignore(_: Any) -> None:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from aasvc_cli import __version__
 from aasvc_cli.audio.streams import RAW_ENCODINGS, AudioFile, RawAudio
-from aasvc_cli.conversion.converter import DEFAULT_SEED, ConvertOptions
+from aasvc_cli.conversion.converter import DEFAULT_SEED, MOST_SEED, ConvertOptions
 from aasvc_cli.conversion.plan import Job
 from aasvc_cli.errors import AudioError
 from aasvc_cli.pipeline.convert import FailedFile
@@ -45,7 +45,7 @@ class ConvertQuery(BaseModel):
     model: str | None = Field(None, description="A voice of GET /v1/models; without it, the server's own.")
     vocoder: str | None = Field(None, description="A vocoder of the data folder, bundled, or griffin-lim.")
     format: Literal["wav", "flac", "ogg"] | None = Field(None, description="Of the result; without it, Accept decides.")
-    seed: int = Field(DEFAULT_SEED, ge=0, le=2**63 - 1, description="Another number gives another rhythm.")
+    seed: int = Field(DEFAULT_SEED, ge=0, le=MOST_SEED, description="Another number gives another rhythm.")
     noise_scale: float | None = Field(None, ge=0, description="Freedom of the rhythm; 0 is the most likely one.")
     speed: float = Field(1.0, ge=0.1, le=10, description="2 speaks twice as fast.")
     raw_format: str | None = Field(

@@ -114,7 +114,7 @@ class BlindTest:
         with self.writing:
             same = replace(answer, answer="", seconds=0.0)
             kept = [each for each in self.answers if replace(each, answer="", seconds=0.0) != same]
-            if len({each.listener for each in kept}) >= MOST_LISTENERS:
+            if len({each.listener for each in kept} - {answer.listener}) >= MOST_LISTENERS:
                 raise Refusal(403, "listeners", f"{MOST_LISTENERS} people have taken part; that is enough")
             write_text(self.path, to_csv([*kept, answer]))
             self.answers = [*kept, answer]

@@ -231,5 +231,6 @@ def test_the_command_trains_one(aasvc: Callable[..., Any], home: Home, recording
     assert (home.encoders / "tiny" / WEIGHTS_FILE).is_file()
     outcome = aasvc(*train_an_encoder)
     assert outcome.code == 2 and "--kind content: needs --recordings and --teacher" in outcome.err
-    outcome = aasvc(*train_an_encoder, "--teacher", "some model", "--patience", 3)
-    assert outcome.code == 2 and "only for voices" in outcome.err
+    for option, value in (("--patience", 3), ("--time-limit", "2h"), ("--accum", 2)):
+        outcome = aasvc(*train_an_encoder, "--teacher", "some model", option, value)
+        assert outcome.code == 2 and f"{option}: only for voices" in outcome.err

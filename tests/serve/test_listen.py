@@ -76,6 +76,22 @@ def test_an_answer_can_be_given_anew(home: Home, folders: list[Path]):
     assert [each.answer for each in test.answers] == ["5"]
 
 
+def test_when_enough_have_taken_part_they_go_on_and_nobody_else_begins(
+    home: Home, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("aasvc_cli.serve.listen.MOST_LISTENERS", 2)
+    test, codes = blind(folders, "mos"), []
+
+    async def work(opened: httpx.AsyncClient) -> None:
+        for listener, question in (("p", 0), ("q", 0), ("p", 1), ("r", 0)):
+            path = f"/listen/{listener}/{question}"
+            codes.append((await opened.post(path, json={"answer": "3", "seconds": 1})).status_code)
+
+    asking(home, work, test=test)
+    assert [code < 300 for code in codes] == [True, True, True, False]
+    assert codes[-1] == 403
+
+
 def test_answers_of_another_test_in_the_same_file_stay_and_answer_nothing_here(
     home: Home, folders: list[Path], tmp_path: Path
 ):
