@@ -120,13 +120,18 @@ GivenFeaturesOption = Annotated[
         show_default="a .npy beside each recording",
     ),
 ]
-SeedOption = Annotated[int, model_option("--seed", min=0, help="Random seed; another one gives another rhythm.")]
+SeedOption = Annotated[
+    int,
+    model_option(
+        "--seed", min=0, help="Random seed: of the rhythm where the model draws it, and of the vocoder's noise."
+    ),
+]
 NoiseScaleOption = Annotated[
     float | None,
     model_option(
         "--noise-scale",
         min=0.0,
-        help="Freedom of the rhythm; 0 is the most likely one.",
+        help="Freedom of the rhythm where the model draws it (not the bundled voice); 0 is the most likely one.",
         show_default="the model's",
     ),
 ]

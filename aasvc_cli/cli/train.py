@@ -91,7 +91,8 @@ TagOption = Annotated[
     output_option(
         "--tag",
         metavar="TAG",
-        help="Name of the run: it goes to exp/<source>_<target>_<tag>, a vocoder to vocoders/<target>_<tag>.",
+        help="Name of the run: it goes to exp/<source>_<target>_<tag>, a vocoder to vocoders/<target>_<tag>, "
+        "an encoder to encoders/<tag>.",
         show_default="the configuration's name",
     ),
 ]

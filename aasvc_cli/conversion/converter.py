@@ -41,9 +41,9 @@ OnProgress = Callable[[int, int], None]
 OnMessage = Callable[[str], None]
 
 DEFAULT_SEED = 1
+"""The rhythm is drawn with it, for each recording anew, so results depend neither on the day nor on the order."""
 MOST_SEED = 2**62
 """Each piece of a recording has a seed of its own, counted up from that of the first, which 64 bits have to hold."""
-"""The rhythm is drawn with it, for each recording anew, so results depend neither on the day nor on the order."""
 PEAK = 0.99
 """Results that go beyond full scale are scaled down to this peak instead of being clipped; others stay as they are."""
 FULL_SCALE = 32767 / 32768

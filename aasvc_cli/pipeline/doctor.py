@@ -36,18 +36,8 @@ DISTRIBUTION = "aasvc"
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 PARTS = (
-    "corpora",
-    "prepared",
-    "features",
-    "stats",
-    "vocoders",
-    "encoders",
-    "models",
-    "imported",
-    "cache",
-    "exp",
-    "results",
-)
+    "corpora", "prepared", "features", "stats", "vocoders", "encoders", "models", "imported", "cache", "exp", "results",
+)  # fmt: skip
 """Folders of the data folder."""
 CACHES = ("features", "cache")
 """Those that hold nothing but what can be made again."""

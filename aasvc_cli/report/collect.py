@@ -56,7 +56,7 @@ Aligners = Mapping[Path | None, Aligner]
 DEFAULT_UTTERANCES = 30
 """Utterances with recordings on a page."""
 MAX_SOUND_BYTES = 24_000_000
-"""All recordings of a page together, as they stand in it; about 40 minutes."""
+"""All recordings of a page together, as they stand in it; about half an hour."""
 PICTURE_RATE = 24_000
 """Sample rate of the spectrograms, in Hz: a voice shows little above 12 kHz."""
 SOUND_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)

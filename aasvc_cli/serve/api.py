@@ -43,10 +43,17 @@ class ConvertQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str | None = Field(None, description="A voice of GET /v1/models; without it, the server's own.")
-    vocoder: str | None = Field(None, description="A vocoder of the data folder, bundled, or griffin-lim.")
+    vocoder: str | None = Field(None, description="A vocoder of the data folder, universal, bundled, or griffin-lim.")
     format: Literal["wav", "flac", "ogg"] | None = Field(None, description="Of the result; without it, Accept decides.")
-    seed: int = Field(DEFAULT_SEED, ge=0, le=MOST_SEED, description="Another number gives another rhythm.")
-    noise_scale: float | None = Field(None, ge=0, description="Freedom of the rhythm; 0 is the most likely one.")
+    seed: int = Field(
+        DEFAULT_SEED,
+        ge=0,
+        le=MOST_SEED,
+        description="Of the rhythm, where the model draws it, and of the vocoder's noise.",
+    )
+    noise_scale: float | None = Field(
+        None, ge=0, description="Freedom of the rhythm, where the model draws it; 0 is the most likely one."
+    )
     speed: float = Field(1.0, ge=0.1, le=10, description="2 speaks twice as fast.")
     raw_format: str | None = Field(
         None, description=f"The body is samples without a header: {', '.join(RAW_ENCODINGS)}."
