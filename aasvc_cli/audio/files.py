@@ -360,6 +360,17 @@ def audio_format(path: Path) -> str:
     return formats[suffix]
 
 
+def read_comment(path: Path) -> str:
+    """The comment in the header of a recording; empty where there is none, or no recording."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(audio_name(path)) as stream:
+            return str(stream.comment)
+    except (OSError, soundfile.SoundFileError):
+        return ""
+
+
 def write_audio(path: Path, samples: Wave, sample_rate: int) -> None:
     """Write mono samples atomically; the suffix picks WAV (16 bit), FLAC or OGG."""
     write_bytes(path, encode_audio(samples, sample_rate, audio_format(path)))

@@ -137,7 +137,9 @@ Write = Callable[["Wave"], None]
 
 
 @contextlib.contextmanager
-def sound_writer(path: Path, sample_rate: int, format_name: str, stdout: IO[bytes] | None = None) -> Iterator[Write]:
+def sound_writer(
+    path: Path, sample_rate: int, format_name: str, stdout: IO[bytes] | None = None, comment: str = ""
+) -> Iterator[Write]:
     """Write mono samples block by block; a file appears complete or not at all.
 
     Args:
@@ -145,12 +147,13 @@ def sound_writer(path: Path, sample_rate: int, format_name: str, stdout: IO[byte
             is known, by way of a temporary file.
         format_name: of ``FORMATS``; WAV and FLAC have 16 bit, OGG is Vorbis
         stdout: the stream that ``STREAM`` means
+        comment: goes into the header, where the format has one
 
     Raises:
         StorageError: no permission, no space.
     """
     if path != STREAM:
-        with atomic_path(path) as temporary, _writer(temporary, sample_rate, format_name) as write:
+        with atomic_path(path) as temporary, _writer(temporary, sample_rate, format_name, comment) as write:
             yield write
         return
     assert stdout is not None
@@ -158,7 +161,7 @@ def sound_writer(path: Path, sample_rate: int, format_name: str, stdout: IO[byte
         yield lambda samples: _send(stdout, encode_raw(samples, format_name))
         return
     with _somewhere() as temporary:
-        with _writer(temporary, sample_rate, format_name) as write:
+        with _writer(temporary, sample_rate, format_name, comment) as write:
             yield write
         with temporary.open("rb") as stream:
             while block := stream.read(1 << 20):
@@ -175,7 +178,7 @@ def _send(stdout: IO[bytes], data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _writer(path: Path, sample_rate: int, format_name: str) -> Iterator[Write]:
+def _writer(path: Path, sample_rate: int, format_name: str, comment: str) -> Iterator[Write]:
     if format_name in RAW_ENCODINGS:
         with path.open("wb") as raw:
             yield lambda samples: _all(raw, encode_raw(samples, format_name))
@@ -187,6 +190,8 @@ def _writer(path: Path, sample_rate: int, format_name: str) -> Iterator[Write]:
         with soundfile.SoundFile(
             audio_name(path), "w", sample_rate, 1, format=format_name.upper(), subtype=subtype
         ) as stream:
+            if comment:
+                stream.comment = comment
 
             def write(samples: Wave) -> None:
                 # libsndfile's Vorbis encoder crashes when it is given some minutes at once

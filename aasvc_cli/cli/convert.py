@@ -48,6 +48,7 @@ from aasvc_cli.storage.files import is_standard_output, json_text, line_writer, 
 from aasvc_cli.storage.home import Home
 
 if TYPE_CHECKING:
+    from aasvc_cli.conversion.origin import Origin
     from aasvc_cli.conversion.plan import Job, Refused
     from aasvc_cli.pipeline.convert import ConvertSummary, Outcome
 
@@ -83,7 +84,8 @@ FormatOption = Annotated[
     ),
 ]
 SkipExistingOption = Annotated[
-    bool, output_option("--skip-existing", help="Leave out recordings whose results are there already.")
+    bool,
+    output_option("--skip-existing", help="Leave out recordings whose results are there, of this model and options."),
 ]
 DryRunOption = Annotated[bool, output_option("--dry-run", "-n", help="Only show where each result would go.")]
 From0Option = Annotated[
@@ -459,13 +461,23 @@ def _show_plan(work: _Work, given: Mapping[str, Any]) -> None:
     """One line for each recording; with ``--json`` one tree."""
     from aasvc_cli.conversion.plan import Plan
 
-    plan = Plan.of(work.plan(home_folder(), given["model"], given["data"]), given["skip_existing"])
+    planned = work.plan(home_folder(), given["model"], given["data"])
+    plan = Plan.of(planned, _origin(given) if given["skip_existing"] else None)
     show_result(plan, given["json_target"], plan.lines())
     say(plan.summary())
     for refused in plan.refused:
         fail(str(refused.error), EXIT_ERROR)
     if plan.refused:
         raise typer.Exit(EXIT_ERROR)
+
+
+def _origin(given: Mapping[str, Any]) -> Origin:
+    """What the results would say of where they come from."""
+    from aasvc_cli.conversion.converter import ConvertOptions
+    from aasvc_cli.pipeline.convert import LoadOptions
+
+    load = LoadOptions(home_folder(), **{name: given[name] for name in LOADING})
+    return load.origin(ConvertOptions(**{name: given[name] for name in CONVERSION}))
 
 
 def _reporter() -> Callable[[Outcome], None]:

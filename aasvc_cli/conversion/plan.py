@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aasvc_cli.audio.files import list_audio, list_sounds
 from aasvc_cli.audio.streams import STREAM, RawAudio, format_of, suffix_of
+from aasvc_cli.conversion.origin import Origin, is_finished
 from aasvc_cli.conversion.voice import find_voice, prepared_name
 from aasvc_cli.data.manifest import SETS, read_manifest
 from aasvc_cli.errors import AasvcError, AudioError, DataError, StorageError
@@ -27,6 +28,7 @@ class Job:
         format: of the result, one of ``audio.streams.FORMATS``
         raw: what the samples of a recording without a header are
         content: a file with all of a recording that came through a pipe
+        origin: what makes the result
         save_mel: where its log-mel goes, too
     """
 
@@ -36,6 +38,13 @@ class Job:
     raw: RawAudio | None = None
     content: Path | None = None
     save_mel: Path | None = None
+    origin: Origin | None = None
+
+    def is_finished(self) -> bool:
+        """Whether its result is there; see :func:`aasvc_cli.conversion.origin.is_finished`, whose errors it raises."""
+        if self.output == STREAM or self.origin is None:
+            return False
+        return is_finished(self.output, self.format, self.origin, self.source)
 
     @property
     def name(self) -> str:
@@ -66,13 +75,23 @@ class Plan:
     refused: tuple[Refused, ...]
 
     @classmethod
-    def of(cls, planned: Iterable[Job | Refused], skip_existing: bool) -> Plan:
-        """Sort what was planned; a recording that doesn't exist is refused, too."""
+    def of(cls, planned: Iterable[Job | Refused], origin: Origin | None = None) -> Plan:
+        """Sort what was planned; a recording that doesn't exist is refused, too.
+
+        Args:
+            origin: what makes the results, if those that are there are left out
+        """
         jobs, existing, refused = [], [], []
         for job in planned:
             if isinstance(job, Refused):
                 refused.append(job)
-            elif skip_existing and job.output != STREAM and job.output.is_file():
+                continue
+            try:
+                finished = replace(job, origin=origin).is_finished()
+            except AasvcError as error:
+                refused.append(Refused(job.source, error))
+                continue
+            if finished:
                 existing.append(job)
             elif job.source != STREAM and not job.source.exists():
                 refused.append(Refused(job.source, AudioError(f"{job.source}: no such file", "missing")))
@@ -213,7 +232,8 @@ def plan_set(
         ModelError: no such model.
     """
     voice_folder = find_voice(home, model)
-    name = data or prepared_name(voice_folder)
+    own = prepared_name(voice_folder)
+    name = data or own
     if name is None:
         raise DataError(f"{voice_folder}: was not trained on data prepared here; convert files instead")
     manifest = read_manifest(home, name)
@@ -221,7 +241,7 @@ def plan_set(
     if not pairs:
         known = ", ".join(f"{name} ({len(manifest.sets.get(name, ()))})" for name in SETS)
         raise DataError(f"prepared data {manifest.name}: no pairs in the set {set_name}; it has {known}")
-    folder = home.results_of(voice_folder, manifest.name) / "converted" / set_name
+    folder = home.results_of(voice_folder, manifest.name, trained_on=own) / "converted" / set_name
     return voice_folder, name, [Job(pair.source, folder / f"{pair.utterance_id}.wav", "wav") for pair in pairs]
 
 

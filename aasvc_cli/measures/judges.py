@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.features.whisper import load_whisper
 from aasvc_cli.measures.transcripts import Reader
 
+Key = TypeVar("Key")
 Wave = npt.NDArray[np.floating[Any]]
 FloatArray = npt.NDArray[np.float64]
 
@@ -184,10 +185,10 @@ def voice_embedding(wave: Wave, sample_rate: int) -> FloatArray | None:
     return vector / norm if np.isfinite(norm) and norm > 0 else None
 
 
-def mean_voice(vectors: Mapping[str, FloatArray | None], without: str | None = None) -> FloatArray | None:
+def mean_voice(vectors: Mapping[Key, FloatArray | None], without: Key | None = None) -> FloatArray | None:
     """Mean of voices as a unit vector, leaving one recording out where there are others; None without any."""
     known = {name: vector for name, vector in vectors.items() if vector is not None}
-    others = [vector for name, vector in sorted(known.items()) if name != without] or list(known.values())
+    others = [vector for name, vector in known.items() if name != without] or list(known.values())
     if not others:
         return None
     total = np.sum(others, axis=0)

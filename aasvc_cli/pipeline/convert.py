@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from aasvc_cli.audio.streams import STREAM, AudioFile, RawAudio, open_pipe, sound_writer, spooled
 from aasvc_cli.conversion.converter import Converter, ConvertOptions, OnMessage, OnProgress
+from aasvc_cli.conversion.origin import Origin, origin_of
 from aasvc_cli.conversion.plan import Job, Refused, plan_files, plan_names, plan_set
-from aasvc_cli.conversion.voice import find_voice, is_exported, read_voice
+from aasvc_cli.conversion.voice import STATS_FILE, find_voice, is_exported, read_voice
 from aasvc_cli.errors import AasvcError, DataError, ModelError, StorageError
 from aasvc_cli.exporting.kept import load_kept
 from aasvc_cli.features.folder import read_features
@@ -205,13 +206,24 @@ class LoadOptions:
             data=self.data, on_message=on_message,
         )  # fmt: skip
 
+    def origin(self, options: ConvertOptions) -> Origin:
+        """What the results say of where they come from; raises what :func:`origin_of` does."""
+        folder = find_voice(self.home, self.model)
+        data = None if (folder / STATS_FILE).is_file() else self.data  # a voice with statistics takes no others
+        others = {"runtime": self.runtime, "data": data, "features": str(self.features or "")}
+        return origin_of(
+            self.home, folder, vocoder=self.vocoder, source_stats=self.source_stats,
+            options=dataclasses.asdict(options) | others,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RunOptions:
     """How to run, and callbacks.
 
     Attributes:
-        skip_existing: leave out recordings whose results are there
+        skip_existing: leave out recordings whose results are there, unless something else made those, as the same
+            voice before more training, or other options
         workers: processes; the model is loaded in each
         cluster: workers of a cluster, in place of processes
         shard: convert only this part
@@ -359,14 +371,17 @@ class _Run:
 
     def _waiting(self, jobs: Iterable[Job | Refused]) -> Iterator[tuple[int, Job]]:
         """What is left after those that need no converter."""
+        origin: Origin | None = None
         for index, job in enumerate(jobs):
             if isinstance(job, Refused):
                 self._finish(index, FailedFile(job.source, job.error))
                 continue
-            if self.run.skip_existing and job.output != STREAM and job.output.is_file():
-                self._finish(index, SkippedFile(job.source, job.output))
-                continue
+            origin = origin or self.load.origin(self.options)
+            job = replace(job, origin=origin)
             try:
+                if self.run.skip_existing and job.is_finished():
+                    self._finish(index, SkippedFile(job.source, job.output))
+                    continue
                 job = self._kept(job)
             except AasvcError as error:
                 self._finish(index, FailedFile(job.source, error))
@@ -468,7 +483,8 @@ def convert_one(
         parts = converter.stream(sound, options, features=given, on_progress=on_piece, on_message=warnings.append)
         # a recording that cannot be converted mostly shows it before anything is written
         first = next(parts)
-        with sound_writer(job.output, converter.sample_rate, job.format, stdout) as write:
+        origin = "" if job.origin is None else str(job.origin.of(job.content or job.source))
+        with sound_writer(job.output, converter.sample_rate, job.format, stdout, origin) as write:
             for part in itertools.chain([first], parts):
                 write(part.wave)
                 n_samples += len(part.wave)

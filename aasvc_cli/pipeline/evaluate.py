@@ -12,7 +12,7 @@ import importlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,12 +149,13 @@ def evaluate_run(
     from aasvc_cli.data.manifest import read_manifest
 
     folder = find_voice(home, model)
-    manifest = read_manifest(home, data or prepared_name(folder))
+    own = prepared_name(folder)
+    manifest = read_manifest(home, data or own)
     pairs = {composed(pair.utterance_id): pair for pair in manifest.sets.get(set_name, ())}
     if not pairs:
         known = ", ".join(f"{name} ({len(members)})" for name, members in manifest.sets.items())
         raise DataError(f"prepared set {manifest.name}: no utterances in {set_name!r}; it has {known}")
-    results = home.results_of(folder, manifest.name)
+    results = home.results_of(folder, manifest.name, trained_on=own)
     converted_folder = results / "converted" / set_name
     hint = f"run: aasvc convert --set {set_name} --model {model or folder.name}"
     if data is not None:
@@ -170,16 +171,17 @@ def evaluate_run(
     sources = {name: pair.source for name, pair in members.items()}
     texts = {name: pair.text for name, pair in members.items() if pair.text}
     given, notes = _texts(text, matches)
+    speakers = {name: pair.speaker for name, pair in members.items()}
     material = _Material(
         f"{folder.name} {set_name}", matches, matches.failures, sources, baseline, texts | given,
-        manifest.target_speaker, notes,
+        manifest.target_speaker, notes, speakers, folder,
     )  # fmt: skip
     log = folder / "log.jsonl"
     result = _evaluate(material, home, options)
     result = replace(
         result, path=results / f"scores-{set_name}.json", folder=folder, log=log if log.is_file() else None,
         prepared=manifest.name, set_name=set_name,
-        by_source=_by_source(result, {name: pair.speaker for name, pair in members.items()}, options.seed),
+        by_source=_by_source(result, speakers, options.seed),
     )  # fmt: skip
     if options.shard is None:
         write_json(results / f"scores-{set_name}.json", result.to_tree())
@@ -221,6 +223,10 @@ class _Material:
     texts: Mapping[str, str]
     speaker: str | None
     notes: tuple[str, ...]
+    speakers: Mapping[str, str] = field(default_factory=dict)
+    """Of the sources, by utterance, where there are several."""
+    model: Path | None = None
+    """What is meant to have made the conversions."""
 
 
 def _texts(path: Path | None, matches: Counterparts) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -270,9 +276,11 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         n_all = len(material.matches.pairs) + len(material.matches.failures)
         raise DataError(f"{material.name}: none of {n_all} utterances could be scored{first}")
     if "speaker" in asked:
-        _compare_voices(scored.values())
+        _compare_voices(scored, material.speakers)
+    from aasvc_cli.conversion.origin import origins_notes
+
     transcripts = _Transcripts()
-    notes = list(material.notes)
+    notes = [*origins_notes((job.converted for job in scored), material.model), *material.notes]
     if recogniser is not None:
         targets = (target for _, target in material.matches.pairs.values())
         listening = listener(recogniser, cache, options.language, material.texts.values(), targets)
@@ -459,22 +467,26 @@ class _Transcripts:
         return {**self._listener.recogniser.description, "language": self._listener.language, "reader": reader}
 
 
-def _compare_voices(outcomes: Iterable[Outcome]) -> None:
-    """Similarity to the mean voices; the recordings of an utterance itself never count in the means it is held to."""
-    every = list(outcomes)
-    voices: dict[Side, dict[str, FloatArray | None]] = {"converted": {}, "target": {}, "source": {}}
-    for outcome in every:
-        for side, vector in outcome.voices.items():
-            voices[side][outcome.utterance_id] = vector
-    for outcome in every:
+def _compare_voices(outcomes: Mapping[Job, Outcome], speakers: Mapping[str, str]) -> None:
+    """Similarity to the mean voices; the recordings of an utterance itself never count in the means it is held to.
+
+    A recording that several utterances have, as the target's where there are several sources, counts once; each
+    conversion is held to its own source speaker.
+    """
+    targets = {job.target: outcome.voices.get("target") for job, outcome in outcomes.items()}
+    sources: dict[str, dict[Path, FloatArray | None]] = defaultdict(dict)
+    for job, outcome in outcomes.items():
+        if job.source is not None and "source" in outcome.voices:
+            sources[speakers.get(job.utterance_id, "")][job.source] = outcome.voices["source"]
+    for job, outcome in outcomes.items():
         rows: tuple[tuple[Side, dict[str, float] | None], ...] = (
             ("converted", outcome.scores), ("target", outcome.ceiling), ("source", outcome.baseline),
         )  # fmt: skip
-        held: tuple[tuple[Side, str], ...] = (("target", "SIM"), ("source", "SIM_SOURCE"))
-        for held_to, measure in held:
-            if held_to == "source" and not voices["source"]:
+        own_sources = sources.get(speakers.get(job.utterance_id, ""), {})
+        for measure, voices, own in (("SIM", targets, job.target), ("SIM_SOURCE", own_sources, job.source)):
+            if not voices:
                 continue
-            mean = judges.mean_voice(voices[held_to], without=outcome.utterance_id)
+            mean = judges.mean_voice(voices, without=own)
             for side, row in rows:
                 if row is not None:
                     row[measure] = judges.similarity(outcome.voices.get(side), mean)

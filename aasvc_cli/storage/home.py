@@ -25,7 +25,7 @@ class Home:
         encoders/<tag>/                      trained content encoders
         cache/<kind>/...                     results that `evaluate` need not compute again; safe to delete
         exp/<source>_<target>_<tag>/         one training run: a model folder, with what was converted with it
-        results/<model>_<prepared name>/     what was converted with a model that is no run, and its scores
+        results/<model>_<prepared name>/     sets that a model was not trained on, converted, and their scores
         imported/<name>-<key>/               our form of published models and vocoders, and voices as graphs
     """
 
@@ -86,16 +86,20 @@ class Home:
         """Published models and vocoders in our form, and voices as graphs; safe to delete."""
         return self.root / "imported"
 
-    def results_of(self, model: Path, prepared: str) -> Path:
+    def results_of(self, model: Path, prepared: str, *, trained_on: str | None) -> Path:
         """Where conversions of a prepared set and their scores go: to a run, else to a folder of their own.
 
         Model folders from elsewhere may be read-only, installed, or shared; two of the same name stay apart.
+
+        Args:
+            trained_on: the prepared set of the model, if it is a run: only results of that one go into its folder
         """
         place = model.absolute()
-        if place.parent in (self.exp, self.exp.resolve()):
+        run = place.parent in (self.exp, self.exp.resolve())
+        if run and prepared == trained_on:
             return model
         name = place.name
-        if place.parent == self.models:
+        if run or place.parent == self.models:
             pass
         elif place == bundled("voice"):
             name = BUNDLED

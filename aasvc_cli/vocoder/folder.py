@@ -84,6 +84,15 @@ def find_vocoder_of(home: Home | None, voice: Path, name: str) -> Path:
     raise ModelError(f"{name}: no such vocoder in {voice}, beside it, or in the data folder; run: aasvc download")
 
 
+def vocoder_files(folder: Path) -> list[Path]:
+    """The files that decide what a vocoder folder, ours or published, sounds like."""
+    from aasvc_cli.published.vocoders import is_published_vocoder, published_vocoder_files
+
+    if not (folder / CONFIG_FILE).is_file() and is_published_vocoder(folder):
+        return published_vocoder_files(folder)
+    return [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
+
+
 def named_vocoders(home: Home | None) -> dict[str, Path]:
     """Vocoders that a bare name means."""
     names = {}

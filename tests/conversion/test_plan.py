@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from aasvc_cli.audio.streams import STREAM
+from aasvc_cli.conversion.origin import Origin
 from aasvc_cli.conversion.plan import Job, Plan, Refused, plan_files, plan_names
 from aasvc_cli.errors import AudioError, DataError
 
@@ -113,14 +115,14 @@ class TestNames:
 class TestPlans:
     def test_what_is_there_what_is_missing_and_what_is_left(self, here: Path):
         (here / "out").mkdir()
-        (here / "out" / "a.wav").write_bytes(b"")
+        soundfile.write(here / "out" / "a.wav", [0.1] * 800, 16000)
         jobs = plan_files(paths("rec/a.wav", "rec/b.flac", "rec/gone.wav"), None, Path("out"))
-        plan = Plan.of(jobs, skip_existing=True)
+        plan = Plan.of(jobs, Origin("0" * 16, "1" * 16))
         assert plan.lines() == [f"{Path('rec/b.flac')} -> {Path('out/b.wav')}"]
         assert plan.summary() == "1 recordings would be converted, 1 are there already, 1 cannot be"
         assert isinstance(plan.refused[0].error, AudioError)
         assert [len(part) for part in plan.to_tree().values()] == [1, 1, 1]
-        assert len(Plan.of(jobs, skip_existing=False).jobs) == 2
+        assert len(Plan.of(jobs).jobs) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

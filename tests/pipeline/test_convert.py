@@ -408,6 +408,40 @@ class TestBatches:
         assert (len(summary.files), summary.n_skipped, len(summary.failures)) == (3, 1, 1)
         assert summary.lines()[0].endswith("; 1 were there already")
 
+    @pytest.mark.parametrize(
+        ("content", "fault"), [(b"", "is empty"), (b"no sound at all", "is no recording"), (None, "ends too early")]
+    )
+    def test_what_is_there_and_no_result_is_named_and_kept(
+        self, home: Home, voice: Path, tmp_path: Path, content: bytes | None, fault: str
+    ):
+        source, there = write(tmp_path / "in.wav", buzz(0.2)), write(tmp_path / "out.wav", buzz(0.2))
+        content = there.read_bytes()[:-1000] if content is None else content
+        there.write_bytes(content)
+        summary = self.run(home, voice, source, output=there, skip_existing=True)
+        assert f"out.wav: stands where a result would go and {fault}" in str(summary.error)
+        assert there.read_bytes() == content
+
+    @pytest.mark.parametrize("name", ["out.wav", "out.flac", "out.ogg"])
+    def test_results_of_other_weights_options_or_recordings_are_made_again(
+        self, home: Home, voice: Path, tmp_path: Path, name: str
+    ):
+        voice = Path(shutil.copytree(voice, tmp_path / "voice"))
+        source = write(tmp_path / "in.wav", buzz(0.2))
+
+        def again(**options: Any) -> int:
+            summary = self.run(home, voice, source, output=tmp_path / name, skip_existing=True, **options)
+            assert summary.error is None
+            return len(summary.files)
+
+        assert [again(), again()] == [1, 0]
+        assert [again(seed=5), again(seed=5)] == [1, 0]
+        write(source, buzz(0.3))
+        assert [again(seed=5), again(seed=5)] == [1, 0]
+        (stored,) = voice.glob("*.safetensors")
+        tensors, header = load_checkpoint(stored)
+        save_checkpoint(stored, {key: tensor * 1.01 for key, tensor in tensors.items()}, header)
+        assert [again(seed=5), again(seed=5)] == [1, 0]
+
     def test_if_all_is_there_no_model_is_loaded(self, home: Home, voice: Path, tmp_path: Path):
         source = write(tmp_path / "in.wav", buzz(0.2))
         write(tmp_path / "out.wav", buzz(0.1))

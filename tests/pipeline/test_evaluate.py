@@ -10,15 +10,18 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from aasvc_cli.audio.files import read_audio, write_audio
 from aasvc_cli.config.settings import Config
-from aasvc_cli.data.manifest import Manifest, ParallelPair, write_manifest
+from aasvc_cli.conversion.origin import Origin, voice_of
+from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest, write_manifest
 from aasvc_cli.errors import AasvcError, DataError
 from aasvc_cli.measures import judges as listeners
 from aasvc_cli.measures import scoring
@@ -29,7 +32,9 @@ from aasvc_cli.measures.statistics import ErrorCounts
 from aasvc_cli.pipeline import evaluate
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.result_cache import ResultCache
 from tests.once import once
+from tests.voices import tiny_config, write_voice
 
 RECORDINGS = Path(__file__).parents[1] / "assets" / "recordings"
 RATE = 24000
@@ -530,8 +535,60 @@ def test_old_scores_survive_an_evaluation_that_fails(home, run):
     assert (run / "scores-eval.json").read_bytes() == before
 
 
+def test_another_set_has_conversions_and_scores_of_its_own(home, run, folders):
+    manifest = read_manifest(home, "demo")
+    write_manifest(home, replace(manifest, name="other"))
+    with pytest.raises(DataError, match=r"nothing converted yet; run: aasvc convert --set eval .* --data other"):
+        evaluate_run(home, model="first", data="other", jobs=1)
+    shutil.copytree(folders[0], home.results / f"{run.name}_other" / "converted" / "eval")
+    result = evaluate_run(home, model="first", data="other", measures=["signal"], jobs=1)
+    assert result.path == home.results / f"{run.name}_other" / "scores-eval.json"
+    assert not (run / "scores-eval.json").exists()
+
+
+def test_conversions_of_other_weights_or_of_several_ways_are_noted(home, run):
+    write_voice(run, tiny_config())
+    converted = sorted((run / "converted" / "eval").iterdir())
+    voice = voice_of(run)
+
+    def notes(*comments: str) -> list[str]:
+        for path, comment in zip(converted, comments, strict=True):
+            wave, rate = soundfile.read(path)
+            with soundfile.SoundFile(path, "w", rate, 1) as stream:
+                stream.comment = comment
+                stream.write(wave)
+        result = evaluate_run(home, model="first", measures=["signal"], jobs=1)
+        return [note for note in result.notes if "conversions" in note]
+
+    now, before = str(Origin(voice, "0" * 16)), str(Origin("1" * 16, "0" * 16))
+    assert notes(now, now, "by hand") == []
+    assert "2 of 3 conversions are by other weights" in notes(before, now, before)[0]
+    assert "made in 2 ways" in notes(now, now, str(Origin(voice, "2" * 16)))[0]
+
+
+@pytest.mark.parametrize("n_sources", [1, 2])
+def test_voices_are_held_to_the_other_recordings_of_their_own_speakers(n_sources):
+    """Each speaker has two recordings with orthogonal voices, so the one left out must not count anywhere."""
+    axes = np.eye(2 * (1 + n_sources))
+    jobs = {}
+    for source in range(n_sources):
+        for sentence in range(2):
+            outcome = scoring.Outcome(f"s{source}/{sentence}", scores={}, ceiling={}, baseline={})
+            target, own = axes[sentence], axes[2 + 2 * source + sentence]
+            outcome.voices = {"converted": target, "target": target, "source": own}
+            name, recording = outcome.utterance_id, Path(f"target/{sentence}")
+            job = scoring.Job(
+                name, Path("made"), recording, Path(name), (), 0, 0, ("speaker",), True, ResultCache(None)
+            )
+            jobs[job] = outcome
+    evaluate._compare_voices(jobs, {key.utterance_id: key.utterance_id.split("/")[0] for key in jobs})
+    for outcome in jobs.values():
+        assert outcome.ceiling["SIM"] == outcome.scores["SIM"] == outcome.baseline["SIM_SOURCE"] == 0.0
+
+
 def test_a_model_from_elsewhere_is_scored_on_the_set_that_is_named_or_was_prepared_last(home, run):
     (run / "data.json").unlink()
+    shutil.move(run / "converted", home.results / f"{run.name}_demo" / "converted")
     assert len(evaluate_run(home, model=run, data="demo", measures=["signal"], jobs=1).utterances) == 3
     assert len(evaluate_run(home, model=run, measures=["signal"], jobs=1).utterances) == 3
     (run / "data.json").write_text("[]")

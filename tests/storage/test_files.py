@@ -536,8 +536,8 @@ class TestHome:
             assert after.found(before.kept(outside)) == outside
 
     def test_results_of_the_bundled_voice_lie_in_the_data_folder(self, home: Home):
-        assert home.results_of(bundled("voice"), "mine") == home.results / "bundled_mine"
-        assert home.results_of(home.exp / "a_b_tag", "mine") == home.exp / "a_b_tag"
+        assert home.results_of(bundled("voice"), "mine", trained_on=None) == home.results / "bundled_mine"
+        assert home.results_of(home.exp / "a_b_tag", "mine", trained_on="mine") == home.exp / "a_b_tag"
 
     def test_looking_for_the_data_folder_creates_nothing(self, home: Home):
         assert home.exp.parent == home.root
