@@ -43,6 +43,7 @@ class Job:
         modes: definitions of the signal measures; empty for none.
         judges: of ``mos``, ``squim`` and ``speaker``.
         baseline: score the source against the target, too.
+        most_rate: as for :func:`aasvc_cli.measures.signal.to_common_rate`.
     """
 
     utterance_id: str
@@ -55,6 +56,7 @@ class Job:
     judges: tuple[str, ...]
     baseline: bool
     cache: ResultCache
+    most_rate: int | None = None
 
 
 @dataclass
@@ -232,8 +234,9 @@ class _SignalScorer:
 
     def _in_mode(self, mode: Mode, other: Recording) -> dict[str, float]:
         wave, target_wave, sample_rate = signal.to_common_rate(
-            other.wave, other.sample_rate, self.target.wave, self.target.sample_rate, mode=mode
-        )
+            other.wave, other.sample_rate, self.target.wave, self.target.sample_rate, mode=mode,
+            most_rate=self.job.most_rate,
+        )  # fmt: skip
         made = other.analysis(wave, sample_rate, self.job, mode)
         if (mode, sample_rate) not in self._analyses:
             self._analyses[mode, sample_rate] = self.target.analysis(target_wave, sample_rate, self.job, mode)

@@ -58,6 +58,13 @@ PUBLISHED_MAX_RATE = 160_000
 """Above, three periods of the 500 Hz that CheapTrick assumes in unvoiced frames do not fit into 1024 samples, and
 WORLD writes outside its buffers."""
 
+USUAL_RATES = (8000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""Sample rates in Hz that a recording may have had before it was stored at a higher one."""
+_BAND_MARGIN = 1.05
+"""How far the slope of a filter reaches beyond half the sample rate that a recording had."""
+_LEAST_OF_BAND = 0.8
+"""What share of that half telephones and encoders leave; a sound that is merely dark ends anywhere."""
+
 MAX_FILTER_TAPS = 4_000_000
 """Of the filter bank of the published resampling, whose size grows with both sample rates over their divisor."""
 
@@ -175,17 +182,21 @@ def score_pair(
     f0_min: float,
     f0_max: float,
     mode: Mode = "published",
+    most_rate: int | None = None,
 ) -> PairScores:
     """All measures of one converted signal against the target recording.
 
     Args:
         converted, target: (n,), full scale at 1.0.
         f0_min, f0_max: F0 search range in Hz, used for both signals.
+        most_rate: as for :func:`to_common_rate`.
 
     Raises:
         DataError: a signal that cannot be analysed.
     """
-    converted, target, sample_rate = to_common_rate(converted, converted_rate, target, target_rate, mode=mode)
+    converted, target, sample_rate = to_common_rate(
+        converted, converted_rate, target, target_rate, mode=mode, most_rate=most_rate
+    )
     return score_analyses(
         analyse(converted, sample_rate, f0_min=f0_min, f0_max=f0_max, mode=mode),
         analyse(target, sample_rate, f0_min=f0_min, f0_max=f0_max, mode=mode),
@@ -397,20 +408,42 @@ def settings_for(mode: Mode, sample_rate: int, f0_min: float) -> AnalysisSetting
 
 
 def to_common_rate(
-    converted: Wave, converted_rate: int, target: Wave, target_rate: int, *, mode: Mode = "published"
+    converted: Wave,
+    converted_rate: int,
+    target: Wave,
+    target_rate: int,
+    *,
+    mode: Mode = "published",
+    most_rate: int | None = None,
 ) -> tuple[Wave, Wave, int]:
     """Both signals at one sample rate.
 
     ``published`` brings the converted signal to the target's rate, with torchaudio's default sinc filter.
     ``corrected`` brings both to the lower of the two rates with soxr, because an upsampled signal has an empty upper
     band that would count as distortion.
+
+    Args:
+        most_rate: the :func:`rate_before` of the targets, which bounds the rate of the corrected mode in the same way
     """
-    if converted_rate == target_rate:
-        return converted, target, target_rate
     if mode == "published":
         return resample_published(converted, converted_rate, target_rate), target, target_rate
-    rate = min(converted_rate, target_rate)
+    rate = min(converted_rate, target_rate, most_rate or target_rate)
     return resample(converted, converted_rate, rate), resample(target, target_rate, rate), rate
+
+
+def rate_before(bandwidth: float, sample_rate: int) -> int | None:
+    """The sample rate that recordings had before they were stored at a higher one, in Hz; None if it is their own.
+
+    Args:
+        bandwidth: the highest frequency in Hz at which any of them has sound, see
+            :func:`aasvc_cli.audio.quality.bandwidth`
+    """
+    for rate in USUAL_RATES:
+        if rate > sample_rate / _BAND_MARGIN:
+            return None
+        if _LEAST_OF_BAND <= bandwidth / (rate / 2) <= _BAND_MARGIN:
+            return rate
+    return None
 
 
 def resample_published(wave: Wave, sample_rate: int, new_rate: int) -> Wave:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.quality import bandwidth
 from aasvc_cli.audio.world import FloatArray
 from aasvc_cli.compiled import has_machine_code
 from aasvc_cli.data.counterparts import Counterparts, composed, counterparts, recordings_below
@@ -41,8 +42,8 @@ OnProgress = Callable[[int, int], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MAX_RECORDINGS_FOR_F0 = 50
-"""Target recordings, evenly spread, from which the F0 range is estimated."""
+MAX_TARGETS_ASKED = 50
+"""Target recordings, evenly spread, from which F0 range and bandwidth are estimated."""
 BOTH = "both"
 GROUPS = ("signal", "text", "mos", "speaker")
 DEFAULT_GROUPS = frozenset({"signal", "text", "speaker"})
@@ -262,7 +263,8 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     spoken = set() if recogniser is None else material.texts.keys() & material.matches.pairs.keys()
     with options.workers or _workers(options.jobs) as workers:
         f0_range = _f0_range(material, options, workers) if modes else None
-        jobs = _jobs(material, modes, f0_range, asked, cache)
+        narrow = _narrow(_each(_band, _some_targets(material), workers, lambda _path: None)) if modes else None
+        jobs = _jobs(material, modes, f0_range, asked, cache, narrow.rate if narrow else None)
         jobs = jobs if options.shard is None else options.shard.of(jobs, "utterances")
         spoken &= {job.utterance_id for job in jobs}
         outcomes: dict[str, Outcome] = {}
@@ -309,7 +311,13 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
         or None,
         failures=tuple(sorted(failures, key=lambda failure: (failure.utterance_id, failure.reason))),
         skipped=(*skipped, *_limits(scored.values(), modes)),
-        notes=(*notes, *part_notes, *_copies(scored.values()), *_remarks(scored.values())),
+        notes=(
+            *notes,
+            *([narrow.note(modes)] if narrow else []),
+            *part_notes,
+            *_copies(scored.values()),
+            *_remarks(scored.values()),
+        ),
         without_target=tuple(sorted(matches.without_target)),
         without_conversion=tuple(sorted(matches.without_conversion)),
         recogniser=transcripts.description,
@@ -336,11 +344,28 @@ def _note_parts(home: Home, material: _Material, shard: Shard | None) -> tuple[s
 
 
 def _jobs(
-    material: _Material, modes: tuple[Mode, ...], f0_range: F0Range | None, asked: tuple[str, ...], cache: ResultCache
+    material: _Material,
+    modes: tuple[Mode, ...],
+    f0_range: F0Range | None,
+    asked: tuple[str, ...],
+    cache: ResultCache,
+    most_rate: int | None,
 ) -> list[Job]:
     low, high = (0.0, 0.0) if f0_range is None else (f0_range.minimum, f0_range.maximum)
     return [
-        Job(name, converted, target, material.sources.get(name), modes, low, high, asked, material.baseline, cache)
+        Job(
+            name,
+            converted,
+            target,
+            material.sources.get(name),
+            modes,
+            low,
+            high,
+            asked,
+            material.baseline,
+            cache,
+            most_rate,
+        )
         for name, (converted, target) in sorted(material.matches.pairs.items())
     ]
 
@@ -543,8 +568,7 @@ def _f0_range(material: _Material, options: Options, workers: Workers) -> F0Rang
     else:
         default = signal.recipe_f0_range(material.speaker) if material.speaker else None
         if default is None:
-            targets = sorted({target for _, target in material.matches.pairs.values()})
-            sample = targets[:: max(1, math.ceil(len(targets) / MAX_RECORDINGS_FOR_F0))]
+            sample = _some_targets(material)
             contours = _each(_voiced_f0, sample, workers, lambda _path: None)
             origin = f"estimated from {len(sample)} target recordings"
             default = signal.estimate_f0_range([f0 for f0 in contours if f0 is not None], origin)
@@ -559,6 +583,53 @@ def _f0_range(material: _Material, options: Options, workers: Workers) -> F0Rang
             f"F0 range {chosen.minimum:g}-{chosen.maximum:g} Hz ({chosen.origin}): expected 0 < minimum < maximum"
         )
     return chosen
+
+
+def _some_targets(material: _Material) -> list[Path]:
+    """Target recordings that speak for all."""
+    targets = sorted({target for _, target in material.matches.pairs.values()})
+    return targets[:: max(1, math.ceil(len(targets) / MAX_TARGETS_ASKED))]
+
+
+@dataclass(frozen=True)
+class _Narrow:
+    """That the targets were stored at a higher sample rate than they had before.
+
+    Attributes:
+        bandwidth: in Hz, of what they hold.
+        stored, rate: in Hz, as they are and as they were.
+    """
+
+    bandwidth: float
+    stored: int
+    rate: int
+
+    def note(self, modes: Sequence[Mode]) -> str:
+        """What it does to the scores."""
+        effects = {
+            "published": "the published MCD counts what is above, which is nothing that can be heard",
+            "corrected": f"the corrected measures are taken at {self.rate} Hz",
+        }
+        return (
+            f"target recordings have sound up to {self.bandwidth / 1000:.1f} kHz only, though they are stored at "
+            f"{self.stored} Hz: {'; '.join(effects[mode] for mode in modes)}"
+        )
+
+
+def _narrow(bands: Iterable[tuple[float, int] | None]) -> _Narrow | None:
+    known = [band for band in bands if band is not None]
+    band, stored = (max(column) for column in zip(*known, strict=True)) if known else (0.0, 0)
+    rate = signal.rate_before(band, int(stored))
+    return None if rate is None else _Narrow(band, int(stored), rate)
+
+
+def _band(path: Path) -> tuple[float, int] | None:
+    """Bandwidth and sample rate of a recording in Hz; None if it cannot be used, which scoring will report."""
+    try:
+        wave, sample_rate = read_audio(path)
+    except AasvcError:
+        return None
+    return bandwidth(wave, sample_rate), sample_rate
 
 
 def _workers(jobs: int | None) -> Workers:

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/copy_synthesis.py FOLDER [--vocoder bundled --vocoder ...] [--limit N] [--dnsmos] [--json]
 
-Measures as published (MCD with c0, F0 by Harvest, FastDTW), as means over the recordings of a folder. They react to
-what nobody hears, so next to the vocoders stand the recordings themselves: with white noise 60 and 40 dB below them,
+Measures as published (MCD with c0, F0 by Harvest, FastDTW) and the corrected MCD, as means over the recordings of a
+folder, at the sample rate of the recordings where that is below the vocoder's: above it there is nothing to hear, and
+the logarithm of nothing decides the MCD. They react to what nobody hears, so next to the vocoders stand the recordings themselves: with white noise 60 and 40 dB below them,
 and begun 2.5 ms later, which is about what a vocoder cannot know, as a mel does not tell when within a frame the vocal
 folds close. A vocoder that follows the pitch of the recording, instead of reading it off the mel, shows what pitch
 errors cost.
@@ -25,6 +26,7 @@ import torch
 from aasvc_cli.audio.f0 import harvest
 from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.mel import log_mel
+from aasvc_cli.audio.quality import bandwidth
 from aasvc_cli.audio.resampling import resample
 from aasvc_cli.measures import judges as listeners
 from aasvc_cli.measures import signal as metrics
@@ -110,10 +112,16 @@ def measured(
     """Means over recordings."""
     found: dict[str, list[float]] = {}
     for path in recordings:
-        wave = resample(*read_audio(path), rate)
-        result = change(wave, rate)
-        scores = metrics.score_pair(result, rate, wave, rate, f0_min=f0_min, f0_max=f0_max)
-        told = {"MCD": scores.mcd, "F0CORR": scores.f0_corr, "F0RMSE": scores.f0_rmse}
+        recording, stored = read_audio(path)
+        result = change(resample(recording, stored, rate), rate)
+        shared = min(rate, metrics.rate_before(bandwidth(recording, stored), stored) or stored)
+        pair = resample(result, rate, shared), shared, resample(recording, stored, shared), shared
+        scores, corrected = (
+            metrics.score_pair(*pair, f0_min=f0_min, f0_max=f0_max, mode=mode) for mode in metrics.MODES
+        )
+        told = {
+            "MCD": scores.mcd, "MCD_corrected": corrected.mcd, "F0CORR": scores.f0_corr, "F0RMSE": scores.f0_rmse
+        }  # fmt: skip
         if opinions:
             told["DNSMOS"] = listeners.opinions(np.clip(result, -1.0, 1.0), rate)["DNSMOS"]
         for key, value in told.items():

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aasvc_cli.audio.files import read_audio
+from aasvc_cli.audio.quality import bandwidth
 from aasvc_cli.audio.resampling import resample
 from aasvc_cli.errors import DataError, MissingExtraError
 from aasvc_cli.measures import signal as metrics
@@ -446,6 +447,18 @@ def test_corrected_mode_compares_at_the_lower_rate_whichever_side_has_it(speech)
         scores = metrics.score_pair(*pair, mode="corrected", **FEMALE)
         assert scores.f0_rmse < 0.1
         assert scores.ddur == 0.0
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+@pytest.mark.parametrize("stored", [22050, 24000, 44100, 48000])
+def test_the_rate_before_a_recording_was_stored_at_a_higher_one_is_found(speech, rate, stored):
+    narrow = resample(speech, RATE, rate)
+    assert metrics.rate_before(bandwidth(resample(narrow, rate, stored), stored), stored) == rate
+    assert metrics.rate_before(bandwidth(narrow, rate), rate) is None
+
+
+def test_a_recording_that_uses_its_band_had_no_other_rate(speech):
+    assert metrics.rate_before(bandwidth(speech, RATE), RATE) is None
 
 
 def test_an_empty_upper_band_is_no_distortion_in_the_corrected_mode(speech, other_speech):

@@ -19,6 +19,7 @@ import pytest
 import soundfile
 
 from aasvc_cli.audio.files import read_audio, write_audio
+from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.origin import Origin, voice_of
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest, write_manifest
@@ -338,12 +339,33 @@ def test_what_is_to_be_said_of_recordings_is_noted_once_for_each_kind(folders):
         path = converted / f"{name}.wav"
         path.write_bytes(path.read_bytes()[:-2000])
     (target / "c.flac").unlink()
-    write_audio(target / "c.wav", buzz(190) * 0.5 + 0.1, RATE)
+    write_audio(target / "c.wav", buzz(225) * 0.5 + 0.1, RATE)
     truncated, offset = evaluate_folders(converted, target, **F0, jobs=1).notes
     assert truncated.startswith(f"{converted / 'a.wav'}: ends after ")
     assert truncated.endswith("the rest of the file is missing; 2 more like it: b.wav, c.wav")
     assert offset.startswith(f"{target / 'c.wav'}: ")
     assert "offset" in offset
+
+
+def test_the_rate_at_which_recordings_are_stored_changes_no_corrected_measure(tmp_path):
+    names = ("train_parallel_0006", "train_parallel_0007")
+    for side, order in (("made", names), ("16000", names[::-1]), ("48000", names[::-1])):
+        for number, name in enumerate(order):
+            wave, rate = read_audio(RECORDINGS / "female" / f"{name}.flac")
+            wave = resample(wave[: rate * 3 // 2], rate, 16000)
+            if side == "48000":
+                wave = resample(wave, 16000, 48000)
+            write_audio(tmp_path / side / f"{number}.wav", wave, int(side) if side != "made" else 16000)
+    scored = {side: evaluate_folders(tmp_path / "made", tmp_path / side, **F0, jobs=1) for side in ("16000", "48000")}
+    corrected, published = (
+        {side: result.corpus[measure].mean for side, result in scored.items()} for measure in ("MCD_corrected", "MCD")
+    )
+    assert corrected["48000"] == pytest.approx(corrected["16000"], abs=0.3)
+    assert published["48000"] > published["16000"] + 5  # the empty band
+    assert not scored["16000"].notes
+    (note,) = scored["48000"].notes
+    assert "sound up to 8.0 kHz only" in note
+    assert "taken at 16000 Hz" in note
 
 
 # -- copies
