@@ -4,10 +4,10 @@
 
 Measures as published (MCD with c0, F0 by Harvest, FastDTW) and the corrected MCD, as means over the recordings of a
 folder, at the sample rate of the recordings where that is below the vocoder's: above it there is nothing to hear, and
-the logarithm of nothing decides the MCD. They react to what nobody hears, so next to the vocoders stand the recordings themselves: with white noise 60 and 40 dB below them,
-and begun 2.5 ms later, which is about what a vocoder cannot know, as a mel does not tell when within a frame the vocal
-folds close. A vocoder that follows the pitch of the recording, instead of reading it off the mel, shows what pitch
-errors cost.
+the logarithm of nothing decides the MCD. They react to what nobody hears, so next to the vocoders stand the recordings
+themselves: with white noise 60 and 40 dB below them, and begun 2.5 ms later, which is about what a vocoder cannot know,
+as a mel does not tell when within a frame the vocal folds close. A vocoder that follows the pitch of the recording,
+instead of reading it off the mel, shows what pitch errors cost.
 """
 
 from __future__ import annotations
