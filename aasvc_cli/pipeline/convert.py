@@ -24,7 +24,7 @@ from aasvc_cli.conversion.plan import Job, Refused, plan_files, plan_names, plan
 from aasvc_cli.conversion.voice import STATS_FILE, find_voice, is_exported, read_voice
 from aasvc_cli.errors import AasvcError, DataError, ModelError, StorageError
 from aasvc_cli.exporting.kept import load_kept
-from aasvc_cli.features.folder import read_features
+from aasvc_cli.features.folder import find_features, read_features
 from aasvc_cli.features.kinds import FOLDER
 from aasvc_cli.storage.files import remove_unfinished, write_bytes
 from aasvc_cli.storage.home import Home
@@ -456,6 +456,12 @@ def _load(options: LoadOptions) -> tuple[Converter, _Loaded]:
     began = time.perf_counter()
     messages: list[str] = []
     converter = options.load(messages.append)
+    config = converter.voice.config.features
+    if options.features is not None and FOLDER not in (config.source, config.duration):
+        raise DataError(
+            f"--features {options.features}: this voice takes {config.source}, which is computed from the sound; drop "
+            "--features"
+        )
     seconds = time.perf_counter() - began
     return converter, _Loaded(
         find_voice(options.home, options.model), converter.vocoder_name, converter.sample_rate, seconds, tuple(messages)
@@ -480,6 +486,7 @@ def convert_one(
         config, given = converter.voice.config.features, None
         if FOLDER in (config.source, config.duration):
             given = read_features(config, job.source, place=features)
+            _spare(find_features(config, job.source, features)[0], job.save_mel)
         parts = converter.stream(sound, options, features=given, on_progress=on_piece, on_message=warnings.append)
         # a recording that cannot be converted mostly shows it before anything is written
         first = next(parts)
@@ -494,8 +501,8 @@ def convert_one(
                 gain = min(gain, part.gain)
                 if job.save_mel is not None:
                     mels.append(part.log_mel)
-        if job.save_mel is not None:
-            _write_array(job.save_mel, np.concatenate(mels))
+            if job.save_mel is not None:  # before the sound is in its place, so that there are both or none
+                _write_array(job.save_mel, np.concatenate(mels))
     except AasvcError as error:
         return FailedFile(job.source, error)
     return ConvertedFile(
@@ -548,6 +555,12 @@ def _check_save_mel(path: Path, jobs: Iterable[Job | Refused]) -> None:
         raise DataError(f"--save-mel {path}: expected a name that ends in .npy")
     if path.is_dir():
         raise StorageError(f"cannot write {path}: a folder stands there; choose another name")
+
+
+def _spare(features: Path, save_mel: Path | None) -> None:
+    """Refuse to write a mel over the features that a recording has."""
+    if save_mel is not None and save_mel.exists() and save_mel.samefile(features):
+        raise DataError(f"--save-mel {save_mel}: has the features of the recording; choose another name")
 
 
 def _write_array(path: Path, array: npt.NDArray[np.float32]) -> None:

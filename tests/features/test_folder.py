@@ -20,7 +20,9 @@ from aasvc_cli.errors import DataError
 from aasvc_cli.features.folder import part, read_description, read_features
 from aasvc_cli.features.kinds import at_frames, feature_faults, feature_key, storage_key
 from aasvc_cli.features.store import FeatureStore
+from aasvc_cli.pipeline.convert import LoadOptions, convert_files
 from aasvc_cli.published.voices import config_from_published
+from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -195,7 +197,7 @@ def test_prepare_stats_train_and_convert_work_on_a_folder(aasvc, small_corpus, t
         (tmp_path / "out.wav").unlink(missing_ok=True)
         assert aasvc("convert", recording, "-o", tmp_path / "out.wav", "--model", "ppg", *arguments).code == 0
         in_set = next((home.exp).rglob(f"converted/eval/{manifest.sets['eval'][0].utterance_id}.wav"))
-        assert (tmp_path / "out.wav").read_bytes() == in_set.read_bytes()
+        assert np.array_equal(*(soundfile.read(path)[0] for path in (tmp_path / "out.wav", in_set)))
     write_folder(ppg, name="hubert")
     outcome = aasvc("convert", recording, "-o", tmp_path / "out.wav", "--model", "ppg", "--features", ppg)
     assert outcome.code == 1 and "features.json: name is hubert, expected ppg" in outcome.err
@@ -268,6 +270,18 @@ class TestPublishedPosteriorgrams:
         stats = converter.voice.stats.target
         expected = stats.restore(example["infer_noise0.0_outs"])
         assert np.abs(result.log_mel - expected).max() <= 1e-5 * float(stats.scale.max()) + 1e-6
+
+    def test_a_mel_does_not_go_over_the_features_it_is_made_of(self, tmp_path):
+        folder = write_folder(tmp_path / "ppg", name="ppg_sxliu", channels=144, rate=24000 / 256)
+        noise = np.random.default_rng(0).normal(0.0, 0.1, 24000).astype(np.float32)
+        soundfile.write(tmp_path / "a.wav", noise, 24000)
+        np.save(folder / "a.npy", np.zeros((94, 144), np.float32))
+        before = (folder / "a.npy").read_bytes()
+        load = LoadOptions(Home(tmp_path / "home"), self.FOLDER, "cpu", "griffin-lim", features=folder)
+        summary = convert_files(load, [tmp_path / "a.wav"], output=tmp_path / "o.wav", save_mel=folder / "a.npy")
+        assert "has the features of the recording" in str(summary.error)
+        assert (folder / "a.npy").read_bytes() == before
+        assert not (tmp_path / "o.wav").exists()
 
     def test_features_of_another_length_are_refused(self, tmp_path):
         converter = Converter.load(self.FOLDER, device="cpu", vocoder="griffin-lim")

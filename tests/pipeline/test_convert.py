@@ -352,6 +352,19 @@ class TestFiles:
         assert isinstance(summary.error, StorageError)
         assert files_below(tmp_path) - files_below(home.root) == {"in.wav", "file"}
 
+    def test_a_mel_that_cannot_be_written_keeps_the_sound_from_appearing(self, home: Home, voice: Path, tmp_path: Path):
+        source = write(tmp_path / "in.wav", buzz(0.2))
+        (tmp_path / "file").write_text("mine")
+        summary = self.run(home, voice, source, output=tmp_path / "o.wav", save_mel=tmp_path / "file" / "mel.npy")
+        assert isinstance(summary.error, StorageError)
+        assert files_below(tmp_path) - files_below(home.root) == {"in.wav", "file"}
+
+    def test_features_for_a_voice_that_computes_its_own_are_refused(self, home: Home, voice: Path, tmp_path: Path):
+        source = write(tmp_path / "in.wav", buzz(0.2))
+        np.save(tmp_path / "in.npy", np.zeros((20, 80), np.float32))
+        with pytest.raises(DataError, match=r"--features .*in.npy: this voice takes mel, which is computed"):
+            self.run(home, voice, source, output=tmp_path / "o.wav", features=tmp_path / "in.npy")
+
     def test_long_sound_can_be_written_as_ogg(self, tmp_path: Path):
         # libsndfile's Vorbis encoder overflows its stack when it gets all of this at once
         write_audio(tmp_path / "long.ogg", np.zeros(8000 * 900, np.float32), 8000)
