@@ -428,7 +428,7 @@ def _compute_missing_stats(home: Home, manifest: Manifest, norm_name: str) -> No
 
     if not (home.stats / manifest.name / f"{norm_name}.json").is_file():
         with progress("stats") as on_progress:
-            compute_stats(home, data=manifest.name, norm_name=norm_name, on_progress=on_progress)
+            compute_stats(home, data=manifest.name, norm_name=norm_name, on_progress=on_progress, on_message=say)
 
 
 def _run(home: Home, config: Config, manifest: Manifest, given: Mapping[str, Any]) -> TrainResult:

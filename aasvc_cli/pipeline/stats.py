@@ -11,6 +11,7 @@ from typing import Any
 from aasvc_cli.config.settings import FeatureConfig
 from aasvc_cli.data.corpus import clean_name
 from aasvc_cli.data.manifest import Manifest, read_manifest
+from aasvc_cli.data.restoring import restore_features
 from aasvc_cli.errors import DataError
 from aasvc_cli.features.kinds import SIDES, feature_keys, storage_key
 from aasvc_cli.features.likeness import Array, Likeness, upper_quartile
@@ -58,6 +59,7 @@ def compute_stats(
     data: str | None = None,
     norm_name: str = SELF,
     on_progress: Callable[[int, int], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> StatsResult:
     """Statistics to normalise a prepared set with, kept as ``stats/<data>/<norm_name>.json``.
 
@@ -66,15 +68,17 @@ def compute_stats(
         norm_name: ``self`` computes them from the training pairs, one utterance in memory at a time; anything else
             takes those of the model of that name, whose features must have the same settings.
         on_progress: told (done, all) features
+        on_message: told of features that have to be computed again
 
     Raises:
-        DataError: not a name, features are missing, or those of the model have other settings.
+        DataError: not a name, features or recordings have changed, or those of the model have other settings.
         ModelError: there is no model of that name.
         StorageError: the statistics cannot be written.
     """
     if clean_name(norm_name) != norm_name:
         raise DataError(f"--norm-name {norm_name}: expected {SELF}, or the name of a model without folders")
     manifest = read_manifest(home, data)
+    restore_features(home, manifest, manifest.config, on_message=on_message)
     if norm_name == SELF:
         stats = _from_training_set(home, manifest, on_progress)
     else:

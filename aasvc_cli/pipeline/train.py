@@ -12,6 +12,7 @@ from aasvc_cli.config.layers import INIT, PREPARED, Layer, Origin, config_layer,
 from aasvc_cli.config.settings import Config
 from aasvc_cli.conversion.voice import find_voice, pick_device, read_voice
 from aasvc_cli.data.manifest import Manifest, read_manifest
+from aasvc_cli.data.restoring import restore_features
 from aasvc_cli.features.kinds import SIDES, readable_keys, with_widths
 from aasvc_cli.storage.home import BUNDLED, Home
 from aasvc_cli.training.distributed import World
@@ -22,6 +23,7 @@ from aasvc_cli.training.rehearsal import Plan
 from aasvc_cli.training.run_folder import voice_folder
 from aasvc_cli.training.voice_run import TrainResult, VoiceRun, run_together
 from aasvc_cli.vocoder.pitch import has_pitch
+from aasvc_cli.workers import core_count
 
 ADAPTATION = {
     "train.dropout_start_step": 0,
@@ -115,7 +117,8 @@ def train(
 
     The run lives in ``exp/<source>_<target>_<tag>``. If that folder has a checkpoint, training continues from it
     exactly as if it had never stopped. When ``should_stop`` returns True, the run is saved and the function returns.
-    Processes that a launcher started train one model together; the first of them writes and reports.
+    Processes that a launcher started train one model together; the first of them writes and reports. Features that are
+    not kept any more are computed again.
 
     Args:
         data: a prepared set; the one prepared last if None
@@ -127,7 +130,7 @@ def train(
         on_plan: told before the first step what the training will take, which takes three passes to measure
 
     Raises:
-        DataError: nothing prepared, no statistics, features that are missing or stale, or pairs that are too long.
+        DataError: nothing prepared, no statistics, recordings or features that have changed, or pairs too long.
         ConfigError: the folder belongs to a run with other settings or other data.
         TrainingError: the loss diverged or is not finite; the last good checkpoint is kept.
         StorageError: no permission, no space; the last good checkpoint is kept.
@@ -136,6 +139,8 @@ def train(
     def prepare(world: World) -> VoiceRun:
         manifest = read_manifest(home, data)
         check_features(config, manifest)
+        jobs = max(1, core_count() // world.local_size)
+        restore_features(home, manifest, config, n_jobs=jobs, on_message=on_message and world.spoken(on_message))
         checked = with_widths(config)
         return VoiceRun(
             home,

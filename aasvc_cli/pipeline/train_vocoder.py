@@ -32,6 +32,7 @@ from aasvc_cli.conversion.voice import (
 from aasvc_cli.data.dataset import PairDataset
 from aasvc_cli.data.manifest import Manifest, ParallelPair, read_manifest
 from aasvc_cli.data.readings import many_speakers
+from aasvc_cli.data.restoring import restore_features
 from aasvc_cli.data.waveforms import repitched, rerecorded
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
 from aasvc_cli.features.kinds import extract, feature_key, storage_key, with_widths
@@ -261,6 +262,7 @@ class _Run:
         if self.mels_from is not None:
             say(f"writing mels with {self.mels_from}")
             forced = _Forced(self.home, self.mels_from, self.mel, self.device)
+            restore_features(self.home, self.manifest, forced.voice.config, on_message=say)
             recordings = [*recordings, *forced.replaced(unchanged, self._pairs("train"))]
             self.dev_recordings = forced.replaced(self.dev_recordings, self._pairs("dev"))
         self._resume(trainer, say)

@@ -92,9 +92,9 @@ def test_a_feature_that_is_used_twice_is_read_once(home, prepared, monkeypatch):
     np.testing.assert_array_equal(stats.duration.mean, stats.source.mean)
 
 
-def test_missing_features_name_the_recording_and_the_command(home, prepared):
+def test_features_that_cannot_be_computed_again_name_the_recording_and_the_command(home, prepared):
     next((home.features).rglob("target/train3-*.safetensors")).unlink()
-    with pytest.raises(DataError, match=r"train3\.wav: no mel features .* run: aasvc prepare"):
+    with pytest.raises(DataError, match=r"train3\.wav: .* run: aasvc prepare again, as for set"):
         compute_stats(home)
     assert not home.stats.exists()
 
