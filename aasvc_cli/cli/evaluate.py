@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +29,7 @@ from aasvc_cli.cli.options import (
 )
 from aasvc_cli.cli.output import home_folder, say, show_result, usage
 from aasvc_cli.cli.progress import progress
-from aasvc_cli.errors import AasvcError
+from aasvc_cli.errors import AasvcError, StorageError
 
 if TYPE_CHECKING:
     from aasvc_cli.measures.catalogue import Threshold
@@ -224,10 +225,12 @@ def evaluate(
             say(f"{scored}; when all parts are done, the same command without --shard shows the scores")
         _end(results, [])
         return
-    shown = _show(results, json_target, csv_file, seed)
+    unsaved: list[str] = []
+    shown = _show(results, json_target, csv_file, seed, unsaved)
     if report is not None:
-        _report(shown, report, report_utterances, verdicts)
-    _end(results, thresholds)
+        with _going_on(unsaved):
+            _report(shown, report, report_utterances, verdicts)
+    _end(results, thresholds, unsaved)
 
 
 def _systems(given: Mapping[str, Any]) -> list[str] | list[Path]:
@@ -303,8 +306,17 @@ def _score(system: str | Path, given: Mapping[str, Any], options: Options) -> Ev
     )  # fmt: skip
 
 
+@contextlib.contextmanager
+def _going_on(unsaved: list[str]) -> Iterator[None]:
+    """Note what cannot be written, and go on: scores that took minutes reach every other place they are meant for."""
+    try:
+        yield
+    except StorageError as error:
+        unsaved.append(str(error))
+
+
 def _show(
-    results: Sequence[EvaluateResult], json_target: str | None, csv_file: Path | None, seed: int
+    results: Sequence[EvaluateResult], json_target: str | None, csv_file: Path | None, seed: int, unsaved: list[str]
 ) -> EvaluateResult | Comparison:
     from aasvc_cli.cli.tables import comparison_lines, score_lines, summary_lines
     from aasvc_cli.measures.results import compare_results
@@ -319,8 +331,14 @@ def _show(
     if csv_file is not None:
         from aasvc_cli.storage.files import write_text
 
-        write_text(csv_file, _csv(shown))
-    show_result(shown, json_target, lines)
+        with _going_on(unsaved):
+            write_text(csv_file, _csv(shown))
+    if json_target not in (None, "-"):
+        with _going_on(unsaved):
+            show_result(shown, json_target, [])
+        json_target = None
+    with _going_on(unsaved):
+        show_result(shown, json_target, lines)
     if comparison is not None:
         alone = (comparison.only_first, comparison.only_second)
         for system, ids in zip(comparison.systems, alone, strict=True):
@@ -370,11 +388,13 @@ def _remark(result: EvaluateResult, prefix: str) -> None:
         say(f"{prefix}{failure.utterance_id}: {failure.reason}")
 
 
-def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold]) -> None:
-    """Exit code 1 if something could not be scored or a threshold is crossed."""
+def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold], unsaved: Sequence[str] = ()) -> None:
+    """Exit code 1 if something could not be scored or written, or a threshold is crossed."""
     from aasvc_cli.measures.results import crossed
 
     reasons = [f"fails {line}" for line in crossed(results[-1], thresholds)]
+    reasons += [f"{result.unsaved} (--json FILE keeps the scores elsewhere)" for result in results if result.unsaved]
+    reasons += unsaved
     n_failures = sum(result.n_failed for result in results)
     if n_failures:
         reasons.append(f"{n_failures} utterance{'s' * (n_failures > 1)} could not be scored completely")

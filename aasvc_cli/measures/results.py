@@ -119,6 +119,7 @@ class EvaluateResult:
         without_target: converted recordings without a target recording.
         without_conversion: target recordings that nothing was converted for.
         path: the JSON file, if one was written.
+        unsaved: why it could not be written; empty if it was, or none was meant to be.
     """
 
     name: str
@@ -141,6 +142,7 @@ class EvaluateResult:
     set_name: str | None = None
     prepared: str | None = None
     path: Path | None = None
+    unsaved: str = ""
 
     @property
     def measures(self) -> tuple[Measure, ...]:

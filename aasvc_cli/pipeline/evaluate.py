@@ -22,7 +22,7 @@ from aasvc_cli.audio.world import FloatArray
 from aasvc_cli.compiled import has_machine_code
 from aasvc_cli.data.counterparts import Counterparts, composed, counterparts, recordings_below
 from aasvc_cli.data.texts import read_sentences, sentences_of, unread_note
-from aasvc_cli.errors import AasvcError, DataError
+from aasvc_cli.errors import AasvcError, DataError, StorageError
 from aasvc_cli.measures import judges, signal
 from aasvc_cli.measures.catalogue import MEASURES, find_measure
 from aasvc_cli.measures.judges import Recogniser
@@ -137,6 +137,8 @@ def evaluate_run(
 ) -> EvaluateResult:
     """Score what ``aasvc convert --set`` wrote for a model; writes ``scores-<set>.json`` beside it.
 
+    Scores that took minutes are not lost where that file cannot be written: the result says why in ``unsaved``.
+
     Args:
         model: a tag, the name of a run, or a model folder.
         data: prepared set; by default the one that the run was trained on, or else the one prepared last.
@@ -185,7 +187,10 @@ def evaluate_run(
         by_source=_by_source(result, speakers, options.seed),
     )  # fmt: skip
     if options.shard is None:
-        write_json(results / f"scores-{set_name}.json", result.to_tree())
+        try:
+            write_json(results / f"scores-{set_name}.json", result.to_tree())
+        except StorageError as error:
+            return replace(result, path=None, unsaved=str(error))
     return result
 
 
@@ -338,9 +343,12 @@ def _note_parts(home: Home, material: _Material, shard: Shard | None) -> tuple[s
     if shard is not None:
         parts.mark(shard)
         return ()
-    note = parts.note()
-    parts.clear()
-    return () if note is None else (note,)
+    notes = [parts.note()]
+    try:
+        parts.clear()
+    except StorageError as error:  # the scores count for more than the marks
+        notes.append(f"{error}; the next evaluation will speak of these parts again")
+    return tuple(note for note in notes if note is not None)
 
 
 def _jobs(

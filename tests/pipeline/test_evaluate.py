@@ -33,6 +33,7 @@ from aasvc_cli.measures.statistics import ErrorCounts
 from aasvc_cli.pipeline import evaluate
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home
+from aasvc_cli.storage.parts import Shard
 from aasvc_cli.storage.result_cache import ResultCache
 from tests.once import once
 from tests.voices import tiny_config, write_voice
@@ -555,6 +556,66 @@ def test_old_scores_survive_an_evaluation_that_fails(home, run):
     with pytest.raises(DataError, match="none of 3 utterances"):
         evaluate_run(home, model="first", measures=["signal"], jobs=1)
     assert (run / "scores-eval.json").read_bytes() == before
+
+
+SCORED = ["--measures", "signal", "--f0-min", 90, "--f0-max", 440, "--jobs", 1]
+
+
+def block(place: Path) -> None:
+    (place / "scores-eval.json").mkdir()  # not even root can write a file there
+
+
+@pytest.mark.parametrize(
+    ("forbid", "reason"),
+    [(block, "a folder stands there"),
+     pytest.param(lambda place: place.chmod(0o500), "no permission", marks=pytest.mark.unprivileged)],
+)  # fmt: skip
+def test_scores_that_cannot_be_kept_with_their_run_are_shown_and_written_elsewhere(
+    home, run, aasvc, tmp_path, forbid, reason
+):
+    kept, rows = tmp_path / "kept.json", tmp_path / "rows.csv"
+    shown = aasvc("evaluate", "--model", "first", *SCORED, "--json", kept).out
+    before = read_json(kept, "scores")
+    for path in (kept, run / "scores-eval.json"):
+        path.unlink()
+    forbid(run)
+    try:
+        done = aasvc("evaluate", "--model", "first", *SCORED, "--json", kept, "--csv", rows)
+        result = evaluate_run(home, model="first", jobs=1, **F0)
+    finally:
+        run.chmod(0o700)
+    assert (done.code, done.out) == (1, shown)
+    assert done.err.splitlines()[-1].startswith(f"aasvc: error: cannot write {run / 'scores-eval.json'}: {reason}")
+    assert "--json FILE" in done.err.splitlines()[-1]
+    assert read_json(kept, "scores") == before
+    assert len(rows.read_text().splitlines()) == 4
+    assert result.path is None and reason in result.unsaved
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device is full here")
+@pytest.mark.parametrize("full", ["--csv", "--json", "--report"])
+def test_a_full_disk_costs_only_the_file_that_it_has_no_room_for(folders, aasvc, tmp_path, full):
+    files = {"--csv": tmp_path / "rows.csv", "--json": tmp_path / "scores.json", "--report": tmp_path / "page.html"}
+    pairs = ["evaluate", "--converted", folders[0], "--target", folders[1], *SCORED]
+    shown = aasvc(*pairs).out
+    others = [path for option, path in files.items() if option != full]
+    done = aasvc(*pairs, *(each for item in {**files, full: "/dev/full"}.items() for each in item))
+    assert (done.code, done.out) == (1, shown)
+    assert done.err.splitlines()[-1].startswith("aasvc: error: cannot write /dev/full: the disk is full")
+    assert all(path.stat().st_size > 100 for path in others)
+
+
+@pytest.mark.unprivileged
+def test_marks_of_parts_that_cannot_be_removed_cost_no_scores(folders, home):
+    evaluate_folders(*folders, **F0, home=home, shard=Shard(1, 1), jobs=1)
+    (mark,) = (home.cache / "evaluate-parts").rglob("*.json")
+    mark.parent.chmod(0o500)
+    try:
+        result = evaluate_folders(*folders, **F0, home=home, jobs=1)
+    finally:
+        mark.parent.chmod(0o700)
+    assert ids(result) == ["a", "b", "c"]
+    assert any(str(mark) in note for note in result.notes)
 
 
 def test_another_set_has_conversions_and_scores_of_its_own(home, run, folders):
