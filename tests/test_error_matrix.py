@@ -148,7 +148,6 @@ MATRIX = [
     Mistake("stats", "nothing is prepared", spoil=without("prepared")),
     Mistake("stats", "manifest", spoil=in_home("prepared/male_female/manifest.json")),
     Mistake("stats", "latest.json", spoil=in_home("prepared/latest.json", "[]")),
-    Mistake("stats", "aasvc prepare", spoil=without("features")),
     # --- train
     usage("train --batchsize 2", "--batch-size"),
     usage("train --batch-size many", "--batch-size"),
@@ -166,7 +165,6 @@ MATRIX = [
     Mistake("train --tag new --conf hificaptain", "aasvc prepare with the same --conf"),
     Mistake("train --tag new --norm-name nobody", "nobody"),
     Mistake("train --tag tiny --lr 0.5", "this folder has a run with other settings"),
-    Mistake("train --tag new", "aasvc prepare", spoil=without("features")),
     Mistake("train --tag new", "self.json", spoil=in_home("stats/male_female/self.json", "{")),
     Mistake("train --tag tiny --max-steps 4", "last.safetensors",
             spoil=in_home("exp/male_female_tiny/last.safetensors")),

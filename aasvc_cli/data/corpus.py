@@ -70,16 +70,19 @@ def locate(
     """The recordings of both speakers.
 
     With ``corpus`` (a folder, or the name of one under ``corpora`` in the data folder), ``source`` and ``target`` are
-    names of speakers in it; they may be left out where only one choice is left. Without it they are two folders. With
-    none of the three, the only corpus in the data folder is meant.
+    names of speakers in it; they may be left out where only one choice is left. Without it they are two folders, or
+    speakers of the only corpus in the data folder, which is also meant with none of the three.
 
     Raises:
         DataError: something is not there or ambiguous; the message says what there is.
     """
-    if corpus is None and source is not None and target is not None:
-        folders = [Path(os.path.expanduser(source)), Path(os.path.expanduser(target))]
-        if all(folder.is_dir() for folder in folders) or not _only_corpus(home):
-            return _two_folders(*folders)
+    named = [Path(os.path.expanduser(side)) for side in (source, target) if side is not None]
+    if corpus is None and (any(path.is_dir() or path.parent != Path() for path in named) or not _only_corpus(home)):
+        if source is not None and target is not None:
+            return _two_folders(*named)
+        if named:
+            one, other = ("source", "target") if source is not None else ("target", "source")
+            raise DataError(f"--{one} {named[0]}: a folder needs another one beside it; add --{other} DIR")
     root = _corpus_folder(home, corpus)
     speakers = find_speakers(root)
     source_name, target_name = _choose_speakers(root, speakers, source, target)
@@ -211,7 +214,8 @@ def _choose_speakers(
 def _two_folders(source: Path, target: Path) -> tuple[Recordings, Recordings]:
     for side, folder in (("source", source), ("target", target)):
         if not folder.exists():
-            raise DataError(f"{folder}: no such folder (--{side}); to name a speaker of a corpus, name the corpus too")
+            hint = "; to name a speaker of a corpus, name the corpus too" if folder.parent == Path() else ""
+            raise DataError(f"{folder}: no such folder (--{side}){hint}")
         if not folder.is_dir():
             raise DataError(f"{folder}: is a file, expected the folder with the {side} recordings")
     if source.samefile(target):

@@ -16,6 +16,8 @@ from aasvc_cli.storage.files import json_text, read_json, reading, write_json, w
 from aasvc_cli.storage.home import Home
 
 SETS = ("train", "dev", "eval")
+SUGGESTED = 8
+"""Known names that are shown at most where an unknown one is like none of them."""
 UNASSIGNED = ""
 """The set of a pair before training, dev and evaluation data are split."""
 
@@ -226,8 +228,10 @@ def _entry(tree: Any, key: str, path: Path) -> Any:
 
 
 def suggest(name: str, known: Collection[str]) -> str:
-    """A hint that ends an error about an unknown name: the nearest of the known ones, or all of them."""
+    """A hint that ends an error about an unknown name: the nearest of the known ones, or a few of them."""
     near = difflib.get_close_matches(name, list(known), n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; there is: {', '.join(sorted(known))}" if known else ""
+    shown = sorted(known)[:SUGGESTED]
+    more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+    return f"; there is: {', '.join(shown)}{more}" if known else ""

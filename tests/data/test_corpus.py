@@ -11,6 +11,7 @@ from aasvc_cli.data.manifest import (
     ParallelPair,
     list_prepared,
     read_manifest,
+    suggest,
     write_manifest,
 )
 from aasvc_cli.data.matching import match
@@ -113,6 +114,23 @@ class TestSpeakers:
     def test_a_misspelt_speaker_gets_a_suggestion(self, home, captain):
         with pytest.raises(DataError, match="no speaker named femal; did you mean female"):
             locate(home, captain, "male", "femal")
+
+    def test_a_folder_is_no_speaker_of_the_only_corpus(self, home, captain, tmp_path):
+        home.corpora.mkdir(parents=True)
+        (home.corpora / "mine").symlink_to(captain.parent)
+        lay_out(tmp_path, {"me": {"train": ["1.wav"]}})
+        mine, gone = tmp_path / "me", tmp_path / "gone"
+        with pytest.raises(DataError, match=rf"^{gone}: no such folder \(--target\)$"):
+            locate(home, None, mine, gone)
+        with pytest.raises(DataError, match=rf"^--source {mine}: .* add --target DIR$"):
+            locate(home, None, mine, None)
+        with pytest.raises(DataError, match=rf"^--target {mine}: .* add --source DIR$"):
+            locate(home, None, None, mine)
+
+    def test_of_many_names_a_few_are_suggested(self):
+        known = [f"sentence{number}" for number in range(30)]
+        assert suggest("x", known) == f"; there is: {', '.join(sorted(known)[:8])} and 22 more"
+        assert suggest("sentence7", known) == "; did you mean sentence7?"
 
     def test_one_speaker_cannot_be_both(self, home, captain):
         with pytest.raises(DataError, match="same speaker"):
