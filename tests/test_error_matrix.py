@@ -245,7 +245,7 @@ MATRIX = [
     Mistake("evaluate --converted a.wav --target target", "a.wav"),
     Mistake("evaluate --converted empty --target target", "empty", spoil=lambda place: (place.work / "empty").mkdir()),
     Mistake(f"{SCORE} --f0-min 300 --f0-max 200", "F0 range"),
-    Mistake(f"{SCORE}", "same name", spoil=lambda place: [path.rename(path.with_name(f"x{path.name}"))
+    Mistake(f"{SCORE}", "same name", spoil=lambda place: [path.rename(path.with_stem("xyz"[int(path.stem[-1])]))
                                                          for path in list((place.work / "target").iterdir())]),
     Mistake("evaluate --converted source --target target --source nowhere", "nowhere"),
     usage(f"{SCORE} --listening a.csv", "--listening goes with --report"),

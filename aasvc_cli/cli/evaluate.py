@@ -70,7 +70,12 @@ ConvertedOption = Annotated[
 ]
 
 TargetFolderOption = Annotated[
-    Path | None, data_option("--target", metavar="DIR", help="The target speaker's recordings of the same names.")
+    Path | None,
+    data_option(
+        "--target",
+        metavar="DIR",
+        help="The target speaker's recordings of the same names, with or without a prefix for each speaker.",
+    ),
 ]
 
 SourceFolderOption = Annotated[

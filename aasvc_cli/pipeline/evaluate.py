@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,10 @@ from aasvc_cli.audio.files import read_audio
 from aasvc_cli.audio.quality import bandwidth
 from aasvc_cli.audio.world import FloatArray
 from aasvc_cli.compiled import has_machine_code
+from aasvc_cli.data.corpus import Recordings
 from aasvc_cli.data.counterparts import Counterparts, composed, counterparts, recordings_below
+from aasvc_cli.data.manifest import UNASSIGNED
+from aasvc_cli.data.matching import match
 from aasvc_cli.data.texts import read_sentences, sentences_of, unread_note
 from aasvc_cli.errors import AasvcError, DataError, StorageError
 from aasvc_cli.measures import judges, signal
@@ -97,7 +101,8 @@ def evaluate_folders(
     """Score a folder of converted recordings against a folder of target recordings, whoever made them.
 
     Recordings belong together if their paths below the folders are the same but for the suffix, or else if exactly one
-    target recording has the same name in any subfolder.
+    target recording has the same name in any subfolder, or else as ``aasvc prepare`` matches what is left: without the
+    prefix or suffix that all names of a folder share (``bdl_a0001`` and ``slt_a0001``), which a note says.
 
     Args:
         source: folder of the unconverted recordings; scores them against the target, too (the baseline).
@@ -108,19 +113,23 @@ def evaluate_folders(
     Raises:
         DataError: a folder without recordings, nothing matches, or nothing could be scored.
     """
-    matches = counterparts(recordings_below(converted, "converted"), recordings_below(target, "target"))
+    named = _matched(converted, recordings_below(converted, "converted"), target, recordings_below(target, "target"))
+    matches = named.matches
     if not matches.pairs and not matches.failures:
         raise DataError(
             f"{converted}: none of its {len(matches.without_target)} recordings has a partner of the same name below "
-            f"{target}"
+            f"{target}, with or without a prefix of the speaker"
         )
-    sources, failures = {}, list(matches.failures)
+    sources, failures, named_notes = {}, list(matches.failures), named.notes
     if source is not None:
-        both = counterparts({name: pair[0] for name, pair in matches.pairs.items()}, recordings_below(source, "source"))
+        made = {name: pair[0] for name, pair in matches.pairs.items()}
+        by_source = _matched(converted, made, source, recordings_below(source, "source"))
+        both, named_notes = by_source.matches, (*named_notes, *by_source.notes)
         sources = {name: pair[1] for name, pair in both.pairs.items()}
         failures += [Failure(name, "no source recording for the baseline") for name in both.without_target]
         failures += [Failure(failure.utterance_id, f"baseline: {failure.reason}") for failure in both.failures]
-    texts, notes = _texts(text, matches)
+    texts, notes = _texts(text, matches, named.others)
+    notes = (*named_notes, *notes)
     material = _Material(str(converted), matches, failures, sources, source is not None, texts, speaker, notes)
     return _evaluate(material, home, options)
 
@@ -173,7 +182,7 @@ def evaluate_run(
     members = {name: pairs.get(name) or by_target[str(target)] for name, (_, target) in matches.pairs.items()}
     sources = {name: pair.source for name, pair in members.items()}
     texts = {name: pair.text for name, pair in members.items() if pair.text}
-    given, notes = _texts(text, matches)
+    given, notes = _texts(text, matches, {})
     speakers = {name: pair.speaker for name, pair in members.items()}
     material = _Material(
         f"{folder.name} {set_name}", matches, matches.failures, sources, baseline, texts | given,
@@ -235,18 +244,78 @@ class _Material:
     """What is meant to have made the conversions."""
 
 
-def _texts(path: Path | None, matches: Counterparts) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The sentences of the recordings from a file, and a note on lines that could not be read."""
+@dataclass(frozen=True)
+class _Named:
+    """Recordings of two folders, put side by side by their names.
+
+    Attributes:
+        others: what else the utterances are called whose recordings have different names.
+        notes: how those were matched.
+    """
+
+    matches: Counterparts
+    others: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _matched(folder: Path, ours: Mapping[str, Path], other_folder: Path, theirs: Mapping[str, Path]) -> _Named:
+    """Partners by path or name; what has none then, by the rules of :func:`aasvc_cli.data.matching.match`."""
+    found = counterparts(ours, theirs)
+    left = {os.path.abspath(ours[name]): name for name in found.without_target}
+    left_there = {os.path.abspath(theirs[name]): name for name in found.without_conversion}
+    if not left or not left_there:
+        return _Named(found)
+    # of all of them, as all of them show whether names have a prefix
+    sides = [
+        Recordings("", root, {UNASSIGNED: tuple(recordings.values())})
+        for root, recordings in ((folder, ours), (other_folder, theirs))
+    ]
+    try:
+        pairs = [(str(pair.source), str(pair.target), pair.utterance_id) for _, pair in match(*sides).pairs]
+    except DataError:  # there is none
+        return _Named(found)
+    more = {left[one]: (left_there[other], name) for one, other, name in pairs if one in left and other in left_there}
+    # a single odd name among others is more likely another sentence
+    if not more or (len(more) == 1 and max(len(ours), len(theirs)) > 1):
+        return _Named(found)
+    partners = {name: partner for name, (partner, _) in more.items()}
+    matches = Counterparts(
+        found.pairs | {name: (ours[name], theirs[partner]) for name, partner in partners.items()},
+        found.failures,
+        [name for name in found.without_target if name not in partners],
+        [name for name in found.without_conversion if name not in partners.values()],
+    )
+    examples = _named(f"{name} with {partner}" for name, partner in partners.items())
+    note = f"{_count(len(more), 'recording')} matched without what the names of each folder share: {examples}"
+    return _Named(matches, more, (note,))
+
+
+def _texts(
+    path: Path | None, matches: Counterparts, others: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The sentences of the recordings from a file, and a note on lines that could not be read.
+
+    Args:
+        others: what else utterances may be called there.
+    """
     if path is None:
         return {}, ()
     sentences = read_sentences(path)
     texts = sentences_of(matches.pairs, sentences.by_id)
+    for name, alike in others.items():
+        for text in sentences_of(alike, sentences.by_id).values():
+            texts.setdefault(name, text)
     if not texts:
         raise DataError(
             f"{path}: none of its sentences belongs to a recording; it has {_named(sentences.by_id)}, the recordings "
             f"are {_named(matches.pairs)}"
         )
     return texts, (unread_note(path, sentences),) if sentences.unread else ()
+
+
+def _count(number: int, what: str) -> str:
+    """How many there are of something."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _named(names: Iterable[str], count: int = 3) -> str:

@@ -161,6 +161,54 @@ def test_a_name_that_two_targets_have_is_a_failure_and_not_a_guess(folders):
     assert "2 recordings have this name" in result.failures[0].reason
 
 
+@pytest.fixture
+def speakers(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Converted, target and source recordings whose names begin with their speakers', and one that is elsewhere."""
+    for number, (converted, target, source) in enumerate(((180, 150, 120), (180, 200, 210), (230, 220, 200)), start=1):
+        write_audio(tmp_path / "converted" / f"bdl_a000{number}.wav", buzz(converted), RATE)
+        write_audio(tmp_path / "target" / f"slt_a000{number}.flac", buzz(target), RATE)
+        write_audio(tmp_path / "source" / f"rms_a000{number}.wav", buzz(source), RATE)
+    write_audio(tmp_path / "target" / "slt_b0009.flac", buzz(180), RATE)
+    return tmp_path / "converted", tmp_path / "target", tmp_path / "source"
+
+
+def test_names_with_a_prefix_of_each_speaker_are_matched_as_prepare_does(speakers, aasvc):
+    converted, target, _ = speakers
+    result = evaluate_folders(converted, target, **F0, jobs=1)
+    assert [(u.utterance_id, u.target.stem) for u in result.utterances] == [
+        (f"bdl_a000{number}", f"slt_a000{number}") for number in (1, 2, 3)
+    ]
+    assert [u.scores["F0RMSE"] for u in result.utterances] == pytest.approx([30, 20, 10], abs=0.5)
+    assert (result.without_target, result.without_conversion) == ((), ("slt_b0009",))
+    (note,) = result.notes
+    assert note.startswith("3 recordings matched without what the names of each folder share: bdl_a0001 with slt_a0001")
+    done = aasvc("evaluate", "--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1)
+    assert done.code == 0, done.err
+    assert note in done.err.splitlines()
+
+
+def test_baseline_and_texts_know_prefixes_too(speakers, tmp_path):
+    converted, target, source = speakers
+    text = tmp_path / "text.txt"
+    text.write_text("slt_a0001 one\na0002 two\nbdl_a0003 three\nslt_a0003 none of it\n")
+    result = evaluate_folders(converted, target, source=source, text=text, **F0, jobs=1)
+    assert [u.source.stem for u in result.utterances] == ["rms_a0001", "rms_a0002", "rms_a0003"]
+    assert [u.baseline["F0RMSE"] for u in result.utterances] == pytest.approx([30, 10, 20], abs=0.5)
+    assert [u.text for u in result.utterances] == ["one", "two", "three"]
+    assert not result.failures
+
+
+def test_a_single_odd_name_among_others_is_not_matched_to_another_odd_one(folders):
+    (folders[0] / "c.wav").rename(folders[0] / "happy.wav")
+    (folders[1] / "c.flac").rename(folders[1] / "sad.flac")
+    result = evaluate_folders(*folders, **F0, jobs=1)
+    assert (ids(result), result.without_target, result.without_conversion) == (["a", "b"], ("happy",), ("sad",))
+    for name in "ab":
+        (folders[0] / f"{name}.wav").unlink()
+    with pytest.raises(DataError, match="partner of the same name"):
+        evaluate_folders(*folders, **F0, jobs=1)
+
+
 def test_composed_and_decomposed_accents_are_the_same_name(tmp_path):
     write_audio(tmp_path / "converted" / "\u304c.wav", buzz(180), RATE)  # GA in one character
     write_audio(tmp_path / "target" / "\u304b\u3099.wav", buzz(180), RATE)  # KA with a voicing mark
@@ -174,7 +222,7 @@ def test_composed_and_decomposed_accents_are_the_same_name(tmp_path):
         (lambda converted, target: shutil.rmtree(target), "no such folder of target recordings"),
         (lambda converted, target: [path.unlink() for path in target.iterdir()], "no target recordings"),
         (
-            lambda converted, target: [p.rename(p.with_stem(p.stem + "_")) for p in list(target.iterdir())],
+            lambda converted, target: [p.rename(p.with_stem(chr(ord(p.stem) + 3))) for p in list(target.iterdir())],
             "none of its 3",
         ),
         (lambda converted, target: [path.write_text("text") for path in converted.iterdir()], "none of 3 utterances"),
