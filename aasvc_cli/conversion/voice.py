@@ -330,7 +330,11 @@ def _read_ours(folder: Path, with_weights: bool, origin: str | None) -> VoiceFil
             f"{folder}: no weights, expected {' or '.join(WEIGHT_FILES)}; aasvc train writes them with its "
             "first checkpoint"
         )
-    tensors = load_checkpoint(path)[0] if with_weights else {}
+    tensors, header = load_checkpoint(path) if with_weights else ({}, {})
+    if path.name == WEIGHT_FILES[1] and header.get("step") == 0:
+        raise ModelError(
+            f"{folder}: was stopped before its first step of training; the same aasvc train goes on with it"
+        )
     state = {
         name.removeprefix(_WEIGHT_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_WEIGHT_PREFIX)
     }

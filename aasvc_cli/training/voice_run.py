@@ -336,6 +336,8 @@ class VoiceRun:
         self._tell_plan(trainer)
         meter = Meter(LOSS_NAMES, self.device, seconds_before=self.seconds_before)
         began_at = self.saved_step = trainer.step
+        if self.world.is_first and began_at >= (most := self.config.train.max_steps):
+            self.say(f"nothing to do: the run is at step {began_at} of {most}; a larger --max-steps trains on")
         ending = self._take_steps(trainer, meter, began, report, should_stop)
         ended = trainer.step == self.config.train.max_steps > began_at
         if self.world.is_first and ended:

@@ -131,7 +131,11 @@ def test_log_lines_from_behind_the_last_checkpoint_are_dropped(trained: Home):
 
 def test_a_longer_run_continues_a_shorter_one(trained: Home):
     train(trained, _config(trained, max_steps=2), tag="grow")
-    assert train(trained, _config(trained, max_steps=4), tag="grow").step == 4
+    told: list[str] = []
+    assert train(trained, _config(trained, max_steps=4), tag="grow", on_message=told.append).step == 4
+    assert not any("nothing to do" in message for message in told)
+    assert train(trained, _config(trained, max_steps=3), tag="grow", on_message=told.append).step == 4
+    assert told[-1] == "nothing to do: the run is at step 4 of 3; a larger --max-steps trains on"
 
 
 def test_a_run_with_other_settings_is_not_overwritten_unless_asked(trained: Home):
@@ -274,6 +278,14 @@ def test_the_latest_checkpoints_are_kept_and_each_is_a_state_to_go_on_from(train
     train(trained, config, tag="kept")
     expected, found = _tensors(whole.folder), _tensors(result.folder)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_that_took_no_step_is_no_voice_yet(trained: Home):
+    folder = train(trained, _config(trained), tag="early", should_stop=lambda: True).folder
+    with pytest.raises(ModelError, match=r"male_female_early: was stopped before its first step of training"):
+        read_voice(folder)
+    assert train(trained, _config(trained), tag="early").step == 4
+    assert read_voice(folder).weights
 
 
 def test_a_time_limit_saves_and_ends_before_it_is_over(trained: Home, monkeypatch: pytest.MonkeyPatch):
