@@ -163,7 +163,8 @@ def prepare(home: Home, config: Config, options: PrepareOptions = PrepareOptions
             return _decode_part(examiner, matching.pairs, name, options.shard, parts, began)
         by_source = _examine(examiner, matching.pairs, speakers)
         examined = joined(by_source)
-        good, noticed = _without_dropped(examined, options.drop)
+        left_out = [finding.utterance_id for finding in (*matching.findings, *examined.findings)]
+        good, noticed = _without_dropped(examined, options.drop, left_out)
         sets = options.draw(good, [*matching.pairs, *((each.set, each.pair) for each in examined.candidates)])
         extra = _reconstruct(alone, sets, examined, examiner)
     bench.store.remove_leftovers()
@@ -290,13 +291,17 @@ def _advice(
     return advice
 
 
-def _without_dropped(examined: Examined, drop: str | None) -> tuple[Pairs, list[Finding]]:
-    """The good pairs that stay, and findings about those that do not and about those whose contents differ."""
+def _without_dropped(examined: Examined, drop: str | None, left_out: Sequence[str]) -> tuple[Pairs, list[Finding]]:
+    """The good pairs that stay, and findings about those that do not and about those whose contents differ.
+
+    Args:
+        left_out: pairs that are not used for another reason, which ``drop`` may name all the same
+    """
     dropped: set[str] = set()
     if drop is not None:
         names = [pair.utterance_id for _, pair in examined.good]
         others = [each.pair.utterance_id for each in examined.candidates]
-        dropped = to_drop(drop, [each.utterance_id for each in examined.ranked], [*names, *others])
+        dropped = to_drop(drop, [each.utterance_id for each in examined.ranked], [*names, *others, *left_out])
     findings = []
     ranked = {each.utterance_id: each for each in examined.ranked}
     for where, pair in examined.good:

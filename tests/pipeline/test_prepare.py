@@ -840,6 +840,13 @@ class TestWords:
         run()
         assert swapped <= everything(home)
 
+    def test_a_ranking_may_name_pairs_that_are_left_out_anyway(self, run, corpus, swapped, tmp_path):
+        ranking = shutil.copy(run().ranking, tmp_path / "mine.tsv")
+        fewer = shutil.copytree(corpus.source, tmp_path / "fewer")
+        next(path for path in fewer.iterdir() if path.stem == min(swapped)).unlink()
+        report = run(source=fewer, name="fewer", drop=str(ranking))
+        assert (report.counts["dropped"], report.counts["no_partner"]) == (1, 1)
+
     def test_a_number_leaves_out_the_worst(self, home, run, swapped):
         run(drop="2")
         assert not swapped & everything(home)
