@@ -386,7 +386,7 @@ def _show(summary: ConvertSummary, json_target: str | None, *, aside: bool, sile
         aside: standard output has something else to take
         silent: a program reads it, and needs no summary
     """
-    if not summary.files and summary.failures:
+    if summary.failures and not summary.files and not summary.n_skipped:
         if json_target is not None:
             show_result(summary, json_target, [])
         raise typer.Exit(EXIT_ERROR)

@@ -26,7 +26,7 @@ from aasvc_cli.errors import AasvcError, DataError, ModelError, StorageError
 from aasvc_cli.exporting.kept import load_kept
 from aasvc_cli.features.folder import find_features, read_features
 from aasvc_cli.features.kinds import FOLDER
-from aasvc_cli.storage.files import remove_unfinished, write_bytes
+from aasvc_cli.storage.files import check_writable, remove_unfinished, write_bytes
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.parts import Shard
 from aasvc_cli.training.memory import return_free_memory
@@ -156,7 +156,8 @@ class ConvertSummary:
             return [str(self.files[0].output)]
         where = f" in {self.folder}" if self.folder else ""
         skipped = f"; {self.n_skipped} were there already" if self.n_skipped else ""
-        return [f"{len(self.files)} recordings converted, {self.seconds:.1f} s{where}{skipped}"]
+        recordings = "1 recording" if len(self.files) == 1 else f"{len(self.files)} recordings"
+        return [f"{recordings} converted, {self.seconds:.1f} s{where}{skipped}"]
 
     def to_tree(self) -> dict[str, Any]:
         """JSON-able."""
@@ -382,6 +383,8 @@ class _Run:
                 if self.run.skip_existing and job.is_finished():
                     self._finish(index, SkippedFile(job.source, job.output))
                     continue
+                if job.output != STREAM:
+                    check_writable(job.output)  # else a model would be loaded, and a recording converted, for nothing
                 job = self._kept(job)
             except AasvcError as error:
                 self._finish(index, FailedFile(job.source, error))

@@ -22,9 +22,9 @@ _LONGEST_NAME = 240
 def storage_error(action: str, path: Path, error: OSError) -> StorageError:
     """An operating-system error as one line that says what to do."""
     hints = {
-        errno.ENOSPC: "the disk is full; free some space, or set AASVC_HOME to another disk",
+        errno.ENOSPC: "the disk is full; free some space, or use another disk (the data folder: AASVC_HOME)",
         errno.EFBIG: "the file-size limit of this process is reached; raise it (ulimit -f)",
-        errno.EDQUOT: "the disk quota is used up; free some space, or set AASVC_HOME to another disk",
+        errno.EDQUOT: "the disk quota is used up; free some space, or use another disk (the data folder: AASVC_HOME)",
         errno.EACCES: "no permission; choose a folder that you may write to",
         errno.EPERM: "no permission; choose a folder that you may write to",
         errno.EROFS: "the file system is read-only; choose another folder",
@@ -39,6 +39,15 @@ def storage_error(action: str, path: Path, error: OSError) -> StorageError:
         hints |= dict.fromkeys((errno.EACCES, errno.EPERM), "no permission to read it")
     reason = hints.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"cannot {action} {path}: {reason}")
+
+
+def check_writable(path: Path) -> None:
+    """Raise StorageError if permissions keep a file from being written there, before work is done for it."""
+    if os.access(path, os.W_OK):
+        return
+    folder = next(each for each in path.absolute().parents if os.path.exists(each))  # no error for what is out of reach
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        raise storage_error("write", path, PermissionError(errno.EACCES, ""))
 
 
 def make_folder(path: Path) -> Path:

@@ -647,6 +647,8 @@ class TestConvert:
         assert [json.loads(line)["status"] for line in lines.read_text(encoding="utf-8").splitlines()] == [
             "skipped", "failed"
         ]  # fmt: skip
+        assert outcome.out == f"0 recordings converted, 0.0 s in {tmp_path}; 1 were there already\n"
+        assert outcome.err.endswith("error: 1 recording was not converted; converted: 0\n")
         assert "cannot write" in aasvc(*arguments, "--jsonl", tmp_path).err
 
     def test_a_set_goes_to_the_folder_of_the_run_where_evaluate_finds_it(self, aasvc: Aasvc, trained: Home):

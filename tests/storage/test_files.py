@@ -31,6 +31,7 @@ from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
 from aasvc_cli.storage.files import (
     atomic_write,
     byte_size,
+    check_writable,
     line_writer,
     lock,
     make_folder,
@@ -575,3 +576,17 @@ def test_a_lock_that_another_holds_is_refused_or_waited_for(tmp_path: Path):
 def test_sizes_are_for_people():
     sizes = [byte_size(n) for n in (0, 999, 1000, 1_550_000, 25_300_000_000, None)]
     assert sizes == ["0 B", "999 B", "1.0 kB", "1.6 MB", "25.3 GB", "unknown size"]
+
+
+def test_where_nothing_can_be_written_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    closed, file = tmp_path / "closed", tmp_path / "file"
+    closed.mkdir()
+    file.write_text("kept")
+    # root may do anything, so permissions are made up: all but ``closed`` may be written to
+    monkeypatch.setattr(os, "access", lambda path, mode: closed not in (Path(path), *Path(path).parents))
+    for place in (tmp_path / "a.wav", file, tmp_path / "new" / "folder" / "a.wav"):
+        check_writable(place)
+    for place in (closed / "a.wav", closed / "new" / "folder" / "a.wav"):
+        with pytest.raises(StorageError, match=rf"^cannot write {place}: no permission; choose a folder"):
+            check_writable(place)
+    assert {*tmp_path.rglob("*")} == {closed, file}
