@@ -10,7 +10,7 @@ from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import data_option, model_option
 from aasvc_cli.cli.output import say, show_result, usage
 from aasvc_cli.cli.progress import interrupted, stop_on_signals, training_progress
-from aasvc_cli.cli.train_vocoder import refuse_options_of_voices
+from aasvc_cli.cli.train_vocoder import FOR_VOICES, refuse_options_of_voices
 from aasvc_cli.config.layers import preset_layer
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def train_content(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
 
     if given["recordings"] is None or given["teacher"] is None:
         usage("train", "--kind content: needs --recordings and --teacher")
-    read = {"train.warmup_steps"}
-    refuse_options_of_voices(given, {key: value for key, value in overrides.items() if key not in read}, "content")
+    read = ("warmup_steps",)
+    refuse_options_of_voices(given, "content", ["data", *(name for name in FOR_VOICES if name not in read)])
     config = content_config(given, overrides).config
     with stop_on_signals() as should_stop, training_progress() as on_report:
         result = run(

@@ -9,30 +9,22 @@ from aasvc_cli.cli import completion
 from aasvc_cli.cli.configuration import traced_config
 from aasvc_cli.cli.loading import loading
 from aasvc_cli.cli.options import model_option
-from aasvc_cli.cli.output import say, say_next, show_result, usage
+from aasvc_cli.cli.output import say, say_next, settings, show_result, usage
 from aasvc_cli.cli.progress import interrupted, stop_on_signals, training_progress
+from aasvc_cli.config.layers import FLAG
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aasvc_cli.config.layers import Traced
     from aasvc_cli.data.manifest import Manifest
     from aasvc_cli.storage.home import Home
 
-FOR_VOICES = {
-    "train.accum": "--accum",
-    "train.auto_batch": "--batch-size auto",
-    "train.max_frames": "--max-frames",
-    "train.memory": "--memory",
-    "train.warmup_steps": "--warmup-steps",
-    "train.checkpointing": "--checkpointing",
-    "train.n_workers": "--loader-workers",
-    "train.time_limit": "--time-limit",
-    "train.keep": "--keep",
-    "train.patience": "--patience",
-    "train.freeze": "--freeze",
-}
-"""Settings that the training of a vocoder does not read, and their options."""
+FOR_VOICES = (
+    "accum", "max_frames", "memory", "warmup_steps", "checkpointing", "n_workers", "time_limit", "keep", "patience",
+    "freeze", "tensorboard", "devices", "src_feat", "trg_feat", "dp_feat", "frames_per_token", "norm_name",
+)  # fmt: skip
+"""Options that the training of a vocoder does not read."""
 
 MelsFromOption = Annotated[
     str | None,
@@ -58,7 +50,7 @@ def train_vocoder(home: Home, given: Mapping[str, Any], overrides: Mapping[str, 
         from aasvc_cli.data.manifest import read_manifest
         from aasvc_cli.pipeline.train_vocoder import train_vocoder as run
 
-    refuse_options_of_voices(given, overrides, "vocoder")
+    refuse_options_of_voices(given, "vocoder")
     if given["recordings"] is not None and (given["data"] or given["mels_from"]):
         usage("train", "--recordings: takes the place of --data, and has no pairs for --mels-from")
     manifest = None if given["recordings"] is not None else read_manifest(home, given["data"])
@@ -99,9 +91,14 @@ def vocoder_config(
     return traced_config(given["conf"], overrides, base_layers(manifest, init), above=above)
 
 
-def refuse_options_of_voices(given: Mapping[str, Any], overrides: Mapping[str, Any], kind: str) -> None:
-    """End with wrong usage if there are options that the training of this kind does not read."""
-    refused = [flag for key, flag in FOR_VOICES.items() if overrides.get(key, "off") not in ("off", False)]
-    refused += [f"--{name}" for name in ("tensorboard", "devices") if given[name]]
+def refuse_options_of_voices(given: Mapping[str, Any], kind: str, names: Sequence[str] = FOR_VOICES) -> None:
+    """End with wrong usage if the command line has options that the training of this kind does not read.
+
+    What a settings file or a variable says is meant for voices, and is no fault.
+    """
+    on_command_line = [name for name in (*names, "batch_size") if settings.origins[name].kind == FLAG]
+    refused = [f"--{settings.names[name]}" for name in on_command_line if name != "batch_size"]
+    if "batch_size" in on_command_line and given["batch_size"] == "auto":
+        refused.append("--batch-size auto")
     if refused:
         usage("train", f"{', '.join(refused)}: only for voices; leave it out with --kind {kind}")

@@ -220,7 +220,9 @@ def test_encoders_that_cannot_be_begun_with_are_named_before_anything_is_heard_o
     assert (done / WEIGHTS_FILE).is_file()
 
 
-def test_the_command_trains_one(aasvc: Callable[..., Any], home: Home, recordings: Path, tmp_path: Path) -> None:
+def test_the_command_trains_one(
+    aasvc: Callable[..., Any], home: Home, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conf = tmp_path / "tiny.yaml"
     conf.write_text(json.dumps(to_tree(config(2))), encoding="utf-8")
     train_an_encoder = ["--home", home.root, "train", "--kind", "content", "--conf", conf, "--recordings", recordings]
@@ -231,6 +233,8 @@ def test_the_command_trains_one(aasvc: Callable[..., Any], home: Home, recording
     assert (home.encoders / "tiny" / WEIGHTS_FILE).is_file()
     outcome = aasvc(*train_an_encoder)
     assert outcome.code == 2 and "--kind content: needs --recordings and --teacher" in outcome.err
-    for option, value in (("--patience", 3), ("--time-limit", "2h"), ("--accum", 2)):
+    for option, value in (("--patience", 3), ("--time-limit", "2h"), ("--accum", 2), ("--data", "mine")):
         outcome = aasvc(*train_an_encoder, "--teacher", "some model", option, value)
         assert outcome.code == 2 and f"{option}: only for voices" in outcome.err
+    monkeypatch.setenv("AASVC_PATIENCE", "3")  # what voices are usually trained with is no fault here
+    assert aasvc(*train_an_encoder, "--teacher", "some model").code == 0
