@@ -96,8 +96,9 @@ MeasuresOption = Annotated[
     measure_option(
         "--measures",
         metavar="LIST",
-        help="Groups or measures with commas between them: signal, text (CER, WER), mos (DNSMOS, SQUIM), speaker "
-        "(similarity), all. By default what is installed, without mos, which takes seconds per recording.",
+        help="What to measure, with commas between: the groups signal, text (CER, WER), mos (DNSMOS, SQUIM), speaker "
+        "(similarity), all; or single measures (MCD,SIM), which are shown alone. By default what is installed, "
+        "without mos, which takes seconds per recording.",
     ),
 ]
 
@@ -283,12 +284,13 @@ def _results(given: Mapping[str, Any], systems: Sequence[str | Path]) -> list[Ev
 
 def _options(given: Mapping[str, Any]) -> Options:
     with loading():
-        from aasvc_cli.pipeline.evaluate import Options, chosen_groups
+        from aasvc_cli.pipeline.evaluate import Options, chosen_measures
 
     measures, asr_model, jobs = given["measures"], given["asr_model"], given["jobs"]
     chosen = None if measures is None else [name for name in measures.split(",") if name.strip()]
     recogniser = None
-    if "text" in chosen_groups(chosen) and asr_model is not None:
+    wanted = chosen_measures(chosen, given["mode"].value)
+    if asr_model is not None and any(measure.group == "text" for measure in wanted):
         from aasvc_cli.measures.judges import Whisper
 
         recogniser = Whisper(asr_model, threads=jobs or os.cpu_count() or 1)

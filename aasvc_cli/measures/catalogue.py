@@ -39,6 +39,11 @@ class Measure:
     group: Group = "signal"
 
     @property
+    def mode(self) -> str:
+        """The definition of the signal measures that brings it along; empty for other groups."""
+        return self.definition or ("corrected" if self.group == "signal" else "")
+
+    @property
     def heading(self) -> str:
         """Title and unit of a column."""
         return self.title + (f" [{self.unit}]" if self.unit else "")

@@ -28,7 +28,7 @@ from aasvc_cli.data.matching import match
 from aasvc_cli.data.texts import read_sentences, sentences_of, unread_note
 from aasvc_cli.errors import AasvcError, DataError, StorageError
 from aasvc_cli.measures import judges, signal
-from aasvc_cli.measures.catalogue import MEASURES, find_measure
+from aasvc_cli.measures.catalogue import MEASURES, Measure, find_measure
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.measures.recognition import Listener, listener
 from aasvc_cli.measures.results import EvaluateResult, Failure, Skipped, UtteranceScores
@@ -62,7 +62,8 @@ class Options:
 
     Attributes:
         mode: definition of the signal measures: ``published``, ``corrected``, or ``both``.
-        measures: groups (:data:`GROUPS`), measures by name, or ``all``; None for :data:`DEFAULT_GROUPS`.
+        measures: groups (:data:`GROUPS`), measures by name, or ``all``; None for :data:`DEFAULT_GROUPS`. The result has
+            what is asked for, and nothing else.
         f0_min, f0_max: F0 search range in Hz; by default the recipe's for its own speakers, else estimated.
         f0_range: the whole range as another evaluation had it, in place of these.
         recogniser: recognises speech for the error rates; without one they are left out.
@@ -203,27 +204,30 @@ def evaluate_run(
     return result
 
 
-def chosen_groups(measures: Sequence[str] | None) -> frozenset[str]:
-    """The groups that a choice of measures needs.
+def chosen_measures(measures: Sequence[str] | None, mode: str = BOTH) -> frozenset[Measure]:
+    """What a choice of groups and measures means, as far as a definition of the signal measures has it.
 
-    Raises DataError for a name that is neither a group nor a measure.
+    Raises:
+        DataError: a name that is neither a group nor a measure, a measure that the definition does not have, no such
+            definition, or nothing is chosen.
     """
-    if measures is None:
-        return DEFAULT_GROUPS
-    groups: set[str] = set()
-    for name in measures:
+    modes: tuple[str, ...] = ("", *_modes(mode))
+    chosen: set[Measure] = set()
+    for name in sorted(DEFAULT_GROUPS) if measures is None else measures:
         measure, known = find_measure(name), name.strip().lower()
-        if known == "all":
-            groups.update(GROUPS)
-        elif known in GROUPS:
-            groups.add(known)
-        elif measure is not None:
-            groups.add(measure.group)
-        else:
+        if known == "all" or known in GROUPS:
+            chosen.update(each for each in MEASURES if known in ("all", each.group) and each.mode in modes)
+        elif measure is None:
             raise DataError(
                 f"no measure {name!r}; there are all, {', '.join([*GROUPS, *(each.name for each in MEASURES)])}"
             )
-    return frozenset(groups)
+        elif measure.mode not in modes:
+            raise DataError(f"measure {name!r} is one of mode {measure.mode}, not of {mode}")
+        else:
+            chosen.add(measure)
+    if not chosen:
+        raise DataError("no measures were asked for")
+    return frozenset(chosen)
 
 
 @dataclass(frozen=True)
@@ -325,13 +329,14 @@ def _named(names: Iterable[str], count: int = 3) -> str:
 
 
 def _evaluate(material: _Material, home: Home | None, options: Options) -> EvaluateResult:
-    groups = chosen_groups(options.measures)
-    modes = _modes(options.mode) if "signal" in groups else ()
+    wanted = chosen_measures(options.measures, options.mode)
+    names = frozenset(measure.name for measure in wanted)
+    modes = tuple(mode for mode in signal.MODES if any(measure.mode == mode for measure in wanted))
     report = options.on_progress or (lambda _done, _total: None)
     cache = ResultCache(None if home is None else home.cache)
     skipped: list[Skipped] = []
-    asked = _judges(groups, skipped)
-    recogniser = _recogniser(groups, options.recogniser, material.texts, skipped)
+    asked = _judges(names, skipped)
+    recogniser = _recogniser(wanted, options.recogniser, material.texts, skipped)
     if not modes and not asked and recogniser is None:
         raise DataError("; ".join(f"{each.what}: {each.reason}" for each in skipped) or "no measures were asked for")
     spoken = set() if recogniser is None else material.texts.keys() & material.matches.pairs.keys()
@@ -360,14 +365,14 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     if recogniser is not None:
         targets = (target for _, target in material.matches.pairs.values())
         listening = listener(recogniser, cache, options.language, material.texts.values(), targets)
-        transcripts = _Transcripts(listening, _reader(listening.language, skipped))
+        transcripts = _Transcripts(listening, _reader(listening.language, names, skipped), names)
         notes += [listening.note] if listening.note else []
         recognisable = [job for job in scored if job.utterance_id in spoken]
         for done, job in enumerate(recognisable, start=len(jobs) + 1):
             failures += transcripts.recognise(job, material.texts[job.utterance_id])
             report(done, len(jobs) + len(spoken))
     part_notes = () if home is None else _note_parts(home, material, options.shard)
-    utterances = tuple(_utterance(job, outcome, material.texts, transcripts) for job, outcome in scored.items())
+    utterances = tuple(_utterance(job, outcome, material.texts, transcripts, names) for job, outcome in scored.items())
     matches, seed = material.matches, options.seed
     return EvaluateResult(
         name=material.name,
@@ -497,22 +502,24 @@ def _modes(mode: str) -> tuple[Mode, ...]:
     return chosen
 
 
-def _judges(groups: frozenset[str], skipped: list[Skipped]) -> tuple[str, ...]:
-    """The judges that can be asked; notes the others."""
+def _judges(names: frozenset[str], skipped: list[Skipped]) -> tuple[str, ...]:
+    """The judges of some measures that can be asked; notes the others."""
     wanted = []
-    if "mos" in groups:
-        wanted += [("mos", "DNSMOS", judges.missing_for("mos")), ("squim", "SQUIM", judges.squim_missing())]
-    if "speaker" in groups:
+    if any(name.startswith("DNSMOS") for name in names):
+        wanted.append(("mos", "DNSMOS", judges.missing_for("mos")))
+    if any(name.startswith("SQUIM") for name in names):
+        wanted.append(("squim", "SQUIM", judges.squim_missing()))
+    if any(name.startswith("SIM") for name in names):
         wanted.append(("speaker", "speaker similarity", judges.missing_for("speaker")))
     skipped += [Skipped(title, missing) for _, title, missing in wanted if missing is not None]
     return tuple(judge for judge, _, missing in wanted if missing is None)
 
 
 def _recogniser(
-    groups: frozenset[str], given: Recogniser | None, texts: Mapping[str, str], skipped: list[Skipped]
+    wanted: Iterable[Measure], given: Recogniser | None, texts: Mapping[str, str], skipped: list[Skipped]
 ) -> Recogniser | None:
     """The recogniser, if there is something for it to do; else a note that says what is missing."""
-    if "text" not in groups:
+    if not any(measure.group == "text" for measure in wanted):
         return None
     missing = None if given is not None else judges.missing_for("text")
     if missing is None and given is None:
@@ -525,8 +532,8 @@ def _recogniser(
     return None
 
 
-def _reader(language: str, skipped: list[Skipped]) -> tuple[str, Reader] | None:
-    if language != "ja":
+def _reader(language: str, names: frozenset[str], skipped: list[Skipped]) -> tuple[str, Reader] | None:
+    if language != "ja" or "KANA_CER" not in names:
         return None
     reader = judges.japanese_reader()
     if reader is None:
@@ -535,10 +542,15 @@ def _reader(language: str, skipped: list[Skipped]) -> tuple[str, Reader] | None:
 
 
 class _Transcripts:
-    """The recognised texts of the recordings; none without a listener."""
+    """The recognised texts of the recordings, with the error rates of some names; none without a listener."""
 
-    def __init__(self, listening: Listener | None = None, reader: tuple[str, Reader] | None = None) -> None:
-        self._listener, self._reader = listening, reader
+    def __init__(
+        self,
+        listening: Listener | None = None,
+        reader: tuple[str, Reader] | None = None,
+        names: frozenset[str] = frozenset(),
+    ) -> None:
+        self._listener, self._reader, self._names = listening, reader, names
         self._by_recording: dict[tuple[str, Side], Transcript] = {}
 
     def recognise(self, job: Job, sentence: str) -> list[Failure]:
@@ -553,7 +565,9 @@ class _Transcripts:
                 outcome.fail(error, "recognition: ")
                 break
             read = self._reader[1] if self._reader else None
-            self._by_recording[job.utterance_id, side] = transcript(sentence, text, self._listener.language, read)
+            made = transcript(sentence, text, self._listener.language, read)
+            counts = {name: count for name, count in made.counts.items() if name in self._names}
+            self._by_recording[job.utterance_id, side] = replace(made, counts=counts)
         return outcome.failures
 
     def of(self, utterance_id: str, side: Side) -> Transcript | None:
@@ -594,7 +608,14 @@ def _compare_voices(outcomes: Mapping[Job, Outcome], speakers: Mapping[str, str]
                     row[measure] = judges.similarity(outcome.voices.get(side), mean)
 
 
-def _utterance(job: Job, outcome: Outcome, texts: Mapping[str, str], transcripts: _Transcripts) -> UtteranceScores:
+def _utterance(
+    job: Job, outcome: Outcome, texts: Mapping[str, str], transcripts: _Transcripts, names: frozenset[str]
+) -> UtteranceScores:
+    """What is known of an utterance, as far as it was asked for: analyses and judges give several measures at once."""
+
+    def asked(scores: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in scores.items() if name in names}
+
     converted, target = transcripts.of(job.utterance_id, "converted"), transcripts.of(job.utterance_id, "target")
     rates = [{name: c.rate for name, c in (each.counts if each else {}).items()} for each in (converted, target)]
     return UtteranceScores(
@@ -602,10 +623,10 @@ def _utterance(job: Job, outcome: Outcome, texts: Mapping[str, str], transcripts
         converted=job.converted,
         target=job.target,
         sample_rate=max((settings.sample_rate for settings in outcome.analysis), default=outcome.sample_rate),
-        scores=(outcome.scores or {}) | rates[0],
+        scores=asked(outcome.scores or {}) | rates[0],
         source=job.source,
-        baseline=outcome.baseline,
-        ceiling=(outcome.ceiling | rates[1]) or None,
+        baseline=None if outcome.baseline is None else asked(outcome.baseline),
+        ceiling=(asked(outcome.ceiling) | rates[1]) or None,
         text=texts.get(job.utterance_id),
         transcript=converted,
         target_transcript=target,

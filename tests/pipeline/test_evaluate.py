@@ -880,6 +880,56 @@ def test_an_unknown_measure_is_refused_with_the_known_ones(folders):
         evaluate_folders(*folders, measures=["mdc"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "mode", "names", "modes"),
+    [
+        (["MCD"], "both", ["MCD"], ["published"]),
+        (["ddur-corrected", "mcd"], "both", ["MCD", "DDUR_corrected"], ["published", "corrected"]),
+        (["rate"], "both", ["RATE"], ["corrected"]),
+        (["f0rmse_corrected"], "corrected", ["F0RMSE_corrected"], ["corrected"]),
+        (["signal", "MCD"], "published", ["MCD", "F0RMSE", "F0CORR", "DDUR", "GV"], ["published"]),
+    ],
+)
+def test_measures_that_are_named_are_computed_and_shown_alone(folders, asked, mode, names, modes):
+    everything = evaluate_folders(*folders, source=folders[1], **F0, jobs=1)
+    result = evaluate_folders(*folders, source=folders[1], **{**F0, "measures": asked}, mode=mode, jobs=1)
+    assert [measure.name for measure in result.measures] == names
+    assert list(result.definitions) == modes
+    assert repr(result.corpus) == repr({name: everything.corpus[name] for name in result.corpus})
+    assert repr(result.baseline) == repr({name: everything.baseline[name] for name in result.corpus})
+    for one, whole in zip(result.utterances, everything.utterances, strict=True):
+        assert sorted(one.scores) == sorted(one.baseline) == sorted(names)
+        assert repr(one.scores) == repr({name: whole.scores[name] for name in one.scores})
+
+
+def test_the_table_of_one_measure_has_no_other(folders, aasvc, tmp_path):
+    rows = tmp_path / "rows.csv"
+    pairs = ["--converted", folders[0], "--target", folders[1], "--f0-min", 90, "--f0-max", 440, "--jobs", 1]
+    done = aasvc("evaluate", *pairs, "--measures", "mcd", "--csv", rows)
+    assert done.code == 0, done.err
+    assert [line.split()[:4] for line in done.out.splitlines() if line.startswith("utterance")] == [
+        ["utterance", "MCD", "[dB]"]
+    ]
+    assert rows.read_text().splitlines()[0] == "system,id,MCD,text,recognised,converted,target"
+
+
+def test_one_error_rate_is_shown_without_the_others(spoken, home):
+    converted, target, text = spoken
+    options = {"recogniser": Parrot(HEARD), "measures": ["wer"], "jobs": 1}
+    result = evaluate_folders(converted, target, text=text, home=home, **options)
+    assert result.corpus["WER"].mean == (1 + 2) / (3 + 4)
+    assert list(result.corpus) == list(result.ceiling) == ["WER"]
+    assert all(list(u.transcript.counts) == ["WER"] == list(u.scores) for u in result.utterances)
+
+
+def test_a_measure_that_the_definition_does_not_have_is_refused(folders):
+    for name, mode in (("mcd", "corrected"), ("vuv", "published")):
+        with pytest.raises(DataError, match=f"measure {name!r} is one of mode .*, not of {mode}"):
+            evaluate_folders(*folders, measures=["signal", name], mode=mode)
+    with pytest.raises(DataError, match="no measures were asked for"):
+        evaluate_folders(*folders, measures=[])
+
+
 def test_similarity_is_to_the_mean_of_the_other_recordings(folders, monkeypatch, tmp_path):
     """Voices made up from the pitch of the recording, so that the means are known."""
 
