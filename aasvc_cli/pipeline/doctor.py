@@ -438,7 +438,7 @@ def find_caches(home: Home) -> Cleaning:
     others = (path for part in PARTS if part not in CACHES for path in _files_below(home.root / part))
     left_over = tuple(path for path in others if _is_left_over(path) and _is_old(path))
     caches = (
-        Cache("features", features, _sum(features), "aasvc prepare computes them again when they are needed"),
+        Cache("features", features, _sum(features), "prepare, stats and train compute them again when they need them"),
         Cache("cache", scores, _sum(scores), "prepare and evaluate compute it again when they need it"),
         Cache("imported", made, _sum(made), "made again from models that are still there"),
         Cache("left over", left_over, _sum(left_over), "of commands that were killed and downloads that broke off"),
@@ -465,7 +465,7 @@ def remove_caches(home: Home, caches: Cleaning) -> None:
 
 @contextlib.contextmanager
 def _nobody_trains(home: Home) -> Iterator[None]:
-    """Hold the lock of every voice and vocoder, or raise if another process does."""
+    """Hold the lock of every voice, vocoder and encoder, or raise if another process does."""
 
     def refuse(path: Path) -> NoReturn:
         name = path.name.removeprefix(".").removesuffix(".lock")
@@ -474,7 +474,7 @@ def _nobody_trains(home: Home) -> Iterator[None]:
         )
 
     with contextlib.ExitStack() as stack:
-        for path in sorted([*home.exp.glob(".*.lock"), *home.vocoders.glob(".*.lock")]):
+        for path in sorted(path for root in (home.exp, home.vocoders, home.encoders) for path in root.glob(".*.lock")):
             stack.enter_context(lock(path, functools.partial(refuse, path)))
         yield
 

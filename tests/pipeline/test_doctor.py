@@ -315,7 +315,9 @@ class TestClean:
         assert {name for name, place in places.items() if place.exists()} == {"gone", "changed"}
         assert foreign.exists() and not part.parent.exists()
 
-    @pytest.mark.parametrize("lock", ["exp/.male_female_tiny.lock", "vocoders/.female_tiny.lock"])
+    @pytest.mark.parametrize(
+        "lock", ["exp/.male_female_tiny.lock", "vocoders/.female_tiny.lock", "encoders/.female_tiny.lock"]
+    )
     def test_not_while_something_is_training(self, aasvc: Aasvc, trained: Home, lock: str):
         from filelock import FileLock
 
