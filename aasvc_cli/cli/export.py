@@ -34,7 +34,9 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where th
 FormatOption = Annotated[
     ExportFormat,
     output_option(
-        "--format", help="onnx: graphs for aasvc convert --model FOLDER. web: a page that converts by itself."
+        "--format",
+        help="onnx: graphs for aasvc convert --model FOLDER. web: a page that converts by itself; npm fetches "
+        "its runtime once.",
     ),
 ]
 SpeakerDataOption = Annotated[
