@@ -41,6 +41,7 @@ class Part:
         counted: the header counts the samples, so that the decoder's number of frames is no guess
         shown_size: how many bytes the decoder is told there are, where it would stop too early; None for the true size
         patch: a place, counted from ``start``, and what the decoder finds there instead of what the file says
+        beside: how many other recordings run side by side with it in an Ogg, which nobody reads
     """
 
     start: int
@@ -49,11 +50,12 @@ class Part:
     counted: bool = False
     shown_size: int | None = None
     patch: tuple[int, bytes] | None = None
+    beside: int = 0
 
     @property
     def as_it_is(self) -> bool:
         """Whether the decoder may read the bytes themselves."""
-        return self.shown_size is None and self.patch is None
+        return self.start == 0 and self.shown_size is None and self.patch is None
 
 
 def find_parts(path: Path) -> list[Part]:
@@ -157,9 +159,7 @@ def _hits(file: IO[bytes], signature: re.Pattern[bytes], start: int = 0) -> Iter
 def _starts(file: IO[bytes], kind: str) -> list[int]:
     hits = list(_hits(file, _SIGNATURES[kind]))
     if kind == "ogg":  # streams that run side by side begin on neighbouring pages
-        hits = [
-            hit for before, hit in zip([None, *hits], hits, strict=False) if not before or hit > _page_end(file, before)
-        ]
+        hits = [hit for index, hit in enumerate(hits) if not index or hit > _page_end(file, hits[index - 1])]
     return [0, *hits[1:]]
 
 
@@ -168,7 +168,7 @@ def _starts(file: IO[bytes], kind: str) -> list[int]:
 
 def _part(file: IO[bytes], kind: str, start: int, stop: int) -> Part:
     if kind == "ogg":
-        return Part(start, stop, 1.0 if _ogg_ends(file, start, stop) else None)
+        return _ogg_part(file, start, stop)
     if kind == "flac":
         return Part(start, stop, counted=True)
     if kind == "mp3":
@@ -225,20 +225,45 @@ def _forgotten_length(file: IO[bytes], kind: str, start: int, content: int, stop
     return content - 4 - start, min(there, 0xFFFFFFFF).to_bytes(4, "little")
 
 
+# --- Ogg ------------------------------------------------------------------------------------------------------------
+
+_OGG_READ = (b"\x01vorbis", b"OpusHead")
+_OGG_SOUNDS = (*_OGG_READ, b"\x7fFLAC", b"Speex   ")
+"""How the first packets begin of streams that the decoder reads, and of all that hold sound."""
+
+
 def _page_end(file: IO[bytes], page: int) -> int:
     head = _read(file, page, 27 + 255)
     segments = head[26] if len(head) > 26 else 0
     return page + 27 + segments + sum(head[27 : 27 + segments])
 
 
-def _ogg_ends(file: IO[bytes], start: int, stop: int) -> bool:
-    """Whether the last page is there and says that it is the last one."""
-    tail = max(start, stop - (1 << 17))
-    content = _read(file, tail, stop - tail)
-    page = content.rfind(b"OggS\x00")
-    if page < 0 or page + 27 > len(content):
-        return False
-    return bool(content[page + 5] & 4) and _page_end(file, tail + page) <= stop
+def _ogg_part(file: IO[bytes], start: int, stop: int) -> Part:
+    """A recording, alone or side by side with other streams: a film, an index (Skeleton), more recordings.
+
+    The decoder goes by the first page and passes over those of other streams, so the part begins with the first page of
+    the first stream that it reads.
+    """
+    streams, page = [], _after_id3(file, start)
+    while page < stop and _SIGNATURES["ogg"].match(_read(file, page, _LONGEST_SIGNATURE)):
+        head = _read(file, page, 27 + 255 + 8)
+        if len(head) < 27:
+            break
+        streams.append((page, head[14:18], head[27 + head[26] :]))
+        page = _page_end(file, page)
+    read = next((stream for stream in streams if stream[2].startswith(_OGG_READ)), None)
+    if read is None:
+        return Part(start, stop)
+    page, serial, _ = read
+    sounds = sum(packet.startswith(_OGG_SOUNDS) for _, _, packet in streams)
+    share = 1.0 if _ogg_ends(file, start, stop, serial) else None
+    return Part(start if read is streams[0] else page, stop, share, beside=sounds - 1)
+
+
+def _ogg_ends(file: IO[bytes], start: int, stop: int, serial: bytes) -> bool:
+    """Whether the page is there that says that it is the last one of a stream."""
+    last = re.compile(rb"OggS\x00[\x04-\x07].{8}" + re.escape(serial), re.DOTALL)
+    return any(_page_end(file, page) <= stop for page in _hits(file, last, start))
 
 
 # --- MP3 ------------------------------------------------------------------------------------------------------------

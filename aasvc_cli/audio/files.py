@@ -134,6 +134,9 @@ class Sound:
             self.remarks.append(
                 Remark("joined", f"{len(rates)} recordings joined in one file, read one after the other")
             )
+        if beside := sum(part.beside for part in self.parts):
+            others = "the other one is" if beside == 1 else f"{beside} others are"
+            self.remarks.append(Remark("beside", f"recordings side by side in one file; {others} left out"))
 
     def blocks(self, length: int) -> Iterator[Wave]:
         """The samples in order, (n,) float32 each of at most ``length``; the first time, the file is read twice.

@@ -38,7 +38,7 @@ class Remark:
     """Something about a recording that its samples, as they are handed out, no longer show.
 
     Attributes:
-        code: ``truncated``, ``joined``, ``channels``, ``offset`` or ``scaled``
+        code: ``truncated``, ``joined``, ``beside``, ``channels``, ``offset`` or ``scaled``
         message: a sentence without the recording's name
     """
 

@@ -73,6 +73,89 @@ def test_all_of_a_joined_file_is_read(tmp_path, suffix):
     assert file.remarks == tuple(remarks)
 
 
+def ogg_pages(content: bytes) -> list[bytes]:
+    pages = []
+    while content:
+        n_segments = content[26]
+        length = 27 + n_segments + sum(content[27 : 27 + n_segments])
+        pages.append(content[:length])
+        content = content[length:]
+    return pages
+
+
+def ogg_page(flags: int, number: int, packet: bytes, serial: bytes = b"skel") -> bytes:
+    """A page of one packet, with the checksum of RFC 3533."""
+    place = struct.pack("<IB", number, 1)
+    page = b"OggS\0" + bytes([flags]) + bytes(8) + serial + place[:4] + bytes(4) + place[4:] + bytes([len(packet)])
+    page += packet
+    checksum = 0
+    for octet in page:
+        checksum ^= octet << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+    return page[:22] + struct.pack("<I", checksum) + page[26:]
+
+
+def side_by_side(*streams: list[bytes]) -> bytes:
+    """Streams page by page in turn, so that all begin before the second page of any."""
+    longest = max(map(len, streams))
+    return b"".join(stream[index] for index in range(longest) for stream in streams if index < len(stream))
+
+
+SKELETON = [ogg_page(2, 0, b"fishead\0" + bytes(56)), ogg_page(4, 1, b"")]
+"""The index that programs put before a recording."""
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_recording_beside_a_stream_without_sound_is_read(tmp_path, suffix, first):
+    path, alone = tmp_path / f"a.{suffix}", encoded(3.0, suffix)
+    path.write_bytes(alone)
+    expected, _ = read_audio(path)
+    streams = [SKELETON, ogg_pages(alone)] if first else [ogg_pages(alone), SKELETON]
+    path.write_bytes(side_by_side(*streams))
+    remarks: list[str] = []
+    for wave in (
+        read_audio(path, lambda remark: remarks.append(remark.message))[0],
+        np.concatenate(list(AudioFile(path).blocks())),
+    ):
+        np.testing.assert_array_equal(wave, expected)
+    assert remarks == []
+    path.write_bytes(side_by_side(*streams) * 2)
+    wave, _ = read_audio(path, lambda remark: remarks.append(remark.code))
+    np.testing.assert_array_equal(wave, np.concatenate([expected, expected]))
+    assert remarks == ["joined"]
+
+
+def test_of_two_recordings_side_by_side_one_is_read_and_the_other_is_named(tmp_path):
+    path, other = tmp_path / "a.ogg", encoded(5.0, "opus")
+    for alone in (encoded(3.0, "ogg"), encoded(3.0, "opus")):
+        path.write_bytes(alone)
+        expected, _ = read_audio(path)
+        path.write_bytes(side_by_side(ogg_pages(alone), ogg_pages(other)))
+        remarks: dict[str, str] = {}
+        wave, _ = read_audio(path, lambda remark, into=remarks: into.update({remark.code: remark.message}))
+        np.testing.assert_array_equal(wave, expected)
+        assert remarks == {"beside": "recordings side by side in one file; the other one is left out"}
+
+
+def test_a_missing_end_is_that_of_the_recording_and_not_of_what_is_beside_it(tmp_path):
+    path, pages = tmp_path / "a.ogg", ogg_pages(encoded(3.0, "opus"))
+    film = [SKELETON[0], *(ogg_page(0, number, bytes(200)) for number in range(1, 2000)), ogg_page(4, 2000, b"")]
+    path.write_bytes(side_by_side(pages, film[:-1]))
+    assert read(path) == (pytest.approx(3.0, abs=0.1), {})
+    path.write_bytes(side_by_side(pages[:-1], film))
+    assert "the rest of the file is missing" in read(path)[1]["truncated"]
+
+
+@pytest.mark.parametrize("size", [13, 14, 20, 26, 27, 30, 60, 100, 150])
+def test_an_ogg_that_ends_in_its_first_pages_is_refused_in_plain_words(tmp_path, size):
+    path = tmp_path / "a.ogg"
+    path.write_bytes(side_by_side(SKELETON, ogg_pages(encoded(1.0, "ogg")))[:size])
+    with pytest.raises(AudioError, match=r"a\.ogg: not readable as audio"):
+        read_audio(path)
+
+
 def test_parts_of_other_rates_are_refused_by_name(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(encoded(1.0, "wav") + encoded(1.0, "wav", 24000))
