@@ -58,6 +58,11 @@ class RawAudio:
             raise DataError(f"raw format {self.encoding}: expected one of {', '.join(RAW_ENCODINGS)}")
         check_header("raw audio", self.sample_rate, self.channels)
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a sample of all channels."""
+        return _sample_bytes(self.encoding) * self.channels
+
 
 class AudioFile:
     """A recording on disk, read by blocks as often as needed.
@@ -88,6 +93,15 @@ class AudioFile:
             }  # fmt: skip
         self._sound = Sound(path, self.name, **described)
         self.sample_rate = self._sound.sample_rate
+        if raw is not None and (left := path.stat().st_size % (whole := raw.frame_bytes)):
+            # libsndfile passes over it, but it is all that shows of a stream that was cut, or of a wrong description
+            from aasvc_cli.audio.mono import Remark
+
+            message = (
+                f"ends with {left} of the {whole} bytes of a sample ({raw.encoding}, channels: {raw.channels}), "
+                "which are left out; it was cut short, or its format is another"
+            )
+            self._sound.remarks.append(Remark("truncated", message))
 
     @property
     def seconds(self) -> float:
@@ -216,7 +230,7 @@ def encode_raw(samples: Wave, encoding: str) -> bytes:
     import numpy as np
 
     order = ">" if encoding.endswith("be") else "<"
-    kind, bits = encoding[0], int(encoding.removesuffix("le").removesuffix("be")[1:])
+    kind, bits = encoding[0], 8 * _sample_bytes(encoding)
     if kind == "f":
         return samples.astype(f"{order}f{bits // 8}").tobytes()
     full = np.clip(np.rint(samples.astype(np.float64) * 2.0**31), -(2.0**31), 2.0**31 - 1).astype(np.int64)
@@ -227,6 +241,10 @@ def encode_raw(samples: Wave, encoding: str) -> bytes:
         return whole.astype(f"{order}i{bits // 8}").tobytes()
     octets = whole.astype(f"{order}i4").view("u1").reshape(-1, 4)
     return (octets[:, 1:] if order == ">" else octets[:, :3]).tobytes()
+
+
+def _sample_bytes(encoding: str) -> int:
+    return int(encoding.removesuffix("le").removesuffix("be")[1:]) // 8
 
 
 @contextlib.contextmanager

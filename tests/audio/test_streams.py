@@ -131,6 +131,34 @@ class TestRaw:
         (tmp_path / "a.raw").write_bytes(encode_raw(samples.reshape(-1), "f32le"))
         assert np.allclose(read(tmp_path / "a.raw", RawAudio("f32le", RATE, 2)), samples.mean(axis=1))
 
+    @pytest.mark.parametrize(
+        ("encoding", "channels", "frame"), [("s8", 2, 2), ("s16le", 1, 2), ("s24be", 2, 6), ("f32le", 3, 12)]
+    )
+    def test_bytes_that_are_no_whole_sample_are_named_and_the_rest_is_read(
+        self, tmp_path: Path, encoding: str, channels: int, frame: int
+    ):
+        whole = encode_raw(noise(500, channels).reshape(-1), encoding)
+        assert len(whole) == 500 * frame
+        path, raw = tmp_path / "a.raw", RawAudio(encoding, RATE, channels)
+        path.write_bytes(whole)
+        expected = read(path, raw)
+        for left in range(frame):
+            path.write_bytes(whole + bytes([17] * left))
+            file = AudioFile(path, raw=raw)
+            for _ in range(2):
+                assert np.array_equal(np.concatenate(list(file.blocks())), expected)
+            if not left:
+                assert file.remarks == ()
+                continue
+            (remark,) = file.remarks
+            beginning = f"ends with {left} of the {frame} bytes of a sample ({encoding}, channels: {channels})"
+            assert remark.startswith(beginning)
+
+    def test_less_than_a_sample_is_none(self, tmp_path: Path):
+        (tmp_path / "a.raw").write_bytes(b"\1")
+        with pytest.raises(AudioError, match=r"a\.raw: holds no samples"):
+            read(tmp_path / "a.raw", RawAudio("s16le", RATE))
+
     def test_impossible_descriptions_are_refused(self):
         with pytest.raises(DataError, match="expected one of s8"):
             RawAudio("s17", RATE)
