@@ -261,7 +261,7 @@ class _Run:
         trainer = self._trainer(recordings)
         if self.mels_from is not None:
             say(f"writing mels with {self.mels_from}")
-            forced = _Forced(self.home, self.mels_from, self.mel, self.device)
+            forced = _Forced(self.home, self.mels_from, self.manifest.name, self.mel, self.device)
             restore_features(self.home, self.manifest, forced.voice.config, on_message=say)
             recordings = [*recordings, *forced.replaced(unchanged, self._pairs("train"))]
             self.dev_recordings = forced.replaced(self.dev_recordings, self._pairs("dev"))
@@ -529,8 +529,9 @@ class _Run:
 class _Forced:
     """The mels that a voice writes for pairs when it is held to the timing and the pitch of the target."""
 
-    def __init__(self, home: Home, name: str | Path, mel: MelConfig, device: torch.device) -> None:
-        self.voice = load_voice(find_voice(home, name), str(device), home=home)
+    def __init__(self, home: Home, name: str | Path, prepared: str, mel: MelConfig, device: torch.device) -> None:
+        # published voices come without the statistics of their source speaker; those of the pairs take their place
+        self.voice = load_voice(find_voice(home, name), str(device), home=home, data=prepared)
         if feature_key("mel", FeatureConfig(mel=mel)) != feature_key("mel", self.voice.config.features):
             raise ConfigError(str(name), ["its mels have other settings than those of the vocoder; give its --conf"])
         self.pitch_of = None

@@ -23,9 +23,11 @@ from aasvc_cli.conversion.converter import Converter
 from aasvc_cli.conversion.voice import find_voice, read_voice
 from aasvc_cli.data.manifest import read_manifest
 from aasvc_cli.errors import ConfigError, DataError, ModelError, TrainingError
+from aasvc_cli.features.kinds import feature_keys
 from aasvc_cli.measures.judges import missing_for
 from aasvc_cli.pipeline.train_vocoder import _Forced, beginning, train_vocoder
 from aasvc_cli.storage.checkpoint import load_checkpoint, save_checkpoint
+from aasvc_cli.storage.files import write_json
 from aasvc_cli.storage.home import Home
 from aasvc_cli.training.discriminators import (
     Discriminators,
@@ -362,7 +364,7 @@ class TestRun:
                 return lambda mel: (torch.full(mel.shape[:2], f0), torch.ones(mel.shape[:2], dtype=torch.bool))
 
             monkeypatch.setattr("aasvc_cli.pipeline.train_vocoder.PitchReader", reader)
-            forced = _Forced(analysed, voice, found.features.mel, torch.device("cpu"))
+            forced = _Forced(analysed, voice, "male_female", found.features.mel, torch.device("cpu"))
             assert forced.voice.model.pitch_predictor is not None
             torch.manual_seed(1)
             torch.nn.init.normal_(forced.voice.model.pitch_predictor.condition.weight)
@@ -370,6 +372,17 @@ class TestRun:
 
         assert np.array_equal(mel_at(200.0), mel_at(200.0))
         assert np.abs(mel_at(200.0) - mel_at(300.0)).max() > 1e-2
+
+    def test_a_voice_without_statistics_of_its_source_takes_those_of_the_pairs(self, analysed: Home, tmp_path: Path):
+        found = read_voice(find_voice(analysed, "tiny"), analysed, weights=False).config
+        voice = write_voice(tmp_path / "theirs", found)
+        tree = json.loads((voice / "stats.json").read_text())
+        target = tree["target"] | {"kind": "mel", "key": feature_keys(found.features)["target"]}
+        write_json(voice / "stats.json", {"origin": "theirs", "target": target})
+        forced = _Forced(analysed, voice, "male_female", found.features.mel, torch.device("cpu"))
+        own = json.loads((analysed.stats / "male_female" / "self.json").read_text())
+        assert np.allclose(forced.voice.stats.source.mean, own["source"]["mean"])
+        assert not np.allclose(forced.voice.stats.source.mean, forced.voice.stats.target.mean)
 
     def test_without_mels_from_it_learns_from_the_voice_of_the_same_tag_which_speaks_through_it_then(
         self, analysed: Home
