@@ -174,7 +174,7 @@ MATRIX = [
     # --- convert
     usage("convert", "name a recording"),
     usage("convert a.wav", "-o FILE"),
-    usage("convert a.wav -o b.wav --out-dir c", "-o FILE"),
+    usage("convert a.wav -o b.wav --out-dir c", "-o and --out-dir both say where results go"),
     usage("convert a.wav --set eval --model tiny", "--set stands alone"),
     usage("convert --set test --model tiny", "eval"),
     usage("convert --set eval", "--set needs --model"),

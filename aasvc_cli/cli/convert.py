@@ -280,7 +280,9 @@ class _Work:
                 usage("convert", "--from0 stands in place of inputs, and its results go to --out-dir DIR")
         elif not self.inputs:
             usage("convert", "name a recording, or a set with --set")
-        elif (self.output is None) == (self.out_dir is None):
+        elif self.output is not None and self.out_dir is not None:
+            usage("convert", "-o and --out-dir both say where results go; use one of them")
+        elif self.output is None and self.out_dir is None:
             usage("convert", "say where the result goes: -o FILE for one recording, or --out-dir DIR for any number")
         if self.set_name is None and data is not None and source_stats is not None:
             usage("convert", "--data and --source-stats both give statistics of the source speaker; use one")
