@@ -211,7 +211,8 @@ class Converter:
         """Convert one recording.
 
         Args:
-            wave: (n,) samples, or (n, channels), which are averaged; full scale at 1.0
+            wave: (n,) samples, or (n, channels), which are averaged. Floats have their full scale at 1.0; int8, uint8,
+                int16 and int32 have that of their type, as soundfile reads and writes them
             sample_rate: any, in Hz
             seed, noise_scale, speed: as in :class:`ConvertOptions`
             name: how messages call the recording
@@ -219,7 +220,7 @@ class Converter:
                 another program
 
         Raises:
-            AudioError: no samples, not finite, or too short for the model.
+            AudioError: no samples, not finite, of another type, or too short for the model.
             DataError: an option is out of its range.
             ModelError: the model's result is not a finite spectrum.
         """
@@ -604,7 +605,7 @@ def _joined(parts: Sequence[Converted]) -> Converted:
 
 def _mono(wave: npt.NDArray[Any], sample_rate: int, name: str) -> Wave:
     check_header(name, sample_rate)
-    samples = np.asarray(wave, dtype=np.float32)
+    samples = _scaled(np.asarray(wave), name)
     if samples.ndim == 2:
         samples = samples.mean(axis=1) if samples.shape[1] else samples[:, :0].reshape(-1)
     if samples.ndim != 1 or not len(samples):
@@ -612,3 +613,18 @@ def _mono(wave: npt.NDArray[Any], sample_rate: int, name: str) -> Wave:
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: holds samples that are not numbers (NaN or infinite)")
     return samples
+
+
+def _scaled(samples: npt.NDArray[Any], name: str) -> Wave:
+    """Samples of any type that has a full scale, as floats of the same shape with theirs at 1.0."""
+    kind, octets = samples.dtype.kind, samples.dtype.itemsize
+    if kind == "f":
+        return samples.astype(np.float32, copy=False)
+    if (kind, octets) not in (("i", 1), ("u", 1), ("i", 2), ("i", 4)):
+        # 64 bits mostly hold samples of 16, which arithmetic has widened
+        raise AudioError(
+            f"{name}: samples of type {samples.dtype}, whose full scale is not known; expected floats up to 1.0, int8, "
+            "uint8, int16 or int32; divide 16-bit integers by 32768"
+        )
+    full_scale = np.float32(2.0 ** (8 * octets - 1))
+    return samples.astype(np.float32) / full_scale - np.float32(kind == "u")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import aasvc_cli
@@ -369,6 +370,26 @@ class TestLibrary:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    @pytest.mark.parametrize(
+        ("subtype", "dtype"), [("PCM_U8", "uint8"), ("PCM_S8", "int8"), ("PCM_16", "int16"), ("PCM_32", "int32")]
+    )
+    def test_integers_are_scaled_as_soundfile_reads_them(
+        self, converter: Converter, tmp_path: Path, subtype: str, dtype: str
+    ):
+        path, kind = tmp_path / "a.raw", {"samplerate": RATE, "format": "RAW", "subtype": subtype}
+        soundfile.write(path, np.stack([buzz(), 0.5 * buzz()], axis=1), RATE, format="RAW", subtype=subtype)
+        floats, _ = soundfile.read(path, dtype="float32", channels=2, **kind)
+        integers = np.frombuffer(path.read_bytes(), dtype).reshape(-1, 2)
+        expected = converter.convert(floats, RATE)
+        (many,) = converter.convert_many([integers], RATE)
+        for result in (converter.convert(integers, RATE), many):
+            assert np.array_equal(result.wave, expected.wave)
+
+    @pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64", "object"])
+    def test_samples_of_a_type_without_a_full_scale_are_refused(self, converter: Converter, dtype: str):
+        with pytest.raises(AudioError, match=f"mine: samples of type {dtype}, whose full scale is not known; expected"):
+            converter.convert(np.zeros(RATE, dtype), RATE, name="mine")
 
     def test_options_out_of_range_are_refused_before_anything_is_read(self, converter: Converter):
         with pytest.raises(DataError, match="speed"):
