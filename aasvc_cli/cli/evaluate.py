@@ -224,7 +224,7 @@ def evaluate(
     verdicts = _verdicts(listening)
     if shard is not None and (json_target or csv_file or report or fail_if):
         usage("evaluate", "--shard only scores; the same command without it shows the scores and writes files")
-    results = _results(given, chosen)
+    results = _results(given, chosen, thresholds)
     if shard is not None:
         for result in results:
             scored = f"{result.name}, part {shard}: {_number(result.utterances)} scored"
@@ -270,9 +270,11 @@ def _systems(given: Mapping[str, Any]) -> list[str] | list[Path]:
     return [converted] if converted is not None else [Path(name) for name in names]
 
 
-def _results(given: Mapping[str, Any], systems: Sequence[str | Path]) -> list[EvaluateResult]:
+def _results(
+    given: Mapping[str, Any], systems: Sequence[str | Path], thresholds: Sequence[Threshold]
+) -> list[EvaluateResult]:
     """The scores of each system. The second is analysed in the F0 range of the first."""
-    options = _options(given)
+    options = _options(given, thresholds)
     results = []
     for system in systems:
         with workers_of(given["cluster"]) as workers, progress("evaluate") as on_progress:
@@ -282,22 +284,37 @@ def _results(given: Mapping[str, Any], systems: Sequence[str | Path]) -> list[Ev
     return results
 
 
-def _options(given: Mapping[str, Any]) -> Options:
+def _options(given: Mapping[str, Any], thresholds: Sequence[Threshold]) -> Options:
     with loading():
         from aasvc_cli.pipeline.evaluate import Options, chosen_measures
 
     measures, asr_model, jobs = given["measures"], given["asr_model"], given["jobs"]
     chosen = None if measures is None else [name for name in measures.split(",") if name.strip()]
-    recogniser = None
     wanted = chosen_measures(chosen, given["mode"].value)
-    if asr_model is not None and any(measure.group == "text" for measure in wanted):
-        from aasvc_cli.measures.judges import Whisper
-
-        recogniser = Whisper(asr_model, threads=jobs or os.cpu_count() or 1)
     same = {name: given[name] for name in ("f0_min", "f0_max", "language", "seed", "jobs")}
-    return Options(
-        mode=given["mode"].value, measures=chosen, recogniser=recogniser, shard=shard_of(given["shard"]), **same
+    options = Options(
+        mode=given["mode"].value, measures=chosen, required=[each.measure for each in thresholds],
+        shard=shard_of(given["shard"]), **same,
     )  # fmt: skip
+    _check_thresholds(thresholds, given, options)
+    if asr_model is None or not any(measure.group == "text" for measure in wanted):
+        return options
+    from aasvc_cli.measures.judges import Whisper
+
+    return replace(options, recogniser=Whisper(asr_model, threads=jobs or os.cpu_count() or 1))
+
+
+def _check_thresholds(thresholds: Sequence[Threshold], given: Mapping[str, Any], options: Options) -> None:
+    """Refuse conditions on what will not be computed, before minutes of work."""
+    from aasvc_cli.pipeline.evaluate import options_for
+
+    is_run = given["target"] is None  # which knows its sentences and sources
+    have = {"texts": is_run or given["text"] is not None, "sources": is_run or given["source"] is not None}
+    for each in thresholds:
+        takes = options_for(each.measure, options, recognised=given["asr_model"] is not None, **have)
+        if takes:
+            title = each.measure.title
+            usage("evaluate", f"--fail-if {each.text}: {title} would not be computed; it takes {' '.join(takes)}")
 
 
 def _score(system: str | Path, given: Mapping[str, Any], options: Options) -> EvaluateResult:

@@ -52,6 +52,8 @@ BOTH = "both"
 GROUPS = ("signal", "text", "mos", "speaker")
 DEFAULT_GROUPS = frozenset({"signal", "text", "speaker"})
 """Computed by default: all but the opinions, which take seconds per recording."""
+JUDGED = {"text": "CER, WER", "mos": "DNSMOS", "squim": "SQUIM", "speaker": "speaker similarity"}
+"""What notes call the measures of each judge."""
 COMPILED = "aasvc_cli.audio.dtw"
 """The module of the signal measures whose loops are compiled on first use."""
 
@@ -64,6 +66,7 @@ class Options:
         mode: definition of the signal measures: ``published``, ``corrected``, or ``both``.
         measures: groups (:data:`GROUPS`), measures by name, or ``all``; None for :data:`DEFAULT_GROUPS`. The result has
             what is asked for, and nothing else.
+        required: measures that are refused before any work if they cannot be computed.
         f0_min, f0_max: F0 search range in Hz; by default the recipe's for its own speakers, else estimated.
         f0_range: the whole range as another evaluation had it, in place of these.
         recogniser: recognises speech for the error rates; without one they are left out.
@@ -77,6 +80,7 @@ class Options:
 
     mode: str = BOTH
     measures: Sequence[str] | None = None
+    required: Sequence[Measure] = ()
     f0_min: float | None = None
     f0_max: float | None = None
     f0_range: F0Range | None = None
@@ -230,6 +234,26 @@ def chosen_measures(measures: Sequence[str] | None, mode: str = BOTH) -> frozens
     return frozenset(chosen)
 
 
+def options_for(
+    measure: Measure, options: Options, *, recognised: bool = True, texts: bool = True, sources: bool = True
+) -> list[str]:
+    """The options of ``aasvc evaluate`` that a measure takes and that are not given; none if it will be computed.
+
+    Args:
+        recognised, texts, sources: whether there are a recogniser, sentences, and source recordings.
+    """
+    given = [group for group in GROUPS if group in DEFAULT_GROUPS] if options.measures is None else options.measures
+    takes = {
+        f"--mode {BOTH}": measure.group == "signal" and options.mode not in (BOTH, measure.mode),
+        f"--measures {','.join([*given, measure.name])}": measure not in chosen_measures(options.measures),
+        "--asr-model base": measure.group == "text" and not recognised,
+        "--text FILE": measure.group == "text" and not texts,
+        "--language ja": measure.name == "KANA_CER" and options.language not in (None, "ja"),
+        "--source DIR": measure.name == "SIM_SOURCE" and not sources,
+    }
+    return [option for option, lacks in takes.items() if lacks]
+
+
 @dataclass(frozen=True)
 class _Material:
     """What is to be evaluated."""
@@ -275,7 +299,7 @@ def _matched(folder: Path, ours: Mapping[str, Path], other_folder: Path, theirs:
         for root, recordings in ((folder, ours), (other_folder, theirs))
     ]
     try:
-        pairs = [(str(pair.source), str(pair.target), pair.utterance_id) for _, pair in match(*sides).pairs]
+        pairs = [(str(pair.source), str(pair.target), pair.utterance_id) for _, pair in match(sides[0], sides[1]).pairs]
     except DataError:  # there is none
         return _Named(found)
     more = {left[one]: (left_there[other], name) for one, other, name in pairs if one in left and other in left_there}
@@ -335,10 +359,11 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     report = options.on_progress or (lambda _done, _total: None)
     cache = ResultCache(None if home is None else home.cache)
     skipped: list[Skipped] = []
-    asked = _judges(names, skipped)
+    asked = _judges(wanted, material.sources, skipped)
     recogniser = _recogniser(wanted, options.recogniser, material.texts, skipped)
     if not modes and not asked and recogniser is None:
         raise DataError("; ".join(f"{each.what}: {each.reason}" for each in skipped) or "no measures were asked for")
+    _check_required(options.required, wanted, {"", *asked, *(["text"] if recogniser else [])}, skipped)
     spoken = set() if recogniser is None else material.texts.keys() & material.matches.pairs.keys()
     with options.workers or _workers(options.jobs) as workers:
         f0_range = _f0_range(material, options, workers) if modes else None
@@ -502,17 +527,37 @@ def _modes(mode: str) -> tuple[Mode, ...]:
     return chosen
 
 
-def _judges(names: frozenset[str], skipped: list[Skipped]) -> tuple[str, ...]:
-    """The judges of some measures that can be asked; notes the others."""
-    wanted = []
-    if any(name.startswith("DNSMOS") for name in names):
-        wanted.append(("mos", "DNSMOS", judges.missing_for("mos")))
-    if any(name.startswith("SQUIM") for name in names):
-        wanted.append(("squim", "SQUIM", judges.squim_missing()))
-    if any(name.startswith("SIM") for name in names):
-        wanted.append(("speaker", "speaker similarity", judges.missing_for("speaker")))
-    skipped += [Skipped(title, missing) for _, title, missing in wanted if missing is not None]
-    return tuple(judge for judge, _, missing in wanted if missing is None)
+def _judge(measure: Measure) -> str:
+    """Who has to be asked for a measure; empty for a signal measure, which takes nobody."""
+    return "squim" if measure.name.startswith("SQUIM") else "" if measure.group == "signal" else measure.group
+
+
+def _judges(wanted: Iterable[Measure], sources: Mapping[str, Path], skipped: list[Skipped]) -> tuple[str, ...]:
+    """The judges of single recordings that can be asked; notes the others."""
+    needed: dict[str, set[str]] = defaultdict(set)
+    for measure in wanted:
+        needed[_judge(measure)].add(measure.name)
+    found = []
+    for judge in ("mos", "squim", "speaker"):
+        if judge in needed:
+            missing = judges.squim_missing() if judge == "squim" else judges.missing_for(judge)
+            if missing is None and needed[judge] == {"SIM_SOURCE"} and not sources:
+                missing = "no source recordings are known; give them with --source DIR"
+            found += [judge] if missing is None else []
+            skipped += [Skipped(JUDGED[judge], missing)] if missing is not None else []
+    return tuple(found)
+
+
+def _check_required(
+    required: Iterable[Measure], wanted: frozenset[Measure], available: set[str], skipped: Sequence[Skipped]
+) -> None:
+    """Raise DataError for measures that have to be computed and cannot be."""
+    lacking = [each for each in required if each not in wanted or _judge(each) not in available]
+    if lacking:
+        judged = {JUDGED.get(_judge(each)) for each in lacking}
+        reasons = [f"{each.what}: {each.reason}" for each in skipped if each.what in judged]
+        titles = ", ".join(each.title for each in lacking)
+        raise DataError(f"{titles} cannot be computed: {'; '.join(reasons) or 'not among the measures asked for'}")
 
 
 def _recogniser(
@@ -528,7 +573,7 @@ def _recogniser(
         missing = "no sentences are known; give them with --text FILE"
     if missing is None:
         return given
-    skipped.append(Skipped("CER, WER", missing))
+    skipped.append(Skipped(JUDGED["text"], missing))
     return None
 
 

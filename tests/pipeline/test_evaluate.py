@@ -928,6 +928,8 @@ def test_a_measure_that_the_definition_does_not_have_is_refused(folders):
             evaluate_folders(*folders, measures=["signal", name], mode=mode)
     with pytest.raises(DataError, match="no measures were asked for"):
         evaluate_folders(*folders, measures=[])
+    with pytest.raises(DataError, match="speaker similarity: (no source recordings|not installed)"):
+        evaluate_folders(*folders, measures=["sim-source"])
 
 
 def test_similarity_is_to_the_mean_of_the_other_recordings(folders, monkeypatch, tmp_path):
@@ -1011,6 +1013,59 @@ def test_a_threshold_on_what_was_not_computed_fails(folders):
     assert re.fullmatch(r"f0rmse>15: F0RMSE is (19|20)\.\d+", lines[0])
     assert lines[1] == "cer>0.5: CER was not computed"
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "given", "takes"),
+    [
+        ("cer>0.2", [], "CER would not be computed; it takes --asr-model base --text FILE"),
+        ("cer>0.2", ["--text", "text.txt"], "it takes --asr-model base"),
+        ("wer>20%", ["--asr-model", "base"], "it takes --text FILE"),
+        ("cer>0.2", ["--measures", "signal"], "it takes --measures signal,CER --asr-model base --text FILE"),
+        ("dnsmos<3", [], "it takes --measures signal,text,speaker,DNSMOS"),
+        ("mcd>7", ["--measures", "text"], "it takes --measures text,MCD"),
+        ("f0rmse>9", ["--measures", "mcd"], "it takes --measures mcd,F0RMSE"),
+        ("mcd>7", ["--mode", "corrected"], "it takes --mode both"),
+        ("vuv>0.1", ["--mode", "published"], "V/UV error would not be computed; it takes --mode both"),
+        ("sim_source>0.9", [], "it takes --source DIR"),
+        ("kana_cer>0.1", ["--language", "en", "--asr-model", "base", "--text", "t"], "it takes --language ja"),
+    ],
+)
+def test_a_condition_on_what_will_not_be_computed_is_refused_before_any_work(
+    folders, aasvc, monkeypatch, condition, given, takes
+):
+    monkeypatch.setattr(evaluate, "_evaluate", None)  # which would fail
+    monkeypatch.setattr(listeners, "Whisper", None)
+    done = aasvc("evaluate", "--converted", folders[0], "--target", folders[1], "--fail-if", condition, *given)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"aasvc: error: --fail-if {condition}: ") and takes + " (help" in line
+
+
+def test_a_condition_on_what_this_machine_cannot_compute_is_refused_before_any_work(folders, run, aasvc, monkeypatch):
+    monkeypatch.setattr(evaluate, "score", None)
+    monkeypatch.setattr(listeners, "PACKAGES", {"mos": ("no_such_package",), "speaker": ("no_such_package",)})
+    pairs = ["--converted", folders[0], "--target", folders[1], "--f0-min", 90, "--f0-max", 440, "--jobs", 1]
+    for measures, condition, reason in (
+        ("all", "dnsmos<3", "DNSMOS cannot be computed: DNSMOS: not installed: no_such_package; run: pip install"),
+        ("signal,speaker", "sim<0.8", "similarity cannot be computed: speaker similarity: not installed"),
+    ):
+        done = aasvc("evaluate", *pairs, "--measures", measures, "--fail-if", condition)
+        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+        assert reason in done.err
+    monkeypatch.setattr(listeners, "Whisper", lambda *_, **__: Parrot(HEARD))  # the run has no sentences
+    done = aasvc("evaluate", "--model", "first", "--asr-model", "base", "--fail-if", "cer>0.2", "--jobs", 1)
+    assert (done.code, done.out) == (1, "")
+    assert "CER cannot be computed: CER, WER: no sentences are known; give them with --text FILE" in done.err
+
+
+def test_a_condition_on_what_is_computed_is_no_reason_to_refuse(spoken, aasvc, monkeypatch):
+    monkeypatch.setattr(listeners, "Whisper", lambda *_, **__: Parrot(HEARD))
+    converted, target, text = spoken
+    pairs = ["--converted", converted, "--target", target, "--text", text, "--asr-model", "base", *SCORED[2:]]
+    done = aasvc("evaluate", *pairs, "--measures", "text,mcd", "--fail-if", "wer>0.4", "--fail-if", "mcd<0")
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == f"aasvc: error: fails wer>0.4: WER is {3 / 7:.6g}"
 
 
 def test_two_runs_are_compared_by_their_tags_with_the_test_that_scipy_makes_of_their_scores(home, tmp_path, aasvc):
