@@ -29,7 +29,7 @@ from aasvc_cli.cli.options import (
 )
 from aasvc_cli.cli.output import home_folder, say, show_result, usage
 from aasvc_cli.cli.progress import progress
-from aasvc_cli.errors import AasvcError, StorageError
+from aasvc_cli.errors import AasvcError, DataError, StorageError
 
 if TYPE_CHECKING:
     from aasvc_cli.measures.catalogue import Threshold
@@ -265,6 +265,9 @@ def _systems(given: Mapping[str, Any]) -> list[str] | list[Path]:
         usage("evaluate", f"--report {report}: is a folder, expected a file to write, such as {report / 'report.html'}")
     if given["listening"] is not None and report is None:
         usage("evaluate", "--listening goes with --report")
+    low, high = given["f0_min"], given["f0_max"]
+    if math.inf in (low, high) or (low is not None and high is not None and low >= high):
+        usage("evaluate", f"F0 range {low or '...'}-{high or '...'} Hz: expected --f0-min below --f0-max")
     if target is None:
         return names
     return [converted] if converted is not None else [Path(name) for name in names]
@@ -290,18 +293,34 @@ def _options(given: Mapping[str, Any], thresholds: Sequence[Threshold]) -> Optio
 
     measures, asr_model, jobs = given["measures"], given["asr_model"], given["jobs"]
     chosen = None if measures is None else [name for name in measures.split(",") if name.strip()]
-    wanted = chosen_measures(chosen, given["mode"].value)
+    with _usage_of("--measures: "):
+        wanted = chosen_measures(chosen, given["mode"].value)
+    with _usage_of():
+        shard = shard_of(given["shard"])
     same = {name: given[name] for name in ("f0_min", "f0_max", "language", "seed", "jobs")}
     options = Options(
         mode=given["mode"].value, measures=chosen, required=[each.measure for each in thresholds],
-        shard=shard_of(given["shard"]), **same,
+        shard=shard, **same,
     )  # fmt: skip
     _check_thresholds(thresholds, given, options)
     if asr_model is None or not any(measure.group == "text" for measure in wanted):
         return options
     from aasvc_cli.measures.judges import Whisper
 
-    return replace(options, recogniser=Whisper(asr_model, threads=jobs or os.cpu_count() or 1))
+    recogniser, language = Whisper(asr_model, threads=jobs or os.cpu_count() or 1), given["language"]
+    if language is not None and language not in recogniser.known_languages:
+        known = _listed(recogniser.known_languages)
+        usage("evaluate", f"--language {language}: {asr_model} does not know it; expected a code such as {known}")
+    return replace(options, recogniser=recogniser)
+
+
+@contextlib.contextmanager
+def _usage_of(beginning: str = "") -> Iterator[None]:
+    """What is wrong with the value of an option is wrong usage."""
+    try:
+        yield
+    except DataError as error:
+        usage("evaluate", f"{beginning}{error}")
 
 
 def _check_thresholds(thresholds: Sequence[Threshold], given: Mapping[str, Any], options: Options) -> None:

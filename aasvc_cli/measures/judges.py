@@ -87,6 +87,11 @@ class Whisper:
             "beam_size": 1, "temperature": 0.0,
         }  # fmt: skip
 
+    @property
+    def known_languages(self) -> list[str]:
+        """Codes of the languages that the model understands, such as ``ja``."""
+        return sorted(self._model.supported_languages)
+
     def recognise(self, wave: Wave, sample_rate: int, language: str) -> str:
         """The recognised text; empty for silence, for which Whisper invents text."""
         if not np.any(wave):

@@ -752,6 +752,7 @@ class Parrot:
     def __init__(self, texts: dict[int, str], version: int = 1) -> None:
         self.texts, self.asked = texts, 0
         self.description = {"engine": "parrot", "model": "anywhere", "version": version}
+        self.known_languages = ["de", "en"]
 
     def recognise(self, wave: np.ndarray, sample_rate: int, language: str) -> str:
         assert sample_rate == RATE
@@ -1057,6 +1058,18 @@ def test_a_condition_on_what_this_machine_cannot_compute_is_refused_before_any_w
     done = aasvc("evaluate", "--model", "first", "--asr-model", "base", "--fail-if", "cer>0.2", "--jobs", 1)
     assert (done.code, done.out) == (1, "")
     assert "CER cannot be computed: CER, WER: no sentences are known; give them with --text FILE" in done.err
+
+
+def test_a_language_that_the_recogniser_does_not_know_is_wrong_usage(spoken, aasvc, monkeypatch):
+    monkeypatch.setattr(listeners, "Whisper", lambda *_, **__: Parrot(HEARD))
+    monkeypatch.setattr(evaluate, "score", None)
+    converted, target, text = spoken
+    done = aasvc(
+        "evaluate", "--converted", converted, "--target", target, "--text", text, "--asr-model", "base",
+        "--language", "klingon",
+    )  # fmt: skip
+    assert (done.code, done.out) == (2, "")
+    assert "--language klingon: base does not know it; expected a code such as de, en (help" in done.err
 
 
 def test_a_condition_on_what_is_computed_is_no_reason_to_refuse(spoken, aasvc, monkeypatch):
