@@ -307,6 +307,8 @@ class Converter:
             check_length(len(features[0]), features[1], n_samples / recording.sample_rate, "features", recording.name)
         own = self._stats_of(recording, pieces, features) if self.voice.source_from_input and pieces else None
         rate = self.sample_rate / recording.sample_rate / options.speed
+        if not pieces:  # a sample is left even at a speed that leaves none: nobody can read a recording without any
+            rate = max(rate, 1.0 / n_samples)
         place, skipped = 0, 0  # in the recording, and in the pauses so far
         done = 0
         # pieces are read only as they are needed, at most a window at a time

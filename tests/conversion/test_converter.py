@@ -240,6 +240,18 @@ class TestLongRecordings:
         with pytest.raises(AudioError, match="too short"):
             converter.convert(np.zeros(1, np.float32), 48000)
 
+    @pytest.mark.parametrize("seconds", [0.05, 0.1, 0.3])
+    def test_a_speed_that_leaves_nothing_of_a_recording_leaves_a_sample(self, converter: Converter, seconds: float):
+        for wave, n_pieces in ((np.zeros(round(seconds * RATE), np.float32), 0), (buzz(seconds), 1)):
+            for speed in (10.0, 1e4, 1e9):
+                (many,) = converter.convert_many([wave], RATE, speed=speed)
+                one = converter.convert(wave, RATE, speed=speed)
+                assert one.pieces == many.pieces == n_pieces
+                assert len(one.wave) == len(many.wave)
+                if not n_pieces:
+                    assert len(one.wave) == max(1, round(len(wave) / speed))
+                    assert not one.wave.any()
+
     def test_a_long_pause_is_kept_in_a_short_recording_too(self, converter: Converter):
         sound = np.concatenate([np.zeros(4 * RATE, np.float32), buzz(2), np.zeros(8 * RATE, np.float32)])
         (piece,) = self.pieces(sound)
