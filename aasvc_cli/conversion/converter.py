@@ -90,7 +90,7 @@ class ConvertOptions:
         speed: 2 speaks twice as fast
 
     Raises:
-        DataError: one of them is out of its range.
+        DataError: one of them is out of its range, or not finite.
     """
 
     seed: int = DEFAULT_SEED
@@ -102,9 +102,11 @@ class ConvertOptions:
         if not 0 <= self.seed <= MOST_SEED:
             raise DataError(f"seed {self.seed}: expected a whole number from 0 to {MOST_SEED}")
         if not (math.isfinite(self.speed) and self.speed > 0):
-            raise DataError(f"speed {self.speed}: expected a number above 0; 1 is the speed of the model")
+            raise DataError(f"speed {self.speed}: expected a finite number above 0; 1 is the speed of the model")
         if self.noise_scale is not None and not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
-            raise DataError(f"noise scale {self.noise_scale}: expected 0 or more")
+            raise DataError(
+                f"noise scale {self.noise_scale}: expected a finite number, 0 or more; 0 is the likeliest rhythm"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -407,6 +407,13 @@ class TestLibrary:
         with pytest.raises(DataError, match="speed"):
             converter.convert_many([buzz()], RATE, speed=0.0)
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float32("nan")])
+    def test_options_that_are_not_finite_are_refused_by_name(self, value: float):
+        with pytest.raises(DataError, match=f"^speed {value}: expected a finite number above 0"):
+            module.ConvertOptions(speed=value)
+        with pytest.raises(DataError, match=f"^noise scale {value}: expected a finite number, 0 or more"):
+            module.ConvertOptions(noise_scale=value)
+
 
 UNWANTED = [
     "librosa", "torchaudio", "numba", "scipy", "matplotlib", "sklearn", "pandas", "h5py", "pyworld", "pysptk", "joblib",
