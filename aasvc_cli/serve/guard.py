@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import ipaddress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -32,8 +32,12 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """Of every response."""
+MOST_PATH = 200
+"""Characters of a path. What there is has shorter ones; Python reads no number of thousands of digits."""
 _LINGER_SECONDS = 5.0
 """So long what a refused client still sends is read, as it would not read the answer before."""
+_MOST_DIGITS = 20
+"""Of a number of bytes, leading zeros included."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,19 @@ class Guard:
 
     def _admit(self, request: Request) -> Response | None:
         """None for a request that may go on; raises Refusal."""
+        if len(request.scope["path"]) > MOST_PATH:
+            raise Refusal(414, "path", f"a path of more than {MOST_PATH} characters: there is no such page")
         self._check_host(request)
         _check_origin(request)
         length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self.policy.max_bytes:
+        if not length.isdecimal():
+            raise Refusal(400, "length", f"Content-Length {length!r:.100}: expected a number of bytes")
+        if len(length) > _MOST_DIGITS or int(length) > self.policy.max_bytes:
             raise _too_large(self.policy)
         return self._check_token(request) if self.policy.token is not None else None
 
     def _check_host(self, request: Request) -> None:
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        host = _split(f"//{request.headers.get('host', '')}", "Host").hostname or ""
         if self.policy.names is not None and host not in self.policy.names and not _is_loopback(host):
             raise Refusal(421, "host", f"{host or 'no host'!s:.100}: expected the address that aasvc serve has shown")
 
@@ -118,11 +126,19 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _split(address: str, header: str) -> SplitResult:
+    """The parts of an address that a header brings; raises Refusal for what is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise Refusal(400, header.lower(), f"{header} {address.removeprefix('//')!r:.100}: is no address") from None
+
+
 def _check_origin(request: Request) -> None:
     """Raise Refusal for what a page from elsewhere asks for; a link from one may lead here."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
     follows_link = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
-    strange = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    strange = origin is not None and _split(origin, "Origin").netloc != request.headers.get("host")
     if strange or (site not in ("same-origin", "none") and not follows_link):
         raise Refusal(403, "origin", f"{origin or 'another site'!s:.100}: pages of other sites are not served")
 

@@ -200,5 +200,5 @@ async def json_body(request: Request) -> object:
     """What a request brings as JSON; raises Refusal."""
     try:
         return await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):  # thousands of brackets in each other
         raise Refusal(422, "json", "expected JSON") from None

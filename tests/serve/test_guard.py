@@ -19,6 +19,7 @@ CONVERT = "/v1/convert"
 SECRET = Policy(names=None, token="a secret")
 SMALL = Policy(max_bytes=1000, silence_seconds=0.1, body_seconds=0.3)
 STRANGE_HOSTS = ("evil.example", "evil.example:8000", "localhost.evil.example", "192.168.1.7", "127.0.0.1.nip.io", "")
+BROKEN_HOSTS = ("[::1", "::1]", "a]b:80", "[" * 5000)
 STRANGE_ORIGINS = (
     "http://evil.example", "https://evil.example", "http://127.0.0.1:9999", "http://localhost:8000", "null", "file://",
     "http://127.0.0.1:8000.evil.example", "chrome-extension://abcdef",
@@ -68,7 +69,24 @@ def hostile() -> list[Any]:
         for content in (bytes(1001), [b"x" * 600, b"y" * 600], "endless")
     ]
     rows += [(SMALL, 408, "POST", path, {"content": c}) for path in (CONVERT, "/picture") for c in ("silent", "slow")]
-    rows += [(SMALL, 413, "POST", CONVERT, {"headers": {"Content-Length": n}}) for n in ("-1", "1e9", "9" * 30)]
+    rows += [(SMALL, 413, "POST", CONVERT, {"headers": {"Content-Length": n}}) for n in ("1001", "9" * 30, "9" * 5000)]
+    rows += [(SMALL, 400, "POST", CONVERT, {"headers": {"Content-Length": n}}) for n in ("-1", "1e9", "", "x" * 5000)]
+    rows += [
+        (policy, 400, "GET", "/", {"headers": {name: beginning + host}})
+        for policy in (Policy(), SECRET)
+        for name, beginning in (("Host", ""), ("Origin", "http://"))
+        for host in BROKEN_HOSTS
+    ]
+    rows += [
+        (Policy(), 414, method, path.format("9" * 5000), {})
+        for method, path in (
+            ("GET", "/examples/{}/source"), ("GET", "/listen/me/{}/first"), ("POST", "/record/{}"), ("GET", "/{}"),
+        )
+    ]  # fmt: skip
+    rows += [
+        (Policy(), 422, "POST", f"{CONVERT}?{option}={'9' * 5000}", {"content": b"x"})
+        for option in ("seed", "raw_rate", "speed", "noise_scale")
+    ]
     return rows
 
 

@@ -126,13 +126,16 @@ def test_answers_of_another_test_in_the_same_file_stay_and_answer_nothing_here(
         ("POST", "/listen/me/0", {"answer": "first", "seconds": -1}, 422, "seconds"),
         ("POST", "/listen/me/0", {"answer": "first", "seconds": 1, "path": "/x"}, 422, "path: no such option"),
         ("POST", "/listen/me/0", "no object", 422, "expected"),
+        ("POST", "/listen/me/0", b"[" * 100_000, 422, "expected JSON"),
+        ("POST", "/listen/me/0", b'{"answer": "first", "seconds": ' + b"9" * 5000 + b"}", 422, "expected JSON"),
     ],
 )
 def test_what_is_no_answer_is_refused(
     home: Home, folders: list[Path], method: str, path: str, body: object, status: int, says: str
 ):
     test = blind(folders)
-    response = asking(home, lambda opened: opened.request(method, path, json=body), test=test)
+    sent = {"content": body} if isinstance(body, bytes) else {"json": body}
+    response = asking(home, lambda opened: opened.request(method, path, **sent), test=test)
     assert response.status_code == status
     assert says in message(response)
     assert not test.path.exists()
