@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aasvc_cli.audio.files import list_audio, list_sounds
-from aasvc_cli.audio.streams import STREAM, RawAudio, format_of, suffix_of
+from aasvc_cli.audio.files import AUDIO_SUFFIXES, OTHER_SUFFIXES, list_audio, list_sounds
+from aasvc_cli.audio.streams import CONTAINERS, STREAM, RawAudio, format_of, suffix_of
 from aasvc_cli.conversion.origin import Origin, is_finished
 from aasvc_cli.conversion.voice import find_voice, prepared_name
 from aasvc_cli.data.manifest import SETS, read_manifest
@@ -139,7 +139,8 @@ def plan_files(
         on_message: told what is left out of a folder, as it cannot be read
 
     Raises:
-        DataError: inputs and outputs do not go together, or two results would get the same name.
+        DataError: inputs and outputs do not go together, two results would get the same name, or ``output`` has the
+            suffix of another format.
         StorageError, AudioError: the output cannot be written.
     """
     if not inputs:
@@ -168,6 +169,7 @@ def plan_files(
         if len(names) > 1:
             raise DataError(f"-o {output} takes one recording, and {len(names)} were given; use --out-dir DIR")
         chosen = format_of(output, format_name)
+        _check_suffix(output, chosen)
         if output != STREAM and output.is_dir():
             raise StorageError(f"cannot write {output}: a folder stands there; choose another name, or use --out-dir")
         jobs = [Job(source, output, chosen) for source in names]
@@ -243,6 +245,19 @@ def plan_set(
         raise DataError(f"prepared data {manifest.name}: no pairs in the set {set_name}; it has {known}")
     folder = home.results_of(voice_folder, manifest.name, trained_on=own) / "converted" / set_name
     return voice_folder, name, [Job(pair.source, folder / f"{pair.utterance_id}.wav", "wav") for pair in pairs]
+
+
+def _check_suffix(output: Path, chosen: str) -> None:
+    """Refuse a name that says another format; raw samples, which have no suffix of their own, go into any."""
+    suffix = output.suffix.lower()
+    if chosen not in CONTAINERS or suffix not in AUDIO_SUFFIXES | OTHER_SUFFIXES:
+        return
+    if suffix != suffix_of(chosen) and (suffix, chosen) != (".oga", "ogg"):
+        other = ", or leave --format out" if suffix[1:] in CONTAINERS else ""
+        raise DataError(
+            f"-o {output} --format {chosen}: the name says {suffix[1:]}, the format {chosen}; name it "
+            f"{output.with_suffix(suffix_of(chosen))}{other}"
+        )
 
 
 def _result_name(name: Path, format_name: str) -> Path:

@@ -59,6 +59,32 @@ class TestStreams:
         assert places(plan_files(paths("rec/a.wav"), None, Path("out"), "flac")) == {"rec/a.wav": "out/a.flac"}
         assert places(plan_files(paths("rec/a.wav"), None, Path("out"), "s16le")) == {"rec/a.wav": "out/a.raw"}
 
+    @pytest.mark.parametrize(
+        ("name", "format_name", "advice"),
+        [
+            ("o.wav", "flac", "name it o.flac, or leave --format out"),
+            ("new/O.FLAC", "wav", "name it new/O.wav, or leave --format out"),
+            ("o.opus", "ogg", "name it o.ogg"),
+            ("o.mp3", "wav", "name it o.wav"),
+            ("o.m4a", "flac", "name it o.flac"),
+        ],
+    )
+    def test_a_name_that_says_another_format_is_refused(self, name: str, format_name: str, advice: str):
+        said = rf"^-o {name} --format {format_name}: the name says \w+, the format {format_name}; {advice}$"
+        with pytest.raises(DataError, match=said):
+            plan_files(paths("rec/a.wav"), Path(name), None, format_name)
+
+    @pytest.mark.parametrize(
+        ("name", "format_name"),
+        [
+            ("o.wav", "wav"), ("o.Flac", "flac"), ("o.oga", "ogg"), ("o", "flac"), ("o.2024", "ogg"), ("-", "flac"),
+            ("o.wav", "s16le"), ("o.mp3", "f32be"),
+        ],
+    )  # fmt: skip
+    def test_other_names_go_with_it(self, name: str, format_name: str):
+        (job,) = plan_files(paths("rec/a.wav"), Path(name), None, format_name)
+        assert (job.output, job.format) == (Path(name), format_name)
+
 
 class TestNames:
     def plan(self, *names: str, out: str = "out") -> list[Job | Refused]:
