@@ -265,7 +265,7 @@ MATRIX = [
     Mistake("serve --record mine --target nowhere", "nowhere"),
     Mistake("serve --record mine --sentences nowhere", "nowhere"),
     Mistake("serve --listen source", "twice or more"),
-    Mistake("serve --listen source --listen voice", "no recording has the same name"),
+    Mistake("serve --listen source --listen voice", "voice: no compared recordings"),
     Mistake("serve --listen source --listen target --answers a.wav", "a.wav"),
     # --- export
     usage("export tiny", "FOLDER"),

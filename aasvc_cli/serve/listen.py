@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from aasvc_cli.audio.files import encode_audio, list_audio, read_audio
+from aasvc_cli.audio.files import encode_audio, read_audio
 from aasvc_cli.audio.quality import Wave
+from aasvc_cli.data.counterparts import recordings_below
 from aasvc_cli.data.texts import decoded
 from aasvc_cli.errors import DataError
 from aasvc_cli.measures.listening import (
@@ -72,16 +73,13 @@ class BlindTest:
         """A test of some folders; goes on with the answers that are in the file.
 
         Raises:
-            DataError: fewer than two folders for a preference, of the same name, or without common recordings; or the
-                file holds something else.
+            DataError: fewer than two folders for a preference, of the same name, or without common recordings; two
+                recordings of a folder that differ in their suffix only; or the file holds something else.
         """
         if len(folders) < 2:
             raise DataError("a listening test compares folders: give --listen DIR twice or more")
         systems = {
-            folder.name or str(folder): {
-                p.relative_to(folder).with_suffix("").as_posix(): p for p in list_audio(folder)
-            }
-            for folder in map(Path.absolute, folders)
+            folder.name or str(folder): recordings_below(folder, "compared") for folder in map(Path.absolute, folders)
         }
         if len(systems) < len(folders) or ANCHOR in systems:
             raise DataError(f"--listen: folders of different names are expected, and none named {ANCHOR}; rename them")

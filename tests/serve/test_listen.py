@@ -154,6 +154,22 @@ def test_folders_that_cannot_be_compared_are_refused(folders: list[Path], tmp_pa
         blind(folders)
 
 
+def test_recordings_of_one_name_in_two_subfolders_are_both_asked_about(folders: list[Path]):
+    for folder in folders:
+        (folder / "out").mkdir()
+        (folder / "in" / "u5.wav").rename(folder / "out" / "u0.wav")
+    asked = {trial.utterance for trial in blind(folders).trials("me")}
+    assert asked == {"out/u0", *(f"in/u{number}" for number in range(5))}
+
+
+def test_two_recordings_that_differ_in_their_suffix_only_are_named(folders: list[Path]):
+    write_audio(folders[1] / "in" / "u3.flac", np.zeros(RATE, dtype=np.float32), RATE)
+    with pytest.raises(DataError) as caught:
+        blind(folders)
+    expected = f"{folders[1]}: u3.flac and u3.wav are the same utterance; remove one of them"
+    assert str(caught.value) == expected
+
+
 def test_an_anchor_keeps_what_is_low_and_loses_what_is_high():
     time = np.arange(RATE) / RATE
     low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (1000, 6000))
