@@ -402,11 +402,14 @@ def _verdicts(listening: Path | None) -> list[Verdict]:
 
 
 def _report(shown: EvaluateResult | Comparison, path: Path, n_utterances: int, verdicts: Sequence[Verdict]) -> None:
+    from aasvc_cli.measures.results import counted
     from aasvc_cli.pipeline.report import write_report
 
     with progress("report") as on_progress:
         written = write_report(shown, path, n_utterances=n_utterances, listening=verdicts, on_progress=on_progress)
-    extent = f"{written.n_heard} of {written.n_utterances} utterances to hear, {written.n_bytes / 1e6:.1f} MB"
+    extent = (
+        f"{written.n_heard} of {counted(written.n_utterances, 'utterance')} to hear, {written.n_bytes / 1e6:.1f} MB"
+    )
     say(f"report: {written.path}  ({extent})")
 
 
@@ -433,14 +436,14 @@ def _remark(result: EvaluateResult, prefix: str) -> None:
 
 def _end(results: Sequence[EvaluateResult], thresholds: Sequence[Threshold], unsaved: Sequence[str] = ()) -> None:
     """Exit code 1 if something could not be scored or written, or a threshold is crossed."""
-    from aasvc_cli.measures.results import crossed
+    from aasvc_cli.measures.results import counted, crossed
 
     reasons = [f"fails {line}" for line in crossed(results[-1], thresholds)]
     reasons += [f"{result.unsaved} (--json FILE keeps the scores elsewhere)" for result in results if result.unsaved]
     reasons += unsaved
     n_failures = sum(result.n_failed for result in results)
     if n_failures:
-        reasons.append(f"{n_failures} utterance{'s' * (n_failures > 1)} could not be scored completely")
+        reasons.append(f"{counted(n_failures, 'utterance')} could not be scored completely")
     if reasons:
         raise AasvcError("; ".join(reasons))
 
@@ -466,7 +469,9 @@ def _csv(shown: EvaluateResult | Comparison) -> str:
 
 
 def _number(ids: Sequence[object]) -> str:
-    return f"{len(ids)} utterance{'s' * (len(ids) > 1)}"
+    from aasvc_cli.measures.results import counted
+
+    return counted(len(ids), "utterance")
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -246,6 +246,11 @@ class Comparison:
         )
 
 
+def counted(number: int, what: str) -> str:
+    """How many there are of something that takes an s for more than one: ``1 pair``, ``2 pairs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def finite(tree: Mapping[str, Any]) -> dict[str, Any]:
     """None instead of NaN, which JSON does not have."""
     return {

@@ -31,7 +31,7 @@ from aasvc_cli.measures import judges, signal
 from aasvc_cli.measures.catalogue import MEASURES, Measure, find_measure
 from aasvc_cli.measures.judges import Recogniser
 from aasvc_cli.measures.recognition import Listener, listener
-from aasvc_cli.measures.results import EvaluateResult, Failure, Skipped, UtteranceScores
+from aasvc_cli.measures.results import EvaluateResult, Failure, Skipped, UtteranceScores, counted
 from aasvc_cli.measures.scoring import Job, Outcome, Side, score
 from aasvc_cli.measures.signal import F0Range, Mode
 from aasvc_cli.measures.statistics import ErrorCounts, Summary, summarise_scores
@@ -122,7 +122,7 @@ def evaluate_folders(
     matches = named.matches
     if not matches.pairs and not matches.failures:
         raise DataError(
-            f"{converted}: none of its {len(matches.without_target)} recordings has a partner of the same name below "
+            f"{converted}: {_none_of(matches.without_target)} has a partner of the same name below "
             f"{target}, with or without a prefix of the speaker"
         )
     sources, failures, named_notes = {}, list(matches.failures), named.notes
@@ -182,7 +182,7 @@ def evaluate_run(
     converted = recordings_below(converted_folder, "converted", hint)
     matches = counterparts(converted, {name: pair.target for name, pair in pairs.items()})
     if not matches.pairs and not matches.failures:
-        raise DataError(f"{converted_folder}: none of its {len(converted)} recordings is in {manifest.name}; {hint}")
+        raise DataError(f"{converted_folder}: {_none_of(list(converted))} is in {manifest.name}; {hint}")
     by_target = {str(pair.target): pair for pair in pairs.values()}  # of several sources, all have the same targets
     members = {name: pairs.get(name) or by_target[str(target)] for name, (_, target) in matches.pairs.items()}
     sources = {name: pair.source for name, pair in members.items()}
@@ -314,7 +314,7 @@ def _matched(folder: Path, ours: Mapping[str, Path], other_folder: Path, theirs:
         [name for name in found.without_conversion if name not in partners.values()],
     )
     examples = _named(f"{name} with {partner}" for name, partner in partners.items())
-    note = f"{_count(len(more), 'recording')} matched without what the names of each folder share: {examples}"
+    note = f"{counted(len(more), 'recording')} matched without what the names of each folder share: {examples}"
     return _Named(matches, more, (note,))
 
 
@@ -341,9 +341,8 @@ def _texts(
     return texts, (unread_note(path, sentences),) if sentences.unread else ()
 
 
-def _count(number: int, what: str) -> str:
-    """How many there are of something."""
-    return f"{number} {what}{'s' * (number != 1)}"
+def _none_of(recordings: Sequence[object]) -> str:
+    return f"none of its {len(recordings)} recordings" if len(recordings) > 1 else "none of its recordings"
 
 
 def _named(names: Iterable[str], count: int = 3) -> str:
@@ -380,7 +379,8 @@ def _evaluate(material: _Material, home: Home | None, options: Options) -> Evalu
     if not scored:
         first = f"; first: {failures[0].utterance_id}: {failures[0].reason}" if failures else ""
         n_all = len(material.matches.pairs) + len(material.matches.failures)
-        raise DataError(f"{material.name}: none of {n_all} utterances could be scored{first}")
+        none = f"none of {n_all} utterances could" if n_all > 1 else "the only utterance could not"
+        raise DataError(f"{material.name}: {none} be scored{first}")
     if "speaker" in asked:
         _compare_voices(scored, material.speakers)
     from aasvc_cli.conversion.origin import origins_notes
@@ -493,16 +493,19 @@ def _copies(outcomes: Iterable[Outcome]) -> list[str]:
     every = list(outcomes)
     same = [outcome.utterance_id for outcome in every if outcome.same_sides]
     if same:
-        share = "all pairs" if len(same) == len(every) else f"{len(same)} of {len(every)} pairs"
-        notes.append(f"source and target are the same recordings in {share}; wrong folder? {_named(same)}")
+        share = f"{len(same)} of {counted(len(every), 'pair')}" if len(same) < len(every) else "all pairs"
+        what = "recording" if len(same) == 1 else "recordings"
+        notes.append(f"source and target are the same {what} in {share}; wrong folder? {_named(same)}")
     sides: tuple[Side, ...] = ("target", "source")
     for side in sides:
         copies = [outcome.utterance_id for outcome in every if side in outcome.same_as]
         if copies:
-            share = "all" if len(copies) == len(every) else f"{len(copies)} of {len(every)}"
-            notes.append(
-                f"{share} converted recordings are the same as their {side} recordings; wrong folder? {_named(copies)}"
-            )
+            share = f"{len(copies)} of {len(every)}" if len(copies) < len(every) else "all"
+            what = f"{share} converted recordings are the same as their {side} recordings"
+            if len(copies) == 1:
+                one = f"{share} converted recordings" if len(every) > 1 else "the converted recording"
+                what = f"{one} is the same as its {side} recording"
+            notes.append(f"{what}; wrong folder? {_named(copies)}")
     return notes
 
 
@@ -713,7 +716,7 @@ def _f0_range(material: _Material, options: Options, workers: Workers) -> F0Rang
         if default is None:
             sample = _some_targets(material)
             contours = _each(_voiced_f0, sample, workers, lambda _path: None)
-            origin = f"estimated from {len(sample)} target recordings"
+            origin = f"estimated from {counted(len(sample), 'target recording')}"
             default = signal.estimate_f0_range([f0 for f0 in contours if f0 is not None], origin)
         one_end = low is not None or high is not None
         chosen = F0Range(

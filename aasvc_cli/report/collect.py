@@ -24,7 +24,7 @@ from aasvc_cli.audio.mel import log_mel
 from aasvc_cli.audio.resampling import resample
 from aasvc_cli.config.settings import MelConfig
 from aasvc_cli.errors import AasvcError, DataError
-from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores
+from aasvc_cli.measures.results import Comparison, EvaluateResult, UtteranceScores, counted
 from aasvc_cli.measures.transcripts import Transcript
 from aasvc_cli.report.content import (
     Alignment,
@@ -364,8 +364,9 @@ def _names(results: Sequence[EvaluateResult]) -> list[str]:
 
 def _lead(results: Sequence[EvaluateResult]) -> str:
     counts = {len(result.utterances) for result in results}
-    many = f"{counts.pop()} utterances" if len(counts) == 1 else "utterances"
-    return f"How near {many} come to the target speaker's own recordings: scores to read and recordings to hear."
+    many = counted(counts.pop(), "utterance") if len(counts) == 1 else "utterances"
+    come = "comes" if many == "1 utterance" else "come"
+    return f"How near {many} {come} to the target speaker's own recordings: scores to read and recordings to hear."
 
 
 def _facts(results: Sequence[EvaluateResult]) -> tuple[tuple[str, str], ...]:

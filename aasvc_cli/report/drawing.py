@@ -409,9 +409,10 @@ def cut_timeline(seconds: tuple[float, float], pieces: Sequence[tuple[Span, Span
     for percent, label in time_ticks(max(seconds)):
         parts.append(_text(width * percent / 100, height - 2, label, "start" if percent < 1 else "middle"))
     n_used = sum(used for *_, used in pieces)
+    n_left = len(pieces) - n_used
     label = (
-        f"Source ({seconds[0]:.0f} seconds, above) and target ({seconds[1]:.0f} seconds, below): {n_used} pieces are "
-        f"used, {len(pieces) - n_used} are left out."
+        f"Source ({seconds[0]:.0f} seconds, above) and target ({seconds[1]:.0f} seconds, below): {n_used} "
+        f"{'piece is' if n_used == 1 else 'pieces are'} used, {n_left} {'is' if n_left == 1 else 'are'} left out."
     )
     return _svg(width, height, label, parts)
 

@@ -32,7 +32,8 @@ def routes(session: Session | None) -> list[Route]:
     def chosen(request: Request) -> Sentence:
         number = request.path_params["number"]
         if number >= len(session.sentences):
-            raise Refusal(404, "not_found", f"sentence {number}: there are {len(session.sentences)}")
+            are = "is" if len(session.sentences) == 1 else "are"
+            raise Refusal(404, "not_found", f"sentence {number}: there {are} {len(session.sentences)}")
         return session.sentences[number]
 
     async def state(_request: Request) -> Response:

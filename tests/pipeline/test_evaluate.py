@@ -429,13 +429,33 @@ def test_pairs_whose_source_and_target_are_the_same_recordings_are_noted(folders
 def test_conversions_that_are_the_target_recordings_are_noted(folders, aasvc):
     converted, target = folders
     write_audio(converted / "b.wav", read_audio(target / "b.flac")[0], RATE)  # another kind of file, the same sound
-    note = "1 of 3 converted recordings are the same as their target recordings; wrong folder? b"
+    note = "1 of 3 converted recordings is the same as its target recording; wrong folder? b"
     assert evaluate_folders(converted, target, **F0, jobs=1).notes == (note,)
     assert evaluate_folders(target, target, **F0, jobs=1).notes == (
         "all converted recordings are the same as their target recordings; wrong folder? a, b, c",
     )
     done = aasvc("evaluate", "--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1)
     assert note in done.err.splitlines()
+
+
+def test_one_recording_is_spoken_of_as_one(folders, tmp_path):
+    converted, target = folders
+    for name in "ab":
+        (target / f"{name}.flac").unlink()
+    same = "source and target are the same recording in all pairs; wrong folder? c"
+    assert evaluate_folders(converted, target, source=target, **F0, jobs=1).notes == (same,)
+    shutil.copy(target / "c.flac", converted / "c.wav")
+    note = "the converted recording is the same as its target recording; wrong folder? c"
+    assert evaluate_folders(converted, target, **F0, jobs=1).notes == (note,)
+    (converted / "c.wav").write_text("text")
+    with pytest.raises(DataError, match="the only utterance could not be scored; first: c: "):
+        evaluate_folders(converted, target, **F0, jobs=1)
+    (converted / "c.wav").unlink()
+    (converted / "b.wav").unlink()
+    (target / "c.flac").rename(target / "x.flac")
+    write_audio(target / "y.flac", buzz(150), RATE)
+    with pytest.raises(DataError, match="none of its recordings has a partner"):
+        evaluate_folders(converted, target, **F0, jobs=1)
 
 
 def test_conversions_that_are_the_source_recordings_are_noted(folders, tmp_path):
@@ -454,6 +474,9 @@ def test_one_pair_has_scores_without_intervals_and_a_page(folders, aasvc, tmp_pa
     pair = ["--converted", converted, "--target", target, "--measures", "signal", "--jobs", 1]
     done = aasvc("evaluate", *pair, "--report", page, "--json", out)
     assert done.code == 0, done.err
+    assert "1 of 1 utterance to hear" in done.err
+    assert json.loads(out.read_text())["f0_range"]["origin"] == "estimated from 1 target recording"
+    assert not re.search(r"\b1 (utterances|recordings|pairs)\b", page.read_text(encoding="utf-8") + done.out + done.err)
     summary = json.loads(out.read_text())["corpus"]["MCD"]
     assert (summary["n"], summary["low"], summary["high"]) == (1, None, None)
     assert page.read_text(encoding="utf-8").count("<article") == 1

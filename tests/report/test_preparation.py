@@ -51,7 +51,7 @@ def test_what_was_cut_is_listed_with_its_place_and_what_was_left_out_with_its_re
         ["long-1", "0.00 – 4.00", "0.00 – 5.00", ""],
         ["long-2", "4.50 – 6.00", "5.50 – 6.00", "is only in one of the two recordings"],
     ]
-    assert "1 pieces are used, 1 are left out" in (cut.find("svg")[0].attributes["aria-label"] or "")
+    assert "1 piece is used, 1 is left out" in (cut.find("svg")[0].attributes["aria-label"] or "")
     (table,) = document.find("table", class_="left-out")
     assert [cell.text for cell in table.find("tbody")[0].find("tr")[0].children] == [
         "long-2", "piece", "is only in one of the two recordings",

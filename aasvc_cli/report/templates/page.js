@@ -222,7 +222,7 @@
     }
     if (playing && playing.closest("article").hidden) pause();
     const all = new Set(items().map((item) => item.dataset.name)).size;
-    count.textContent = names.size === all ? `${all} utterances` : `${names.size} of ${all} utterances`;
+    count.textContent = names.size === all ? `${all} utterance${all === 1 ? "" : "s"}` : `${names.size} of ${all} utterances`;
   }
   const form = $(".filter");
   form?.addEventListener("input", filter);
