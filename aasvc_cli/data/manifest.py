@@ -87,11 +87,6 @@ class Manifest:
     extra: tuple[ParallelPair, ...] = ()
 
     @property
-    def source_roots(self) -> tuple[Path, ...]:
-        """The folders of all source speakers."""
-        return (self.source_root, *self.more_source_roots)
-
-    @property
     def alone(self) -> tuple[ParallelPair, ...]:
         """The extra pairs of recordings that no other pair has."""
         paired = {pair.target for pairs in self.sets.values() for pair in pairs}

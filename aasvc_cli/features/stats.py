@@ -112,13 +112,6 @@ class RunningStats:
         self._absorb(len(values), mean + rest, squares)
         self._widen(frames.min(axis=0).astype(np.float64), frames.max(axis=0).astype(np.float64))
 
-    def merge(self, other: RunningStats) -> None:
-        """Add all frames that another one has seen."""
-        if other._mean is not None and other._squares is not None:
-            self._absorb(other._count, other._mean, other._squares)
-        if other._low is not None and other._high is not None:
-            self._widen(other._low, other._high)
-
     def result(self) -> FeatureStats:
         """Mean, scale and range of everything seen; raises DataError if nothing was."""
         if self._mean is None or self._squares is None or self._low is None or self._high is None:

@@ -62,15 +62,6 @@ class Member:
         return self.info.file_size
 
 
-@dataclass(frozen=True)
-class Unpacked:
-    """What is there after unpacking, and how much of it had been there before."""
-
-    n_files: int
-    n_bytes: int
-    n_kept: int
-
-
 class BadArchive(DataError):
     """An archive that is refused as malicious or unusable."""
 
@@ -135,7 +126,7 @@ def unpack(
     *,
     also: Path | None = None,
     on_bytes: Callable[[int, int], None] | None = None,
-) -> Unpacked:
+) -> None:
     """Write the files that are not there yet, one after the other, each of them whole or not at all.
 
     Args:
@@ -146,20 +137,17 @@ def unpack(
         BadArchive: a file does not have the checksum that the archive states.
         StorageError: no permission, no space; what was written stays.
     """
-    total, done, kept = sum(member.size for member in members), 0, 0
+    total, done = sum(member.size for member in members), 0
     root = folder.resolve()
     with _reading(archive) as opened:
         for member in members:
-            if any(is_whole(base / member.path, member) for base in (also, folder) if base is not None):
-                kept += 1
-            else:
+            if not any(is_whole(base / member.path, member) for base in (also, folder) if base is not None):
                 target = folder / member.path
                 _check_no_link(root, target)
                 _write(archive, opened, member, target)
             done += member.size
             if on_bytes:
                 on_bytes(done, total)
-    return Unpacked(len(members), total, kept)
 
 
 def is_whole(path: Path, member: Member) -> bool:

@@ -34,7 +34,6 @@ from aasvc_cli.training.spectral_losses import SpectralLoss
 from aasvc_cli.vocoder.istft import Excitation, IstftGenerator, IstftSizes, held_pitch
 
 Array = npt.NDArray[np.float32]
-STAGES = ("pitch", "spectral", "adversarial")
 VOCODER_LOSSES = ("pitch", "mel", "stft", "adversarial", "feature", "discriminator", "total")
 """Losses by name, in the order of :attr:`VocoderStep.losses`; those of other stages are 0."""
 BLUR_SHARE = 0.5
@@ -175,7 +174,7 @@ class VocoderTrainer:
         return self.generator.pitch.backbone.context + 1
 
     def stage(self) -> str:
-        """Which of :data:`STAGES` the next step belongs to."""
+        """Which stage the next step belongs to: ``pitch``, ``spectral`` or ``adversarial``."""
         settings = self.config.vocoder
         if self.step < settings.pitch_steps:
             return "pitch"

@@ -302,15 +302,10 @@ def two_pass(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def merged(pieces: list[np.ndarray], order: list[int]) -> RunningStats:
-    """Pieces in the given order, every other one by way of an instance of its own."""
+    """Pieces in the given order."""
     whole = RunningStats()
-    for position, index in enumerate(order):
-        if position % 2:
-            part = RunningStats()
-            part.update(pieces[index])
-            whole.merge(part)
-        else:
-            whole.update(pieces[index])
+    for index in order:
+        whole.update(pieces[index])
     return whole
 
 
@@ -361,17 +356,6 @@ class TestRunningStats:
             running.update(piece)
         np.testing.assert_allclose(running.result().scale, noise.std(axis=0), rtol=1e-5)
 
-    def test_a_hundred_million_frames_drift_nowhere(self):
-        frames = np.random.default_rng(1).normal(-3.0, 0.7, size=(1000, 4)).astype(np.float32)
-        running = RunningStats()
-        running.update(frames)
-        while running.n_frames < 10**8:
-            running.merge(running)
-        result = running.result()
-        mean, scale = two_pass(frames)
-        np.testing.assert_allclose(result.mean, mean, rtol=1e-7)
-        np.testing.assert_allclose(result.scale, scale, rtol=1e-7)
-
     def test_a_constant_dimension_has_scale_one(self):
         frames = np.random.default_rng(2).normal(size=(3001, 3)).astype(np.float32)
         frames[:, 1] = 0.1
@@ -397,7 +381,6 @@ class TestRunningStats:
     def test_nothing_seen_is_an_error(self):
         running = RunningStats()
         running.update(np.zeros((0, 3), np.float32))
-        running.merge(RunningStats())
         with pytest.raises(DataError, match="no frames"):
             running.result()
 

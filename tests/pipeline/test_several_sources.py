@@ -72,7 +72,7 @@ def test_the_pairs_of_every_source_are_prepared_and_the_target_is_analysed_once(
     assert seconds == pytest.approx([12 * 0.52 + 9 * 0.54, 12 * 0.56]), "what the target says counts once"
     manifest = read_manifest(home)
     assert (manifest.source_speaker, manifest.target_speaker) == ("anna-bob", "tina")
-    assert manifest.source_roots == (folders["anna"], folders["bob"])
+    assert (manifest.source_root, *manifest.more_source_roots) == (folders["anna"], folders["bob"])
     assert Counter(pair.speaker for pair in pairs_of(home)) == {"anna": 12, "bob": 9}
     for pair in pairs_of(home):
         assert pair.utterance_id.startswith(f"{pair.speaker}/")

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from aasvc_cli.errors import StorageError
-from aasvc_cli.storage.archive import BadArchive, DamagedArchive, Unpacked, ZipLimits, is_whole, read_members, unpack
+from aasvc_cli.storage.archive import BadArchive, DamagedArchive, ZipLimits, is_whole, read_members, unpack
 
 LIMITS = ZipLimits(members=100, total_bytes=50_000_000)
 FILES = {f"a/wav/{number}.wav": random.Random(number).randbytes(20_000) for number in range(5)}
@@ -41,8 +41,13 @@ def everything(path: PurePosixPath) -> PurePosixPath | None:
     return path
 
 
-def extract(archive: Path, folder: Path, limits: ZipLimits = LIMITS, also: Path | None = None) -> Unpacked:
-    return unpack(archive, read_members(archive, everything, limits), folder, also=also)
+def extract(archive: Path, folder: Path, limits: ZipLimits = LIMITS, also: Path | None = None) -> None:
+    unpack(archive, read_members(archive, everything, limits), folder, also=also)
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    """What tells a file that was left alone from one that was written again."""
+    return {str(each.relative_to(folder)): each.stat().st_ino for each in folder.rglob("*") if each.is_file()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -52,9 +57,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 class TestUnpacking:
     @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
     def test_files_come_out_as_they_went_in(self, tmp_path: Path, compression: int):
-        done = extract(make_zip(tmp_path / "x.zip", FILES, compression), tmp_path / "out")
+        extract(make_zip(tmp_path / "x.zip", FILES, compression), tmp_path / "out")
         assert contents(tmp_path / "out") == FILES
-        assert (done.n_files, done.n_bytes, done.n_kept) == (5, 100_000, 0)
 
     def test_only_what_is_wanted_is_written_and_where_it_is_wanted(self, tmp_path: Path):
         archive = make_zip(tmp_path / "x.zip", FILES)
@@ -71,10 +75,11 @@ class TestUnpacking:
         (tmp_path / "out/a/wav/1.wav").write_bytes(b"short")
         damaged = tmp_path / "out/a/wav/2.wav"
         damaged.write_bytes(b"?" + damaged.read_bytes()[1:])  # the right size, so only the checksum tells
-        before = (tmp_path / "out/a/wav/3.wav").stat().st_ino
-        assert extract(archive, tmp_path / "out").n_kept == 2
+        before = inodes(tmp_path / "out")
+        extract(archive, tmp_path / "out")
         assert contents(tmp_path / "out") == FILES
-        assert (tmp_path / "out/a/wav/3.wav").stat().st_ino == before
+        after = inodes(tmp_path / "out")
+        assert {name for name in before if before[name] == after[name]} == {"a/wav/3.wav", "a/wav/4.wav"}
 
     def test_files_in_another_folder_count_as_well(self, tmp_path: Path):
         archive = make_zip(tmp_path / "x.zip", FILES)
@@ -96,7 +101,10 @@ class TestUnpacking:
         found = contents(tmp_path / "out")
         assert len(found) == 2
         assert found.items() <= FILES.items()
-        assert extract(archive, tmp_path / "out").n_kept == 2
+        before = inodes(tmp_path / "out")
+        extract(archive, tmp_path / "out")
+        assert contents(tmp_path / "out") == FILES
+        assert before.items() <= inodes(tmp_path / "out").items()
 
     def test_progress_counts_bytes(self, tmp_path: Path):
         archive = make_zip(tmp_path / "x.zip", FILES)
