@@ -200,7 +200,8 @@ def gain_to(usual: float | None, quality: Quality) -> float:
     """By how many dB a recording has to become louder to be at a loudness in LUFS, without clipping; 0 if unknown."""
     if usual is None or quality.loudness is None:
         return 0.0
-    return round(min(usual - quality.loudness, -20.0 * math.log10(max(quality.peak, 1e-5))), 1)
+    room = -20.0 * math.log10(max(quality.peak, 1e-5))
+    return min(round(usual - quality.loudness, 1), math.floor(room * 10.0) / 10.0)
 
 
 def _louder(excerpt: Excerpt, recording: Path, gains: Mapping[Path, float]) -> Excerpt:
