@@ -94,11 +94,6 @@ class RunningStats:
         self._low: Array64 | None = None
         self._high: Array64 | None = None
 
-    @property
-    def n_frames(self) -> int:
-        """Frames seen so far."""
-        return self._count
-
     def update(self, frames: npt.NDArray[np.floating[Any]]) -> None:
         """Add frames: (T, D)."""
         if not len(frames):
