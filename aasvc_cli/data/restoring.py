@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from aasvc_cli.config.settings import Config
-from aasvc_cli.data.analysis import Bench, Job
+from aasvc_cli.data.analysis import Bench, Job, Spread
 from aasvc_cli.data.excerpts import analyse_all, kinds_of
 from aasvc_cli.data.manifest import Manifest
 from aasvc_cli.errors import DataError
@@ -15,7 +14,6 @@ from aasvc_cli.features.kinds import storage_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.home import Home
 from aasvc_cli.storage.result_cache import ResultCache
-from aasvc_cli.workers import Workers, core_count, each_in_chunks
 
 TOLERANCE = 1e-3
 """Seconds; excerpts are of whole samples."""
@@ -26,7 +24,7 @@ def restore_features(
     manifest: Manifest,
     config: Config,
     *,
-    n_jobs: int | None = None,
+    spread: Spread,
     on_message: Callable[[str], None] | None = None,
 ) -> int:
     """Compute the features of training and dev pairs that ``config`` asks for and that are not kept any more.
@@ -34,7 +32,7 @@ def restore_features(
     They are computed of the files that the manifest names, so nothing is matched, cut or drawn anew.
 
     Args:
-        n_jobs: processes; None for one per core
+        spread: how the work is done
         on_message: told how many there are, if there are any
 
     Returns:
@@ -59,15 +57,14 @@ def restore_features(
         on_message(f"features of {len(jobs)} files of {manifest.name} are gone; computing them again")
     bench = Bench(store, ResultCache(home.cache), home.prepared / manifest.name / "recordings")
     again = f"run: aasvc prepare again, as for {manifest.name}"
-    with Workers(n_jobs or core_count()) as pool:
-        # All are measured first, so that nothing is kept of a recording that is another one now.
-        for wanted in ([Job(job.recording, ()) for job in jobs], jobs):
-            for job, found in analyse_all(wanted, bench, partial(each_in_chunks, pool)).items():
-                if found.code:
-                    raise DataError(f"{job.recording}: {found.message}; {again}")
-                if abs(found.seconds - seconds[job.recording]) > TOLERANCE:
-                    raise DataError(
-                        f"{job.recording}: lasts {found.seconds:.3f} s, expected the {seconds[job.recording]:.3f} s "
-                        f"that it had when it was prepared; {again}"
-                    )
+    # All are measured first, so that nothing is kept of a recording that is another one now.
+    for wanted in ([Job(job.recording, ()) for job in jobs], jobs):
+        for job, found in analyse_all(wanted, bench, spread).items():
+            if found.code:
+                raise DataError(f"{job.recording}: {found.message}; {again}")
+            if abs(found.seconds - seconds[job.recording]) > TOLERANCE:
+                raise DataError(
+                    f"{job.recording}: lasts {found.seconds:.3f} s, expected the {seconds[job.recording]:.3f} s that "
+                    f"it had when it was prepared; {again}"
+                )
     return len(jobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aasvc_cli.features.stats import FeatureStats, NormStats, RunningStats
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.files import write_json
 from aasvc_cli.storage.home import Home
+from aasvc_cli.workers import Workers, core_count, each_in_chunks
 
 SELF = "self"
 """The name that means: compute them from the data at hand."""
@@ -78,7 +80,8 @@ def compute_stats(
     if clean_name(norm_name) != norm_name:
         raise DataError(f"--norm-name {norm_name}: expected {SELF}, or the name of a model without folders")
     manifest = read_manifest(home, data)
-    restore_features(home, manifest, manifest.config, on_message=on_message)
+    with Workers(core_count()) as pool:
+        restore_features(home, manifest, manifest.config, spread=partial(each_in_chunks, pool), on_message=on_message)
     if norm_name == SELF:
         stats = _from_training_set(home, manifest, on_progress)
     else:

@@ -23,7 +23,7 @@ from aasvc_cli.training.rehearsal import Plan
 from aasvc_cli.training.run_folder import voice_folder
 from aasvc_cli.training.voice_run import TrainResult, VoiceRun, run_together
 from aasvc_cli.vocoder.pitch import has_pitch
-from aasvc_cli.workers import core_count
+from aasvc_cli.workers import Workers, core_count, each_in_chunks
 
 ADAPTATION = {
     "train.dropout_start_step": 0,
@@ -139,8 +139,9 @@ def train(
     def prepare(world: World) -> VoiceRun:
         manifest = read_manifest(home, data)
         check_features(config, manifest)
-        jobs = max(1, core_count() // world.local_size)
-        restore_features(home, manifest, config, n_jobs=jobs, on_message=on_message and world.spoken(on_message))
+        with Workers(max(1, core_count() // world.local_size)) as pool:
+            spread, say = partial(each_in_chunks, pool), on_message and world.spoken(on_message)
+            restore_features(home, manifest, config, spread=spread, on_message=say)
         checked = with_widths(config)
         return VoiceRun(
             home,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ from aasvc_cli.vocoder.build import (
 from aasvc_cli.vocoder.folder import CONFIG_FILE, StoredVocoder, find_vocoder
 from aasvc_cli.vocoder.istft import IstftSizes, IstftVocoder
 from aasvc_cli.vocoder.pitch import PitchReader
+from aasvc_cli.workers import Workers, core_count, each_in_chunks
 
 SETTINGS = "train.yaml"
 """The configuration of the run; ``config.yaml`` describes the vocoder."""
@@ -262,7 +264,9 @@ class _Run:
         if self.mels_from is not None:
             say(f"writing mels with {self.mels_from}")
             forced = _Forced(self.home, self.mels_from, self.manifest.name, self.mel, self.device)
-            restore_features(self.home, self.manifest, forced.voice.config, on_message=say)
+            with Workers(core_count()) as pool:
+                spread = partial(each_in_chunks, pool)
+                restore_features(self.home, self.manifest, forced.voice.config, spread=spread, on_message=say)
             recordings = [*recordings, *forced.replaced(unchanged, self._pairs("train"))]
             self.dev_recordings = forced.replaced(self.dev_recordings, self._pairs("dev"))
         self._resume(trainer, say)

@@ -197,7 +197,7 @@ class TestWrongUsage:
             (["convert", "--set", "test", "--model", "x"], "eval"),
             (["convert", "--set", "eval"], "--set needs --model"),
             (["convert", "a.wav"], "-o FILE"),
-            (["convert", "a.wav", "-o", "b.wav", "--out-dir", "c"], "-o FILE"),
+            (["convert", "a.wav", "-o", "b.wav", "--out-dir", "c"], "-o and --out-dir both say where results go"),
             (
                 ["convert", "a.wav", "-o", "b.wav", "--data", "c", "--source-stats", "d.h5"],
                 "--data and --source-stats both give statistics",

@@ -1,6 +1,7 @@
 """Features that are gone come back as they were, from the files that a manifest names."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from aasvc_cli.errors import DataError
 from aasvc_cli.features.kinds import storage_key
 from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.pipeline.prepare import PrepareOptions, prepare
+from aasvc_cli.workers import Workers, each_in_chunks
+
+HERE = partial(each_in_chunks, Workers(1))
 
 
 @pytest.fixture
@@ -42,11 +46,11 @@ def features(manifest, store):
 def test_features_come_back_as_they_were(home, prepared):
     manifest, store = prepared
     before, told = features(manifest, store), []
-    assert restore_features(home, manifest, manifest.config, n_jobs=1, on_message=told.append) == 0
+    assert restore_features(home, manifest, manifest.config, spread=HERE, on_message=told.append) == 0
     assert not told
 
     shutil.rmtree(home.features)
-    assert restore_features(home, manifest, manifest.config, n_jobs=1, on_message=told.append) == 16  # of 8 pairs
+    assert restore_features(home, manifest, manifest.config, spread=HERE, on_message=told.append) == 16  # of 8 pairs
     assert told == [f"features of 16 files of {manifest.name} are gone; computing them again"]
     again = features(manifest, FeatureStore(home.features, manifest.config.features, storage_key))
     assert again.keys() == before.keys()
@@ -60,10 +64,10 @@ def test_files_that_are_gone_or_shorter_are_named(home, prepared):
     wave, rate = read_audio(changed)
     write_audio(changed, wave[: len(wave) // 2], rate)
     with pytest.raises(DataError, match=rf"{changed.name}: lasts .* s, expected the .*run: aasvc prepare again"):
-        restore_features(home, manifest, manifest.config, n_jobs=1)
+        restore_features(home, manifest, manifest.config, spread=HERE)
     changed.unlink()
     with pytest.raises(DataError, match=rf"{changed.name}: .*run: aasvc prepare again, as for {manifest.name}"):
-        restore_features(home, manifest, manifest.config, n_jobs=1)
+        restore_features(home, manifest, manifest.config, spread=HERE)
 
 
 @pytest.mark.process
