@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aasvc_cli.audio.files import AUDIO_SUFFIXES
 from aasvc_cli.audio.streams import FORMATS, RAW_ENCODINGS, STREAM, RawAudio, read_names
 from aasvc_cli.cli import completion
 from aasvc_cli.cli.cluster import ClusterOption, ShardOption, shard_of, workers_of
@@ -43,6 +44,7 @@ from aasvc_cli.cli.output import (
     usage,
 )
 from aasvc_cli.cli.progress import progress
+from aasvc_cli.config.layers import FLAG
 from aasvc_cli.errors import AasvcError, StorageError
 from aasvc_cli.storage.files import is_standard_output, json_text, line_writer, open_binary
 from aasvc_cli.storage.home import Home
@@ -351,14 +353,16 @@ class _Work:
 
 def _work(given: Mapping[str, Any]) -> _Work:
     """What is to be converted, and where to; options that do not go together are refused."""
-    output = given["output"]
+    output, format_name = given["output"], given["format_name"]
+    if output is not None and output.suffix.lower() in AUDIO_SUFFIXES and settings.origins["format_name"].kind != FLAG:
+        format_name = None  # what is usual, as settings files and variables say, yields to a name that says otherwise
     work = _Work(
         inputs=given["inputs"] or [],
         from0=given["from0"],
         set_name=given["set_name"],
         output=STREAM if output is not None and is_standard_output(output) else output,
         out_dir=given["out_dir"],
-        format_name=given["format_name"],
+        format_name=format_name,
         raw=_raw(given["raw_format"], given["raw_rate"], given["raw_channels"]),
         save_mel=given["save_mel"],
         jsonl=checked_target(given["jsonl"], "--jsonl"),

@@ -634,6 +634,19 @@ class TestConvert:
         assert "no such model" in aasvc(*arguments, "--model", "nothing").err
         assert aasvc("convert", tmp_path / "gone.wav", "-o", tmp_path / "x.wav", "-n").code == 1
 
+    def test_the_usual_format_yields_to_the_name_of_a_result(
+        self, aasvc: Aasvc, data: Path, tmp_path: Path, trained: Home, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("AASVC_FORMAT", "flac")
+        plan = ["convert", data / "male.flac", "--model", "tiny", "--dry-run", "--json", "-"]
+        for place, name in (("-o", "a.wav"), ("--out-dir", "folder")):
+            outcome = aasvc(*plan, place, tmp_path / name)
+            assert outcome.code == 0, outcome.err
+            (job,) = json.loads(outcome.out)["jobs"]
+            assert Path(job["output"]).suffix == {"a.wav": ".wav", "folder": ".flac"}[name]
+        outcome = aasvc(*plan, "-o", tmp_path / "a.wav", "--format", "flac")
+        assert outcome.code == 1 and "the name says wav, the format flac" in outcome.err
+
     def test_lines_of_json_leave_standard_output_to_themselves(
         self, aasvc: Aasvc, data: Path, tmp_path: Path, trained: Home
     ):

@@ -481,7 +481,8 @@ class TestByName:
             build_vocoder(data / "vocoder-hifigan", mel)
 
     def test_settings_that_mean_the_same_fit(self, data: Path):
-        build_vocoder(data / "vocoder-hifigan", MelConfig(win_length=1024, fmax=12000.0))
+        vocoder = build_vocoder(data / "vocoder-hifigan", MelConfig(win_length=1024, fmax=12000.0))
+        assert (vocoder.sample_rate, vocoder.hop_length) == (MelConfig().sample_rate, MelConfig().hop_length)
 
     def test_a_voice_without_a_vocoder_gets_the_universal_one_where_the_settings_mean_the_same(self):
         assert default_vocoder(MelConfig(win_length=1024, fmax=12000.0)) == "universal"
