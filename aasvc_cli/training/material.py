@@ -9,7 +9,6 @@ from aasvc_cli.data.manifest import Manifest, ParallelPair
 from aasvc_cli.errors import DataError
 from aasvc_cli.features.kinds import encoder_hint, feature_keys
 from aasvc_cli.features.stats import NormStats
-from aasvc_cli.features.store import FeatureStore
 from aasvc_cli.storage.files import read_json
 from aasvc_cli.storage.home import Home
 
@@ -41,12 +40,11 @@ def read_stats(home: Home, manifest: Manifest, config: Config, norm_name: str) -
     return stats
 
 
-def check_pairs_for(config: Config, pairs: Iterable[ParallelPair], store: FeatureStore) -> None:
-    """Raise DataError for the first pair that the model cannot align, that is too long, or that lacks a feature."""
+def check_pairs_for(config: Config, pairs: Iterable[ParallelPair]) -> None:
+    """Raise DataError for the first pair that the model cannot align, or that is too long."""
     for pair in pairs:
         _check_tokens(pair, config)
         _check_length(pair, config)
-        _check_stored(store, pair, config)
 
 
 def _check_tokens(pair: ParallelPair, config: Config) -> None:
@@ -68,16 +66,3 @@ def _check_length(pair: ParallelPair, config: Config) -> None:
             f"pair {pair.utterance_id} ({pair.source}) has {longest} frames, and train.max_frames allows {most} at "
             f"once; run aasvc prepare again, which cuts such pairs, or give --max-frames {longest}"
         )
-
-
-def _check_stored(store: FeatureStore, pair: ParallelPair, config: Config) -> None:
-    """Raise DataError if a feature of a pair is gone."""
-    features = config.features
-    for kind, recording in (
-        (features.source, pair.source),
-        (features.duration, pair.source),
-        (features.target, pair.target),
-        *((("content", pair.source), ("content", pair.target)) if config.loss.prior == "content" else ()),
-    ):
-        if not store.has(kind, recording):
-            store.load(kind, recording)  # says what is missing and what to do

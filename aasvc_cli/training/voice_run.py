@@ -162,7 +162,7 @@ class VoiceRun:
         self.config = with_precision(config, self.device)
         store = FeatureStore(home.features, config.features, storage_key)
         trained_on = [*manifest.sets["train"], *manifest.extra]
-        check_pairs_for(config, [*trained_on, *manifest.sets["dev"]], store)
+        check_pairs_for(config, [*trained_on, *manifest.sets["dev"]])
         self.train_set = varied_pairs(trained_on, store.load, stats, config)
         self.plain_set = PairDataset(manifest.sets["train"], store.load, stats)
         self.dev_set = PairDataset(manifest.sets["dev"], store.load, stats)
